@@ -1,0 +1,265 @@
+"""Every knob of the model, its training and its data, with units and sources.
+
+Make a sub-class, override what differs, and pass an instance to ``mrcnn.model.MaskRCNN``::
+
+    class ShapesConfig(Config):
+        NAME = "shapes"
+        NUM_CLASSES = 1 + 3
+
+Names, defaults and meanings are those of matterport's Mask R-CNN 2.1; keys that it does not have
+are marked "(new)". "Paper" is He et al., *Mask R-CNN* (2017); "FPN" is Lin et al., *Feature
+Pyramid Networks* (2017). Lists, tuples and NumPy arrays are equally good for a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mrcnn import config_rules
+from mrcnn.config_rules import LOSS_NAMES
+
+
+class Config:
+    """Base configuration. Creating an instance computes the derived keys and validates all."""
+
+    # ---- Run -----------------------------------------------------------------------------------
+    # Short name of the experiment; log folders begin with it (lower-cased).
+    NAME: str | None = None
+
+    # Number of devices that share a batch.
+    GPU_COUNT = 1
+
+    # Images per device and step; BATCH_SIZE = IMAGES_PER_GPU * GPU_COUNT.
+    IMAGES_PER_GPU = 2
+
+    # (new) Seed of weights, data order, crops and augmentation.
+    SEED = 0
+
+    # ---- Input images --------------------------------------------------------------------------
+    # How a picture becomes network input:
+    #   "none"    unchanged; both sides must already be multiples of 64.
+    #   "square"  scaled (see below), then zero-padded to IMAGE_MAX_DIM x IMAGE_MAX_DIM.
+    #   "pad64"   scaled, then zero-padded to the next multiples of 64; IMAGE_MAX_DIM is not used.
+    #   "crop"    scaled, then a random IMAGE_MIN_DIM x IMAGE_MIN_DIM part; training only.
+    IMAGE_RESIZE_MODE = "square"
+
+    # Pixels. Pictures are enlarged (never shrunk) until the short side has this length.
+    # 0 or None: no such enlargement.
+    IMAGE_MIN_DIM: int | None = 800
+
+    # Pixels. "square" only: the long side never exceeds this, whatever the other keys ask for.
+    IMAGE_MAX_DIM = 1024
+
+    # Factor. Pictures are enlarged by at least this much. 0 or None: no lower bound.
+    IMAGE_MIN_SCALE: float | None = 0
+
+    # (new) Factors (low, high). "crop" only: the enlargement is multiplied by a random number,
+    # log-uniform between the two.
+    IMAGE_SCALE_JITTER = (1.0, 1.0)
+
+    # Channels of the input: 1 grey, 3 RGB, 4 or more for RGB plus something else.
+    IMAGE_CHANNEL_COUNT = 3
+
+    # Grey levels (0..255), one per channel or one for all; subtracted from every picture.
+    # The default is ImageNet's mean colour, as its pretrained weights expect. When
+    # IMAGE_CHANNEL_COUNT is not 3 and this is left alone, it is adapted: its mean stands in for
+    # every channel beyond RGB, or for all of them when there are fewer than three.
+    MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
+
+    # (new) Where samples lie; see mrcnn/molding.py.
+    #   "matterport"  corner-aligned sampling, as files trained with matterport's code need it.
+    #   "exact"       half-pixel centres and exclusive box ends everywhere: no systematic offset.
+    PIXEL_CONVENTION = "matterport"
+
+    # ---- Backbone and feature pyramid ----------------------------------------------------------
+    # "resnet50", "resnet101", or a callable with the signature of mrcnn.model.resnet_graph.
+    BACKBONE: str | Callable = "resnet101"
+
+    # Callable(image_shape) -> [levels, (height, width)] in feature cells. Needed if and
+    # only if BACKBONE is a callable.
+    COMPUTE_BACKBONE_SHAPE: Callable | None = None
+
+    # Pixels per feature cell on each pyramid level, P2 to P6.
+    BACKBONE_STRIDES = [4, 8, 16, 32, 64]
+
+    # Channels of every pyramid level (FPN section 3: 256).
+    TOP_DOWN_PYRAMID_SIZE = 256
+
+    # Whether batch normalisation learns: False freezes it (right for small batches), None trains
+    # it, True uses batch statistics even in inference (not recommended).
+    TRAIN_BN: bool | None = False
+
+    # (new) Number type of the convolutions: "float32", "bfloat16", or "auto" (bfloat16 where the
+    # hardware is fast at it). Boxes, suppression and losses stay in float32.
+    PRECISION = "float32"
+
+    # ---- Region proposals ----------------------------------------------------------------------
+    # Pixels of the network input: side of the square anchor on each pyramid level.
+    RPN_ANCHOR_SCALES = (32, 64, 128, 256, 512)
+
+    # Anchor shapes, width / height. An anchor keeps the area scale**2 whatever its ratio.
+    RPN_ANCHOR_RATIOS = [0.5, 1, 2]
+
+    # Feature cells between neighbouring anchors; 1 puts anchors on every cell.
+    RPN_ANCHOR_STRIDE = 1
+
+    # (new) Channels of the convolution shared by the proposal network's two outputs.
+    RPN_CONV_CHANNELS = 512
+
+    # IoU above which the lower-scored of two proposals is dropped. Larger: more proposals.
+    RPN_NMS_THRESHOLD = 0.7
+
+    # Anchors per image that the proposal losses look at, half of them positive at most.
+    RPN_TRAIN_ANCHORS_PER_IMAGE = 256
+
+    # Proposals per image, best scores first: before suppression, and after it.
+    PRE_NMS_LIMIT = 6000
+    POST_NMS_ROIS_TRAINING = 2000
+    POST_NMS_ROIS_INFERENCE = 1000
+
+    # Standard deviations of (dy, dx, log dh, log dw): box deltas are divided by them.
+    RPN_BBOX_STD_DEV = np.array([0.1, 0.1, 0.2, 0.2])
+
+    # ---- Heads ---------------------------------------------------------------------------------
+    # Classes, background included.
+    NUM_CLASSES = 1
+
+    # Feature cells per side that ROIAlign samples for the class/box head and for the mask head.
+    POOL_SIZE = 7
+    MASK_POOL_SIZE = 14
+
+    # Units of the class/box head's two hidden layers (FPN section 4.2: 1024).
+    FPN_CLASSIF_FC_LAYERS_SIZE = 1024
+
+    # (new) Channels of the mask head's convolutions (paper, figure 4: 256).
+    MASK_CONV_CHANNELS = 256
+
+    # Cells (height, width) of a predicted mask. The head doubles its input, so this is twice
+    # MASK_POOL_SIZE.
+    MASK_SHAPE = [28, 28]
+
+    # As RPN_BBOX_STD_DEV, for the second refinement of the boxes.
+    BBOX_STD_DEV = np.array([0.1, 0.1, 0.2, 0.2])
+
+    # ---- Training data and targets -------------------------------------------------------------
+    # Instances per image used for training. A picture with more trains on a random subset, with
+    # a warning.
+    MAX_GT_INSTANCES = 100
+
+    # Keep training masks as small pictures of their boxes, to save memory, and their size in
+    # cells (height, width).
+    USE_MINI_MASK = True
+    MINI_MASK_SHAPE = (56, 56)
+
+    # Regions per image that the heads train on, and the largest share of them that may be
+    # positive (paper section 3.1: 1 positive to 3 negatives).
+    TRAIN_ROIS_PER_IMAGE = 200
+    ROI_POSITIVE_RATIO = 0.33
+
+    # (new) Let the true boxes be regions too, so that the heads learn before the proposals are
+    # any good (as later detectors do; matterport does not).
+    TRAIN_GT_AS_ROIS = False
+
+    # True: the heads train on the proposals. False: on regions that the data pipeline makes up.
+    USE_RPN_ROIS = True
+
+    # (new) Threads that prepare batches, and the megabytes of decoded pictures they may keep.
+    DATA_WORKERS = 1
+    CACHE_MB = 1024
+
+    # ---- Optimisation --------------------------------------------------------------------------
+    # Batches per epoch, and validation batches at the end of each epoch (0: none).
+    STEPS_PER_EPOCH = 1000
+    VALIDATION_STEPS = 50
+
+    # (new) "sgd" (with LEARNING_MOMENTUM) or "adam".
+    OPTIMIZER = "sgd"
+
+    # Step size. The paper's .02 is for batches of 16; it diverges with small ones.
+    LEARNING_RATE = 0.001
+    LEARNING_MOMENTUM = 0.9
+
+    # (new) "constant", or "cosine": falling to zero over the epochs of one train() call.
+    LEARNING_SCHEDULE = "constant"
+
+    # (new) Steps over which the learning rate rises from zero at the start.
+    LEARNING_WARMUP_STEPS = 0
+
+    # Factor of the plain L2 penalty on kernels (paper section 3.1: .0001). matterport divides
+    # each penalty by its tensor's size, which all but removes it.
+    WEIGHT_DECAY = 0.0001
+
+    # Largest L2 norm of each gradient tensor. None: no clipping.
+    GRADIENT_CLIP_NORM: float | None = 5.0
+
+    # Factors of the five losses in the total; a name left out counts 1.
+    LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)
+
+    # (new) How many of the newest checkpoints to keep. None: all.
+    CHECKPOINTS_TO_KEEP: int | None = None
+
+    # ---- Detection -----------------------------------------------------------------------------
+    # Instances per image at most. A picture where more were found gives a warning.
+    DETECTION_MAX_INSTANCES = 100
+
+    # Probability that a detection must reach. 0 or None: no lower bound.
+    DETECTION_MIN_CONFIDENCE: float | None = 0.7
+
+    # IoU above which the lower-scored of two detections of one class is dropped.
+    DETECTION_NMS_THRESHOLD = 0.3
+
+    # (new) Probability from which a pixel belongs to a mask (paper section 3.1: .5).
+    MASK_THRESHOLD = 0.5
+
+    def __init__(self) -> None:
+        """Validate, then compute BATCH_SIZE, IMAGE_SHAPE and IMAGE_META_SIZE.
+
+        Raises:
+            UserError: a key has a value that is not allowed.
+        """
+        self._adapt_mean_pixel()
+        self.validate()
+        self.BATCH_SIZE = self.IMAGES_PER_GPU * self.GPU_COUNT
+        side = self.IMAGE_MIN_DIM if self.IMAGE_RESIZE_MODE == "crop" else self.IMAGE_MAX_DIM
+        self.IMAGE_SHAPE = np.array([side, side, self.IMAGE_CHANNEL_COUNT])
+        # id, original shape, molded shape, window, scale, active classes: compose_image_meta().
+        self.IMAGE_META_SIZE = 1 + 3 + 3 + 4 + 1 + self.NUM_CLASSES
+
+    @property
+    def exact_pixels(self) -> bool:
+        """True when PIXEL_CONVENTION is "exact"."""
+        return self.PIXEL_CONVENTION == "exact"
+
+    def validate(self) -> None:
+        """Check every key, and warn once about every upper-case name that is no key.
+
+        Raises:
+            UserError: one line that names the key, its value and what is allowed.
+        """
+        config_rules.validate(self, self._keys())
+
+    def display(self) -> None:
+        """Print every key with its value."""
+        print("\nConfigurations:")
+        for key in self._keys():
+            print(f"{key:30} {getattr(self, key)}")
+        print("\n")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every key with a value that ``json.dump`` takes (callables by their name)."""
+        return {key: config_rules.plain(getattr(self, key)) for key in self._keys()}
+
+    def _keys(self) -> list[str]:
+        return [name for name in dir(self) if name.isupper() and not name.startswith("_")]
+
+    def _adapt_mean_pixel(self) -> None:
+        count = self.IMAGE_CHANNEL_COUNT
+        if not config_rules.is_integer(count) or count < 1 or count == 3:
+            return
+        if np.array_equal(self.MEAN_PIXEL, Config.MEAN_PIXEL):
+            mean = Config.MEAN_PIXEL.mean()
+            kept = Config.MEAN_PIXEL if count > 3 else Config.MEAN_PIXEL[:0]
+            self.MEAN_PIXEL = np.append(kept, np.full(count - len(kept), mean))

@@ -1,0 +1,270 @@
+"""What every configuration key may be, as one table of rules; see mrcnn/config.py for the keys."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from mrcnn.errors import MRCNNWarning, UserError
+
+# Six halvings lie between the input and the coarsest pyramid level P6.
+SIZE_MULTIPLE = 64
+
+LOSS_NAMES = (
+    "rpn_class_loss",
+    "rpn_bbox_loss",
+    "mrcnn_class_loss",
+    "mrcnn_bbox_loss",
+    "mrcnn_mask_loss",
+)
+
+# ---- Kinds of values: a test, and what it allows in words --------------------------------------
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and np.isfinite(value)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
+def _integer(minimum: int) -> Rule:
+    return lambda v: is_integer(v) and v >= minimum, f"a whole number, {minimum} or more"
+
+
+def _number(test: Callable[[float], bool], words: str) -> Rule:
+    return lambda v: bool(_is_number(v) and test(v)), f"a number {words}"
+
+
+def _choice(*values: str) -> Rule:
+    words = ", ".join(f'"{value}"' for value in values)
+    return lambda v: isinstance(v, str) and v in values, f"one of {words}"
+
+
+def _positive_numbers(length: int | None = None) -> Rule:
+    words = "a list of positive numbers" if length is None else f"{length} positive numbers"
+
+    def test(value: Any) -> bool:
+        if not _is_sequence(value) or len(value) == 0 or length not in (None, len(value)):
+            return False
+        return all(_is_number(v) and v > 0 for v in value)
+
+    return test, words
+
+
+def _size() -> Rule:
+    def test(value: Any) -> bool:
+        return _is_sequence(value) and len(value) == 2 and all(
+            is_integer(v) and v >= 1 for v in value
+        )
+
+    return test, "(height, width), two whole numbers of 1 or more"
+
+
+def _optional(rule: Rule) -> Rule:
+    test, words = rule
+    return lambda v: v is None or test(v), f"{words}, or None"
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _are_loss_weights(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        name in LOSS_NAMES and _is_number(weight) and weight >= 0 for name, weight in value.items()
+    )
+
+
+def _is_mean_pixel(value: Any) -> bool:
+    return _is_number(value) or (_is_sequence(value) and all(_is_number(v) for v in value))
+
+
+_COUNT = _integer(1)
+_COUNT_OR_ZERO = _integer(0)
+_FLAG: Rule = (_is_flag, "True or False")
+_FRACTION = _number(lambda v: 0 < v <= 1, "in (0, 1]")
+_FRACTION_OR_ZERO = _number(lambda v: 0 <= v <= 1, "in [0, 1]")
+_POSITIVE = _number(lambda v: v > 0, "above 0")
+_NOT_NEGATIVE = _number(lambda v: v >= 0, "of 0 or more")
+
+# ---- The table ---------------------------------------------------------------------------------
+
+RULES: dict[str, Rule] = {
+    "NAME": (lambda v: v is None or isinstance(v, str), "a text, or None"),
+    "GPU_COUNT": _COUNT,
+    "IMAGES_PER_GPU": _COUNT,
+    "SEED": _COUNT_OR_ZERO,
+    "IMAGE_RESIZE_MODE": _choice("none", "square", "pad64", "crop"),
+    "IMAGE_MIN_DIM": _optional(_COUNT_OR_ZERO),
+    "IMAGE_MAX_DIM": _COUNT,
+    "IMAGE_MIN_SCALE": _optional(_NOT_NEGATIVE),
+    "IMAGE_SCALE_JITTER": _positive_numbers(2),
+    "IMAGE_CHANNEL_COUNT": _COUNT,
+    "MEAN_PIXEL": (_is_mean_pixel, "a number, or a list of numbers, one per channel"),
+    "PIXEL_CONVENTION": _choice("matterport", "exact"),
+    "BACKBONE": (
+        lambda v: callable(v) or (isinstance(v, str) and v in ("resnet50", "resnet101")),
+        'one of "resnet50", "resnet101", or a callable',
+    ),
+    "COMPUTE_BACKBONE_SHAPE": (lambda v: v is None or callable(v), "a callable, or None"),
+    "BACKBONE_STRIDES": _positive_numbers(),
+    "TOP_DOWN_PYRAMID_SIZE": _COUNT,
+    "TRAIN_BN": (lambda v: v is None or _is_flag(v), "True, False or None"),
+    "PRECISION": _choice("float32", "bfloat16", "auto"),
+    "RPN_ANCHOR_SCALES": _positive_numbers(),
+    "RPN_ANCHOR_RATIOS": _positive_numbers(),
+    "RPN_ANCHOR_STRIDE": _COUNT,
+    "RPN_CONV_CHANNELS": _COUNT,
+    "RPN_NMS_THRESHOLD": _FRACTION,
+    "RPN_TRAIN_ANCHORS_PER_IMAGE": _COUNT,
+    "PRE_NMS_LIMIT": _COUNT,
+    "POST_NMS_ROIS_TRAINING": _COUNT,
+    "POST_NMS_ROIS_INFERENCE": _COUNT,
+    "RPN_BBOX_STD_DEV": _positive_numbers(4),
+    "NUM_CLASSES": _COUNT,
+    "POOL_SIZE": _COUNT,
+    "MASK_POOL_SIZE": _COUNT,
+    "FPN_CLASSIF_FC_LAYERS_SIZE": _COUNT,
+    "MASK_CONV_CHANNELS": _COUNT,
+    "MASK_SHAPE": _size(),
+    "BBOX_STD_DEV": _positive_numbers(4),
+    "MAX_GT_INSTANCES": _COUNT,
+    "USE_MINI_MASK": _FLAG,
+    "MINI_MASK_SHAPE": _size(),
+    "TRAIN_ROIS_PER_IMAGE": _COUNT,
+    "ROI_POSITIVE_RATIO": _FRACTION,
+    "TRAIN_GT_AS_ROIS": _FLAG,
+    "USE_RPN_ROIS": _FLAG,
+    "DATA_WORKERS": _COUNT,
+    "CACHE_MB": _NOT_NEGATIVE,
+    "STEPS_PER_EPOCH": _COUNT,
+    "VALIDATION_STEPS": _COUNT_OR_ZERO,
+    "OPTIMIZER": _choice("sgd", "adam"),
+    "LEARNING_RATE": _POSITIVE,
+    "LEARNING_MOMENTUM": _number(lambda v: 0 <= v < 1, "in [0, 1)"),
+    "LEARNING_SCHEDULE": _choice("constant", "cosine"),
+    "LEARNING_WARMUP_STEPS": _COUNT_OR_ZERO,
+    "WEIGHT_DECAY": _NOT_NEGATIVE,
+    "GRADIENT_CLIP_NORM": _optional(_POSITIVE),
+    "LOSS_WEIGHTS": (
+        _are_loss_weights,
+        f"a dict of numbers of 0 or more with the names {', '.join(LOSS_NAMES)}",
+    ),
+    "CHECKPOINTS_TO_KEEP": _optional(_COUNT),
+    "DETECTION_MAX_INSTANCES": _COUNT,
+    "DETECTION_MIN_CONFIDENCE": _optional(_FRACTION_OR_ZERO),
+    "DETECTION_NMS_THRESHOLD": _FRACTION_OR_ZERO,
+    "MASK_THRESHOLD": _number(lambda v: 0 < v < 1, "in (0, 1)"),
+}
+
+# (key to name, test of the whole configuration, what is allowed in words)
+RULES_BETWEEN_KEYS: list[tuple[str, Callable[[Any], bool], str]] = [
+    (
+        "IMAGE_MAX_DIM",
+        lambda c: c.IMAGE_RESIZE_MODE != "square" or c.IMAGE_MAX_DIM % SIZE_MULTIPLE == 0,
+        f'a multiple of {SIZE_MULTIPLE} when IMAGE_RESIZE_MODE is "square"',
+    ),
+    (
+        "IMAGE_MIN_DIM",
+        lambda c: c.IMAGE_RESIZE_MODE != "pad64" or (c.IMAGE_MIN_DIM or 0) % SIZE_MULTIPLE == 0,
+        f'a multiple of {SIZE_MULTIPLE} (or 0) when IMAGE_RESIZE_MODE is "pad64"',
+    ),
+    (
+        "IMAGE_MIN_DIM",
+        lambda c: c.IMAGE_RESIZE_MODE != "crop"
+        or bool(c.IMAGE_MIN_DIM and c.IMAGE_MIN_DIM % SIZE_MULTIPLE == 0),
+        f'a multiple of {SIZE_MULTIPLE} above 0 when IMAGE_RESIZE_MODE is "crop"',
+    ),
+    (
+        "IMAGE_SCALE_JITTER",
+        lambda c: c.IMAGE_SCALE_JITTER[0] <= c.IMAGE_SCALE_JITTER[1],
+        "(low, high) with low <= high",
+    ),
+    (
+        "MEAN_PIXEL",
+        lambda c: np.size(c.MEAN_PIXEL) in (1, c.IMAGE_CHANNEL_COUNT),
+        "one number, or as many as IMAGE_CHANNEL_COUNT says",
+    ),
+    (
+        "COMPUTE_BACKBONE_SHAPE",
+        lambda c: not callable(c.BACKBONE) or callable(c.COMPUTE_BACKBONE_SHAPE),
+        "a callable, since BACKBONE is one",
+    ),
+    (
+        "RPN_ANCHOR_SCALES",
+        lambda c: len(c.RPN_ANCHOR_SCALES) == len(c.BACKBONE_STRIDES),
+        "one scale per pyramid level, as many as BACKBONE_STRIDES has",
+    ),
+    (
+        "MASK_SHAPE",
+        lambda c: tuple(c.MASK_SHAPE) == (2 * c.MASK_POOL_SIZE,) * 2,
+        "twice MASK_POOL_SIZE in both directions",
+    ),
+]
+
+KNOWN_KEYS = frozenset(RULES) | {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}
+
+_warned_keys: set[str] = set()
+
+
+def validate(config: Any, keys: list[str]) -> None:
+    """Check a configuration, and warn once per name about keys that are none of ours.
+
+    Raises:
+        UserError: one line that names the key, its value and what is allowed.
+    """
+    for key, (is_allowed, allowed) in RULES.items():
+        if not is_allowed(getattr(config, key)):
+            raise UserError(f"{key} = {_shown(getattr(config, key))} is not allowed: {allowed}")
+    for key, is_allowed, allowed in RULES_BETWEEN_KEYS:
+        if not is_allowed(config):
+            raise UserError(f"{key} = {_shown(getattr(config, key))} is not allowed: {allowed}")
+    _warn_about_unknown_keys(keys)
+
+
+def _warn_about_unknown_keys(keys: list[str]) -> None:
+    for key in keys:
+        if key in KNOWN_KEYS or key in _warned_keys:
+            continue
+        _warned_keys.add(key)
+        nearest = difflib.get_close_matches(key, sorted(KNOWN_KEYS), n=1, cutoff=0.0)[0]
+        warnings.warn(
+            f"{key} is no configuration key and has no effect on the model; "
+            f"the nearest key is {nearest}",
+            MRCNNWarning,
+            stacklevel=5,
+        )
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is written in an error message, on one line."""
+    text = " ".join(repr(plain(value)).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def plain(value: Any) -> Any:
+    """Return value with lists for tuples and arrays, names for callables, Python numbers."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if callable(value):
+        return getattr(value, "__qualname__", repr(value))
+    return str(value)

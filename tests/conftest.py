@@ -1,0 +1,61 @@
+"""What every test may ask for: a tiny configuration, and the real data where it is at hand."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+
+from mrcnn.config import Config
+
+
+class TinyConfig(Config):
+    """The whole network, small enough to compile in seconds."""
+
+    NAME = "tiny"
+    BACKBONE = "resnet50"
+    NUM_CLASSES = 3
+    IMAGES_PER_GPU = 2
+    IMAGE_MIN_DIM = 64
+    IMAGE_MAX_DIM = 64
+    RPN_ANCHOR_SCALES = (8, 16, 32, 64, 128)
+    TOP_DOWN_PYRAMID_SIZE = 16
+    FPN_CLASSIF_FC_LAYERS_SIZE = 32
+    RPN_CONV_CHANNELS = 16
+    MASK_CONV_CHANNELS = 16
+    PRE_NMS_LIMIT = 200
+    POST_NMS_ROIS_TRAINING = 50
+    POST_NMS_ROIS_INFERENCE = 40
+    TRAIN_ROIS_PER_IMAGE = 16
+    RPN_TRAIN_ANCHORS_PER_IMAGE = 32
+    MAX_GT_INSTANCES = 6
+    MINI_MASK_SHAPE = (28, 28)
+    DETECTION_MAX_INSTANCES = 10
+    DETECTION_MIN_CONFIDENCE = 0
+    STEPS_PER_EPOCH = 2
+    VALIDATION_STEPS = 1
+
+
+@pytest.fixture
+def tiny_config():
+    """A `TinyConfig` of the test's own."""
+    return TinyConfig()
+
+
+@pytest.fixture
+def rng():
+    """Random numbers that are the same in every run."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Folder with the real data and reference outputs, `$MRCNN_SHARED` or `../shared`."""
+    root = Path(__file__).resolve().parent.parent.parent / "shared"
+    path = Path(os.environ.get("MRCNN_SHARED", root))
+    if not (path / "legacy" / "expected.npz").is_file():
+        pytest.skip(f"no reference data in {path}: set MRCNN_SHARED to its folder")
+    return path
