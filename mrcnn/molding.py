@@ -1,0 +1,440 @@
+"""Images in, results out: from pictures to network input, and from raw detections to results.
+
+Pixel convention, here and in the whole package: image coordinates are continuous, pixel i covers
+[i, i + 1), and its centre is i + .5. A box is (y1, x1, y2, x2) with exclusive ends: the box of the
+single pixel (0, 0) is (0, 0, 1, 1). ``Config.PIXEL_CONVENTION`` decides how this is sampled:
+
+- "exact" keeps to it everywhere. Normalised boxes are box / size; resizing, ROI sampling, mask
+  targets and mask pasting all sample at pixel centres, so nothing moves.
+- "matterport" is what files trained with matterport's code need. Normalised boxes are
+  (box - (0, 0, 1, 1)) / (size - 1), crops are sampled with their corners on pixel centres, and
+  masks are resized into boxes that were rounded to whole pixels.
+
+Shapes: B images, D detections, N results, K classes, H W pixels, C channels, h w mask cells,
+M = 12 + K entries of an image's meta data.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mrcnn.errors import UserError
+from mrcnn.numpy_boxes import denorm_boxes, norm_boxes
+from mrcnn.resampling import clamped_weights, resize_smooth
+
+if TYPE_CHECKING:
+    from mrcnn.config import Config
+
+Box = tuple[int, int, int, int]
+Padding = list[tuple[int, int]]
+
+# Luminance of R, G, B (ITU-R BT.601).
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+# ---- Pictures ----------------------------------------------------------------------------------
+
+
+def adapt_channels(image: np.ndarray, count: int) -> np.ndarray:
+    """Return a picture with the number of channels that the model takes.
+
+    Grey is repeated for RGB; an alpha channel (the second of two, or a fourth where one or three
+    are wanted) is dropped; RGB becomes luminance where one is wanted.
+
+    Args:
+        image: [H, W] or [H, W, C].
+        count: channels wanted.
+
+    Returns:
+        [H, W, count] with the dtype of image.
+
+    Raises:
+        UserError: there is no such conversion.
+    """
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3:
+        raise UserError(f"an image of shape {image.shape} is not [height, width, channels]")
+    channels = image.shape[-1]
+    if channels == count:
+        return image
+    if count in (1, 3) and channels in (2, 4):
+        return adapt_channels(image[..., : channels - 1], count)
+    if (channels, count) == (1, 3):
+        return np.repeat(image, 3, axis=-1)
+    if (channels, count) == (3, 1):
+        grey = image @ LUMINANCE
+        if np.issubdtype(image.dtype, np.integer):
+            grey = np.rint(grey)
+        return grey[..., None].astype(image.dtype)
+    raise UserError(
+        f"an image of {channels} channels cannot be given to a model of {count}: "
+        f"set IMAGE_CHANNEL_COUNT = {channels} or convert the image"
+    )
+
+
+def resize(
+    image: np.ndarray,
+    output_shape: Sequence[int],
+    order: int = 1,
+    mode: str = "constant",
+    cval: float = 0,
+    clip: bool = True,
+    preserve_range: bool = False,
+    anti_aliasing: bool = False,
+    anti_aliasing_sigma: float | None = None,
+) -> np.ndarray:
+    """Call scikit-image's ``resize`` with matterport's defaults (``utils.resize``).
+
+    Boolean images are taken as 0.0 and 1.0. Returns floats of the shape output_shape.
+    """
+    from skimage.transform import resize as skimage_resize
+
+    image = np.asarray(image)
+    return skimage_resize(
+        image.astype(np.float64) if image.dtype == bool else image,
+        tuple(int(size) for size in output_shape),
+        order=order,
+        mode=mode,
+        cval=cval,
+        clip=clip,
+        preserve_range=preserve_range,
+        anti_aliasing=anti_aliasing,
+        anti_aliasing_sigma=anti_aliasing_sigma,
+    )
+
+
+def resize_image(
+    image: np.ndarray,
+    min_dim: int | None = None,
+    max_dim: int | None = None,
+    min_scale: float | None = None,
+    mode: str = "square",
+    *,
+    exact: bool = False,
+    rng: np.random.Generator | None = None,
+) -> tuple[np.ndarray, Box, float, Padding, Box | None]:
+    """Scale a picture, keeping its proportions, and pad or crop it (``utils.resize_image``).
+
+    Args:
+        image: [H, W, C].
+        min_dim, max_dim, min_scale, mode: as IMAGE_MIN_DIM, IMAGE_MAX_DIM, IMAGE_MIN_SCALE and
+            IMAGE_RESIZE_MODE in ``Config``.
+        exact: continue the border when interpolating, anti-alias when shrinking, and round;
+            otherwise the border fades, nothing smooths and fractions are cut off, as matterport.
+        rng: draws the place of a crop; Python's global ``random`` when None, as matterport.
+
+    Returns:
+        image: [H', W', C], same dtype.
+        window: (y1, x1, y2, x2), the part of it that is not padding.
+        scale: factor of enlargement asked for (sides are rounded to whole pixels).
+        padding: [(top, bottom), (left, right), (0, 0)].
+        crop: (y, x, height, width) in the scaled picture, or None.
+
+    Raises:
+        UserError: the mode is unknown, or lacks the size that it needs.
+    """
+    if image.ndim != 3:
+        raise UserError(f"an image of shape {image.shape} is not [height, width, channels]")
+    _check_resize_arguments(min_dim, max_dim, mode)
+    height, width = image.shape[:2]
+    padding: Padding = [(0, 0), (0, 0), (0, 0)]
+    if mode == "none":
+        return image, (0, 0, height, width), 1, padding, None
+
+    scale = scale_factor((height, width), min_dim, max_dim, min_scale, mode)
+    if scale != 1:
+        height, width = (max(1, round(side * scale)) for side in (height, width))
+        image = _scaled(image, (height, width), exact)
+    if mode == "crop":
+        y, x = (_random_integer(side - min_dim, rng) for side in (height, width))
+        image = image[y : y + min_dim, x : x + min_dim]
+        return image, (0, 0, min_dim, min_dim), scale, padding, (y, x, min_dim, min_dim)
+
+    totals = [_padded_size(side, max_dim, mode) - side for side in (height, width)]
+    padding = [(total // 2, total - total // 2) for total in totals] + [(0, 0)]
+    top, left = padding[0][0], padding[1][0]
+    window = (top, left, top + height, left + width)
+    return np.pad(image, padding), window, scale, padding, None
+
+
+def scale_factor(
+    shape: Sequence[int],
+    min_dim: int | None,
+    max_dim: int | None,
+    min_scale: float | None,
+    mode: str,
+) -> float:
+    """Return how much ``resize_image`` enlarges a picture of shape (H, W) (below 1: shrinks)."""
+    scale = max(1, min_dim / min(shape[:2])) if min_dim else 1
+    scale = max(scale, min_scale or 0)
+    if mode == "square" and round(max(shape[:2]) * scale) > max_dim:
+        scale = max_dim / max(shape[:2])
+    return scale
+
+
+def _check_resize_arguments(min_dim: int | None, max_dim: int | None, mode: str) -> None:
+    if mode not in ("none", "square", "pad64", "crop"):
+        raise UserError(f'resize mode "{mode}" is unknown: use none, square, pad64 or crop')
+    if mode == "square" and not max_dim:
+        raise UserError("resize mode square needs max_dim (IMAGE_MAX_DIM)")
+    if mode == "crop" and not min_dim:
+        raise UserError("resize mode crop needs min_dim (IMAGE_MIN_DIM)")
+    if mode == "pad64" and (min_dim or 0) % 64:
+        raise UserError(f"resize mode pad64 needs a min_dim that 64 divides, not {min_dim}")
+
+
+def _scaled(image: np.ndarray, shape: tuple[int, int], exact: bool) -> np.ndarray:
+    if not exact:
+        return resize(image, shape, preserve_range=True).astype(image.dtype)
+    result = resize_smooth(image, shape)
+    if not np.issubdtype(image.dtype, np.floating):
+        result = np.rint(result)
+    return result.astype(image.dtype)
+
+
+def _padded_size(side: int, max_dim: int | None, mode: str) -> int:
+    return max_dim if mode == "square" else math.ceil(side / 64) * 64
+
+
+def _random_integer(largest: int, rng: np.random.Generator | None) -> int:
+    return random.randint(0, largest) if rng is None else int(rng.integers(largest + 1))
+
+
+def mold_image(images: np.ndarray, config: Config) -> np.ndarray:
+    """Return float32 [..., H, W, C]: a picture or batch of 0..255 minus the mean pixel."""
+    return np.asarray(images, np.float32) - np.asarray(config.MEAN_PIXEL, np.float32)
+
+
+def unmold_image(normalized_images: np.ndarray, config: Config) -> np.ndarray:
+    """Undo ``mold_image``: uint8 [..., H, W, C]."""
+    images = np.asarray(normalized_images, np.float32) + np.asarray(config.MEAN_PIXEL, np.float32)
+    return np.clip(np.rint(images), 0, 255).astype(np.uint8)
+
+
+# ---- Meta data ---------------------------------------------------------------------------------
+
+
+def compose_image_meta(
+    image_id: int,
+    original_image_shape: Sequence[int],
+    image_shape: Sequence[int],
+    window: Sequence[float],
+    scale: float,
+    active_class_ids: Sequence[int],
+) -> np.ndarray:
+    """Pack what the model must know about a picture into one row (matterport's layout).
+
+    Args:
+        image_id: number of the picture in its data set.
+        original_image_shape: (H, W, C) before resizing; (H, W) counts as one channel.
+        image_shape: (H, W, C) after resizing and padding.
+        window: (y1, x1, y2, x2) pixels of the resized picture that are not padding.
+        scale: factor of enlargement.
+        active_class_ids: [K], 1 for the classes that the picture's data set labels.
+
+    Returns:
+        float64 [12 + K].
+    """
+    shapes = [[*shape, 1][:3] for shape in (original_image_shape, image_shape)]
+    return np.array([image_id, *shapes[0], *shapes[1], *window, scale, *active_class_ids], float)
+
+
+def parse_image_meta(meta: np.ndarray) -> dict[str, np.ndarray]:
+    """Unpack rows of ``compose_image_meta``, [B, M] or a single [M], into named arrays.
+
+    Keys: image_id int32 [B], original_image_shape int32 [B, 3], image_shape int32 [B, 3],
+    window int32 [B, 4] pixels, scale float32 [B], active_class_ids int32 [B, K].
+    """
+    meta = np.asarray(meta)
+    return {
+        "image_id": meta[..., 0].astype(np.int32),
+        "original_image_shape": meta[..., 1:4].astype(np.int32),
+        "image_shape": meta[..., 4:7].astype(np.int32),
+        "window": meta[..., 7:11].astype(np.int32),
+        "scale": meta[..., 11].astype(np.float32),
+        "active_class_ids": meta[..., 12:].astype(np.int32),
+    }
+
+
+def mold_inputs(
+    images: Sequence[np.ndarray], config: Config
+) -> tuple[np.ndarray | list[np.ndarray], np.ndarray, np.ndarray]:
+    """Turn pictures of any size into network input (matterport: ``MaskRCNN.mold_inputs``).
+
+    Args:
+        images: each [H, W] or [H, W, C] with values 0..255.
+
+    Returns:
+        molded: float32 [B, H, W, C], or a list of float32 [H, W, C] when their shapes differ
+            ("pad64" and "none").
+        metas: float64 [B, M].
+        windows: int [B, 4] pixels of the molded images.
+
+    Raises:
+        UserError: the resize mode or an image does not suit detection.
+    """
+    mode = config.IMAGE_RESIZE_MODE
+    if mode == "crop":
+        raise UserError('IMAGE_RESIZE_MODE = "crop" is for training: detect with "pad64"')
+    molded, metas, windows = [], [], []
+    no_class = [0] * config.NUM_CLASSES
+    for number, original in enumerate(images):
+        image = adapt_channels(original, config.IMAGE_CHANNEL_COUNT)
+        if mode == "none" and any(side % 64 for side in image.shape[:2]):
+            raise UserError(
+                f"image {number} is {image.shape[0]} x {image.shape[1]} pixels, and with "
+                'IMAGE_RESIZE_MODE = "none" 64 must divide both: use "pad64" or "square"'
+            )
+        resized, window, scale, _, _ = resize_image(
+            image,
+            config.IMAGE_MIN_DIM,
+            config.IMAGE_MAX_DIM,
+            config.IMAGE_MIN_SCALE,
+            mode,
+            exact=config.exact_pixels,
+        )
+        molded.append(mold_image(resized, config))
+        metas.append(compose_image_meta(0, image.shape, resized.shape, window, scale, no_class))
+        windows.append(window)
+    metas = np.reshape(metas, (len(molded), 12 + config.NUM_CLASSES))
+    windows = np.reshape(np.array(windows, np.int64), (len(molded), 4))
+    same_shape = len({image.shape for image in molded}) == 1
+    return (np.stack(molded) if same_shape else molded), metas, windows
+
+
+# ---- Results -----------------------------------------------------------------------------------
+
+
+def unmold_mask(
+    mask: np.ndarray, bbox: Sequence[int], image_shape: Sequence[int], threshold: float = 0.5
+) -> np.ndarray:
+    """Paste a predicted mask into a box of whole pixels (``utils.unmold_mask``).
+
+    Args:
+        mask: float [h, w], probabilities.
+        bbox: int (y1, x1, y2, x2) pixels inside the image, with an area.
+        image_shape: (H, W) or longer.
+
+    Returns:
+        bool [H, W].
+    """
+    y1, x1, y2, x2 = (int(edge) for edge in bbox)
+    full = np.zeros(tuple(image_shape[:2]), bool)
+    full[y1:y2, x1:x2] = resize(mask, (y2 - y1, x2 - x1)) >= threshold
+    return full
+
+
+def paste_mask(
+    mask: np.ndarray, box: Sequence[float], image_shape: Sequence[int], threshold: float = 0.5
+) -> tuple[int, int, np.ndarray]:
+    """Sample a predicted mask at the pixel centres that lie inside a box of any real size.
+
+    Args:
+        mask: float [h, w], probabilities; the cells divide the box evenly.
+        box: float (y1, x1, y2, x2) pixels; may reach beyond the image.
+        image_shape: (H, W) or longer.
+        threshold: probability from which a pixel belongs to the mask.
+
+    Returns:
+        (y, x, patch): patch is bool and belongs at rows y.. and columns x.. of the image; it is
+        empty when no pixel centre of the image lies inside the box.
+    """
+    starts, axes = [], []
+    for axis in range(2):
+        low, high = float(box[axis]), float(box[axis + 2])
+        start = max(0, math.ceil(low - 0.5))
+        stop = min(int(image_shape[axis]), math.ceil(high - 0.5))
+        pixels = np.arange(start, max(start, stop))
+        cells = (pixels + 0.5 - low) * (mask.shape[axis] / max(high - low, 1e-9))
+        starts.append(start)
+        axes.append(clamped_weights(cells, mask.shape[axis]))
+    patch = axes[0] @ np.asarray(mask, np.float32) @ axes[1].T >= threshold
+    return starts[0], starts[1], patch
+
+
+def unmold_detections(
+    detections: np.ndarray,
+    mrcnn_mask: np.ndarray,
+    original_image_shape: Sequence[int],
+    image_shape: Sequence[int],
+    window: Sequence[float],
+    config: Config,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Turn one image's raw detections into results in pixels of the original picture.
+
+    Args:
+        detections: [D, (y1, x1, y2, x2, class_id, score)], normalised boxes; rows from the first
+            class id 0 on are padding.
+        mrcnn_mask: [D, h, w, K] probabilities.
+        original_image_shape: (H, W) or (H, W, C) of the picture.
+        image_shape: the same of the molded image.
+        window: (y1, x1, y2, x2) pixels of the molded image that show the picture.
+        config: PIXEL_CONVENTION and MASK_THRESHOLD are read.
+
+    Returns:
+        boxes int32 [N, 4] pixels, class_ids int32 [N], scores float32 [N], masks bool [H, W, N].
+        Detections whose box has no area are left out. masks is a view of [N, H, W] memory.
+    """
+    boxes, class_ids, scores, patches = unmold_patches(
+        detections, mrcnn_mask, original_image_shape, image_shape, window, config
+    )
+    masks = np.zeros((len(boxes), *original_image_shape[:2]), bool)
+    for plane, (y, x, patch) in zip(masks, patches, strict=True):
+        plane[y : y + patch.shape[0], x : x + patch.shape[1]] = patch
+    return boxes, class_ids, scores, np.moveaxis(masks, 0, -1)
+
+
+def unmold_patches(
+    detections: np.ndarray,
+    mrcnn_mask: np.ndarray,
+    original_image_shape: Sequence[int],
+    image_shape: Sequence[int],
+    window: Sequence[float],
+    config: Config,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int, np.ndarray]]]:
+    """As ``unmold_detections``, but masks are (y, x, bool patch): see ``paste_mask``.
+
+    Hundreds of instances on a large picture take gigabytes as planes and nearly nothing so.
+    """
+    padding = np.flatnonzero(detections[:, 4] == 0)
+    count = padding[0] if len(padding) else len(detections)
+    class_ids = detections[:count, 4].astype(np.int32)
+    scores = detections[:count, 5].astype(np.float32)
+    probabilities = mrcnn_mask[np.arange(count), :, :, class_ids]
+
+    height, width = (int(side) for side in original_image_shape[:2])
+    exact = config.exact_pixels
+    window = norm_boxes(window, image_shape, exact=exact)
+    origin, size = np.tile(window[:2], 2), np.tile(window[2:] - window[:2], 2)
+    in_window = np.divide(detections[:count, :4] - origin, size)
+    boxes = denorm_boxes(in_window, (height, width), exact=exact)
+
+    # A result needs an area in whole pixels and inside the picture (detections are clipped to the
+    # window, so only boxes thinner than a pixel fall out).
+    rounded = np.rint(boxes).astype(np.int32)
+    if exact:
+        rounded = np.clip(rounded, 0, [height, width, height, width]).astype(np.int32)
+    keep = np.flatnonzero((rounded[:, 2:] > rounded[:, :2]).all(axis=1))
+
+    paste = paste_mask if exact else _paste_into_whole_pixels
+    patches = [
+        paste(probabilities[i], boxes[i], (height, width), config.MASK_THRESHOLD) for i in keep
+    ]
+    return rounded[keep], class_ids[keep], scores[keep], patches
+
+
+def _paste_into_whole_pixels(
+    mask: np.ndarray, box: np.ndarray, shape: tuple[int, int], threshold: float
+) -> tuple[int, int, np.ndarray]:
+    """As ``unmold_mask``, but return only (y, x, patch), cut off at the image's edges."""
+    y1, x1, y2, x2 = (int(edge) for edge in box)
+    patch = resize(mask, (y2 - y1, x2 - x1)) >= threshold
+    top, left = max(0, y1), max(0, x1)
+    return top, left, patch[top - y1 : shape[0] - y1, left - x1 : shape[1] - x1]
