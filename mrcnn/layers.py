@@ -1,0 +1,64 @@
+"""Layers with weights that every part of the network shares.
+
+Shape shorthand: B images, R regions of interest, H W rows and columns, C channels.
+"""
+
+import keras
+from keras import ops
+
+
+class BatchNorm(keras.layers.BatchNormalization):
+    """Batch normalization that can be frozen (matterport: `BatchNorm`).
+
+    `training=False` freezes the statistics, `None` follows the model, `True` always trains, as
+    `Config.TRAIN_BN` says. Frozen, it is one multiply-add in the input's own dtype, where Keras
+    would go through float32 and back.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        if training and self.trainable:
+            return super().call(inputs, training=training, mask=mask)
+        scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
+        offset = self.beta - self.moving_mean * scale
+        return inputs * ops.cast(scale, inputs.dtype) + ops.cast(offset, inputs.dtype)
+
+
+class RoiConv2D(keras.layers.Conv2D):
+    """A convolution over [B, R, H, W, C]: every region of interest is an image of its own.
+
+    `call(..., logits=True)` leaves the activation out, for losses computed from logits.
+    """
+
+    def build(self, input_shape):
+        super().build((None, *input_shape[2:]))
+
+    def call(self, inputs, logits=False):
+        regions = inputs.shape[1]
+        outputs = self.convolution_op(ops.reshape(inputs, (-1, *inputs.shape[2:])), self.kernel)
+        outputs = ops.reshape(outputs, (-1, regions, *outputs.shape[1:])) + self.bias
+        return outputs if logits else self.activation(outputs)
+
+    def compute_output_shape(self, input_shape):
+        if len(input_shape) == 4:  # Conv2D.build asks for plain images
+            return super().compute_output_shape(input_shape)
+        spatial = super().compute_output_shape((None, *input_shape[2:]))
+        return (*input_shape[:2], *spatial[1:])
+
+
+class LayerBank:
+    """Makes layers by name, once: the same name again gives the same layer.
+
+    Graphs for several image shapes, and the training and inference graphs, are built by the same
+    functions from one bank and so share their weights.
+    """
+
+    def __init__(self, dtype: str = "float32"):
+        self.dtype = dtype
+        self.layers: dict[str, keras.layers.Layer] = {}
+
+    def __call__(self, kind, *args, name: str, **kwargs) -> keras.layers.Layer:
+        """The layer called `name`, made as `kind(*args, name=name, **kwargs)` when it is new."""
+        if name not in self.layers:
+            kwargs.setdefault("dtype", self.dtype)
+            self.layers[name] = kind(*args, name=name, **kwargs)
+        return self.layers[name]

@@ -1,0 +1,147 @@
+"""RoIAlign over the pyramid: fixed-size features of every region of interest.
+
+Source: report sections 4.1.4 and 3.6.2 (bilinear sampling); matterport `PyramidROIAlign`.
+Shape shorthand: B images, R regions, P pooled rows and columns, C channels, L levels.
+"""
+
+import numpy as np
+from keras import layers, ops
+
+from .image_meta import parse_image_meta_graph
+
+# A region of 224 x 224 pixels is pooled from P4 (Lin et al., equation 1), others by their size.
+CANONICAL_SIDE = 224.0
+CANONICAL_LEVEL = 4
+FIRST_LEVEL = 2
+
+
+def roi_levels(boxes, image_area, level_count: int):
+    """Index (from 0) of the pyramid level that every region is pooled from.
+
+    Args:
+        boxes: [B, R, 4] normalised.
+        image_area: [B, 1] height * width in pixels.
+        level_count: L.
+
+    Returns:
+        int32 [B, R].
+    """
+    height = ops.maximum(boxes[..., 2] - boxes[..., 0], 0.0)
+    width = ops.maximum(boxes[..., 3] - boxes[..., 1], 0.0)
+    side = ops.sqrt(height * width * image_area)
+    octave = ops.log(ops.maximum(side, 1e-6) / CANONICAL_SIDE) / np.log(2.0).astype("float32")
+    level = CANONICAL_LEVEL + ops.cast(ops.round(octave), "int32")
+    return ops.clip(level - FIRST_LEVEL, 0, level_count - 1)
+
+
+def sample_positions(start, end, count: int, size, exact: bool):
+    """Where `count` samples of the interval [start, end] lie on a grid of `size` cells.
+
+    Args:
+        start, end: [...] normalised.
+        size: cells, broadcasting with `start`.
+        exact: samples on the centres of `count` equal bins, cell i having its centre at i + 0.5
+            and the grid being continued by its edge; otherwise matterport's corner-aligned
+            samples, the first on `start` and the last on `end`, cell 0 at 0 and the last at 1.
+
+    Returns:
+        positions [..., count] in units of cells, 0 being the centre of the first, and
+        inside [..., count], False where the sample lies outside the grid and reads as zero.
+    """
+    start, end, size = start[..., None], end[..., None], ops.cast(size, "float32")[..., None]
+    if exact:
+        steps = (np.arange(count, dtype="float32") + 0.5) / count
+        position = (start + (end - start) * steps) * size - 0.5
+        inside = (position >= -0.5) & (position <= size - 0.5)
+        return ops.clip(position, 0.0, size - 1.0), inside
+    # A single sample is taken in the middle, as tf.image.crop_and_resize does.
+    steps = np.linspace(0.0, 1.0, count, dtype="float32") if count > 1 else np.float32([0.5])
+    position = (start + (end - start) * steps) * (size - 1.0)
+    inside = (position >= 0.0) & (position <= size - 1.0)
+    return ops.clip(position, 0.0, size - 1.0), inside
+
+
+def _corners(position, size):
+    """Indices of the two neighbours of a position and the weight of the second."""
+    low = ops.floor(position)
+    weight = position - low
+    low = ops.cast(low, "int32")
+    return low, ops.minimum(low + 1, size[..., None] - 1), weight
+
+
+def bilinear_grid(table, offset, height, width, y, x, inside):
+    """Bilinear samples on a grid of rows y and columns x, from images laid out in one table.
+
+    Args:
+        table: [T, C], the images' cells row by row.
+        offset, height, width: int32 [...], where an image starts in the table and its size.
+        y, x: [..., P], [..., Q] positions in cells.
+        inside: [..., P, Q] False where the result is zero.
+
+    Returns:
+        [..., P, Q, C] in the table's dtype.
+    """
+    top, bottom, wy = _corners(y, height)
+    left, right, wx = _corners(x, width)
+    width, offset = width[..., None], offset[..., None]
+    inside = ops.cast(inside, table.dtype)[..., None]
+    wy = ops.cast(wy, table.dtype)[..., :, None, None]
+    wx = ops.cast(wx, table.dtype)[..., None, :, None]
+
+    def cells(row, column):
+        index = (offset + row * width)[..., :, None] + column[..., None, :]
+        return ops.take(table, index, axis=0)
+
+    upper = cells(top, left) * (1 - wx) + cells(top, right) * wx
+    lower = cells(bottom, left) * (1 - wx) + cells(bottom, right) * wx
+    return (upper * (1 - wy) + lower * wy) * inside
+
+
+class PyramidROIAlign(layers.Layer):
+    """Pools regions from the level that fits their size (matterport's layer).
+
+    Inputs: boxes [B, R, 4] normalised, image_meta [B, M], and the levels P2, P3, ... each
+    [B, H, W, C]. Output: [B, R, pool_height, pool_width, C].
+
+    All levels lie in one table, so that every region is one gather whatever its level, and the
+    regions keep their order.
+    """
+
+    def __init__(self, pool_shape, exact=False, **kwargs):
+        super().__init__(**kwargs)
+        self.pool_shape = tuple(pool_shape)
+        self.exact = exact
+        # Boxes must not be rounded to the compute dtype; features arrive in it already.
+        self.autocast = False
+
+    def call(self, inputs, training=None):
+        boxes, image_meta, *feature_maps = inputs
+        boxes = ops.stop_gradient(ops.cast(boxes, "float32"))
+        shape = ops.cast(parse_image_meta_graph(image_meta)["image_shape"], "float32")
+        level = roi_levels(boxes, shape[:, :1] * shape[:, 1:2], len(feature_maps))
+
+        sizes = np.array([f.shape[1:3] for f in feature_maps], "int32")  # [L, 2]
+        cells = int(np.sum(sizes[:, 0] * sizes[:, 1]))
+        starts = np.concatenate([[0], np.cumsum(sizes[:, 0] * sizes[:, 1])[:-1]]).astype("int32")
+        height = ops.take(sizes[:, 0], level, axis=0)
+        width = ops.take(sizes[:, 1], level, axis=0)
+        image = ops.arange(ops.shape(boxes)[0], dtype="int32")[:, None]
+        offset = ops.take(starts, level, axis=0) + image * cells
+
+        channels = feature_maps[0].shape[-1]
+        table = ops.concatenate([ops.reshape(f, (-1, f.shape[1] * f.shape[2], channels))
+                                 for f in feature_maps], axis=1)
+        if training:  # gradients of many regions add up in the table: not in 8 bits
+            table = ops.cast(table, "float32")
+        y, y_in = sample_positions(boxes[..., 0], boxes[..., 2], self.pool_shape[0], height,
+                                   self.exact)
+        x, x_in = sample_positions(boxes[..., 1], boxes[..., 3], self.pool_shape[1], width,
+                                   self.exact)
+        pooled = bilinear_grid(
+            ops.reshape(table, (-1, channels)), offset, height, width, y, x,
+            y_in[..., :, None] & x_in[..., None, :],
+        )
+        return ops.cast(pooled, feature_maps[0].dtype)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[0][:2], *self.pool_shape, input_shape[2][-1])
