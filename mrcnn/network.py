@@ -1,0 +1,209 @@
+"""The whole network as Keras functional models, one for training and one for inference.
+
+    image -> backbone -> pyramid -> region proposals -> heads -> losses, or detections and masks
+
+Both come from one `LayerBank`, so graphs for several image shapes share their weights.
+
+Source: report section 4.2; matterport `MaskRCNN.build`.
+Shape shorthand: B images, H W C rows, columns and channels of the molded image, G ground-truth
+instances, M length of the image meta data.
+"""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from .anchors import image_anchors, normalized_anchors
+from .boxes import norm_boxes_graph
+from .config_rules import LOSS_NAMES
+from .detection import DetectionLayer
+from .fpn import feature_pyramid
+from .heads import build_fpn_mask_graph, fpn_classifier_graph
+from .image_meta import parse_image_meta_graph
+from .layers import LayerBank
+from .losses import (
+    mrcnn_bbox_loss_graph,
+    mrcnn_class_loss_graph,
+    mrcnn_mask_loss_graph,
+    rpn_anchor_box_loss,
+    rpn_class_loss_graph,
+)
+from .resnet import resnet_graph
+from .rpn import ProposalLayer, build_rpn_model
+from .targets import RoiTargetLayer, RpnTargetLayer
+
+
+class AnchorsLayer(layers.Layer):
+    """The anchors of an image shape as a constant [1, A, 4], normalised."""
+
+    def __init__(self, anchors, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions are
+        self.anchors = np.asarray(anchors, "float32")[None]
+
+    def call(self, image):
+        return ops.convert_to_tensor(self.anchors)
+
+    def compute_output_shape(self, input_shape):
+        return self.anchors.shape
+
+
+class LossLayer(layers.Layer):
+    """A loss function of `losses` as a named layer with a scalar output."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions are
+        self.autocast = False
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(*inputs)
+
+    def compute_output_shape(self, input_shape):
+        return ()
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor((), "float32")
+
+
+def backbone_stages(image, config, bank):
+    """[C2, C3, C4, C5] of the configured backbone."""
+    if not callable(config.BACKBONE):
+        stages = resnet_graph(image, config.BACKBONE, True, config.TRAIN_BN, bank)
+        return stages[1:]
+
+    def as_model(name, dtype):
+        # A user's backbone makes new layers at every call: called once, it can be shared.
+        inner = keras.Input((None, None, config.IMAGE_CHANNEL_COUNT))
+        stages = config.BACKBONE(inner, stage5=True, train_bn=config.TRAIN_BN)
+        return keras.Model(inner, list(stages[1:]), name=name)
+
+    return bank(as_model, name="backbone")(image)
+
+
+def proposals_of(pyramid, image, image_shape, count, config, bank):
+    """Run the region proposal network over the pyramid.
+
+    Returns:
+        logits [B, A, 2], probabilities [B, A, 2], deltas [B, A, 4], proposals [B, count, 4].
+    """
+
+    def rpn_model(name, dtype):
+        return build_rpn_model(
+            config.RPN_ANCHOR_STRIDE, len(config.RPN_ANCHOR_RATIOS), config.TOP_DOWN_PYRAMID_SIZE,
+            config.RPN_CONV_CHANNELS, dtype,
+        )
+
+    rpn = bank(rpn_model, name="rpn_model")
+    per_level = [rpn(level) for level in pyramid]
+    names = ("rpn_class_logits", "rpn_class", "rpn_bbox")
+    logits, probabilities, deltas = (
+        bank(layers.Concatenate, axis=1, name=name, dtype="float32")(list(parts))
+        for name, parts in zip(names, zip(*per_level, strict=True), strict=True)
+    )
+    anchors = AnchorsLayer(normalized_anchors(config, image_shape), name="anchors")(image)
+    propose = bank(ProposalLayer, count, config.RPN_NMS_THRESHOLD, config, name="ROI")
+    return logits, probabilities, deltas, propose([probabilities, deltas, anchors])
+
+
+def classify(rois, pyramid, image_meta, config, bank):
+    """`fpn_classifier_graph` with everything that the configuration says."""
+    return fpn_classifier_graph(
+        rois, pyramid[:4], image_meta, config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN,
+        config.FPN_CLASSIF_FC_LAYERS_SIZE, config.exact_pixels, bank,
+    )
+
+
+def segment(rois, pyramid, image_meta, config, bank, logits=False):
+    """`build_fpn_mask_graph` with everything that the configuration says."""
+    return build_fpn_mask_graph(
+        rois, pyramid[:4], image_meta, config.MASK_POOL_SIZE, config.NUM_CLASSES,
+        config.TRAIN_BN, config.MASK_CONV_CHANNELS, config.exact_pixels, bank, logits,
+    )
+
+
+def inference_model(config, bank: LayerBank, image_shape) -> keras.Model:
+    """The detector for molded images of one shape.
+
+    Inputs: input_image [B, H, W, C] float32 and input_image_meta [B, M]. Outputs as matterport's:
+    detections [B, D, 6], classes [B, R, K] and deltas [B, R, K, 4] of the proposals, masks
+    [B, D, h, w, K] of the detections, proposals [B, R, 4], and the proposal network's
+    probabilities [B, A, 2] and deltas [B, A, 4].
+    """
+    image = keras.Input(tuple(image_shape), name="input_image")
+    image_meta = keras.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
+    pyramid = feature_pyramid(
+        backbone_stages(image, config, bank), config.TOP_DOWN_PYRAMID_SIZE, bank
+    )
+    _, rpn_class, rpn_bbox, rois = proposals_of(
+        pyramid, image, image_shape, config.POST_NMS_ROIS_INFERENCE, config, bank
+    )
+    _, classes, deltas = classify(rois, pyramid, image_meta, config, bank)
+    detect = bank(DetectionLayer, config, name="mrcnn_detection")
+    detections = detect([rois, classes, deltas, image_meta])
+    masks = segment(detections[..., :4], pyramid, image_meta, config, bank)
+    return keras.Model(
+        [image, image_meta],
+        [detections, classes, deltas, masks, rois, rpn_class, rpn_bbox],
+        name="mask_rcnn",
+    )
+
+
+def training_inputs(config, image_shape) -> dict:
+    """The inputs of the training model by name, as `data.BatchLoader` yields them."""
+    instances = config.MAX_GT_INSTANCES
+    mask_shape = config.MINI_MASK_SHAPE if config.USE_MINI_MASK else image_shape[:2]
+    inputs = {
+        "input_image": keras.Input(tuple(image_shape), name="input_image"),
+        "input_image_meta": keras.Input((config.IMAGE_META_SIZE,), name="input_image_meta"),
+        "input_gt_class_ids": keras.Input((instances,), dtype="int32", name="input_gt_class_ids"),
+        "input_gt_boxes": keras.Input((instances, 4), name="input_gt_boxes"),
+        "input_gt_masks": keras.Input(
+            (instances, *mask_shape), dtype="uint8", name="input_gt_masks"
+        ),
+    }
+    if not config.USE_RPN_ROIS:
+        inputs["input_rois"] = keras.Input((config.POST_NMS_ROIS_TRAINING, 4), name="input_rois")
+    return inputs
+
+
+def training_outputs(inputs, config, bank: LayerBank, image_shape) -> list:
+    """The five losses of a batch as scalars, in the order of `LOSS_NAMES`."""
+    image, image_meta = inputs["input_image"], inputs["input_image_meta"]
+    gt_class_ids, gt_boxes = inputs["input_gt_class_ids"], inputs["input_gt_boxes"]
+    pyramid = feature_pyramid(
+        backbone_stages(image, config, bank), config.TOP_DOWN_PYRAMID_SIZE, bank
+    )
+    rpn_logits, _, rpn_deltas, proposals = proposals_of(
+        pyramid, image, image_shape, config.POST_NMS_ROIS_TRAINING, config, bank
+    )
+    anchors = image_anchors(config, image_shape)
+    rpn_match, rpn_targets = RpnTargetLayer(anchors, config, name="rpn_targets")(
+        [gt_class_ids, gt_boxes]
+    )
+
+    def normalize(boxes):
+        return norm_boxes_graph(boxes, image_shape[:2], exact=config.exact_pixels)
+
+    if not config.USE_RPN_ROIS:
+        proposals = normalize(inputs["input_rois"])
+    rois, class_ids, target_deltas, target_masks = RoiTargetLayer(config, name="roi_targets")(
+        [proposals, gt_class_ids, normalize(gt_boxes), inputs["input_gt_masks"]]
+    )
+    logits, _, deltas = classify(rois, pyramid, image_meta, config, bank)
+    # Only positive regions have a mask, and they come first.
+    positives = target_masks.shape[1]
+    masks = segment(rois[:, :positives], pyramid, image_meta, config, bank, logits=True)
+    active = parse_image_meta_graph(image_meta)["active_class_ids"]
+    used = ops.any(rois != 0, axis=-1)
+    arguments = {
+        "rpn_class_loss": (rpn_class_loss_graph, [rpn_match, rpn_logits]),
+        "rpn_bbox_loss": (rpn_anchor_box_loss, [rpn_targets, rpn_match, rpn_deltas]),
+        "mrcnn_class_loss": (mrcnn_class_loss_graph, [class_ids, logits, active, used]),
+        "mrcnn_bbox_loss": (mrcnn_bbox_loss_graph, [target_deltas, class_ids, deltas]),
+        "mrcnn_mask_loss": (_mask_loss, [target_masks, class_ids[:, :positives], masks]),
+    }
+    return [LossLayer(arguments[n][0], name=n)(arguments[n][1]) for n in LOSS_NAMES]
+
+
+def _mask_loss(target_masks, class_ids, mask_logits):
+    return mrcnn_mask_loss_graph(target_masks, class_ids, mask_logits, from_logits=True)

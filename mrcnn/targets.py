@@ -1,0 +1,276 @@
+"""Training targets, made in the graph with static shapes: what every anchor and every region of
+interest should have answered.
+
+Nothing is cut out by its index: samples are chosen by random priorities and masks, so that the
+same code runs on every backend.
+
+Source: report sections 3.8.1, 3.9.4, 3.9.5; matterport `build_rpn_targets`,
+`detection_targets_graph`.
+Shape shorthand: B images, A anchors, G ground-truth instances (padded by class id 0), N
+proposals, T sampled regions, F of them positive at most. Negative class ids are crowds.
+"""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from .boxes import box_area, box_refinement_graph, overlaps_graph
+from .roi_align import bilinear_grid, sample_positions
+
+# Report section 3.9.4: an anchor is positive above the first, negative below the second.
+RPN_POSITIVE_IOU = 0.7
+RPN_NEGATIVE_IOU = 0.3
+# Overlaps closer than this are equal: anchors placed symmetrically differ by rounding only.
+TIE = 1e-6
+# Report section 3.8.1: a region with at least this overlap is positive.
+ROI_POSITIVE_IOU = 0.5
+# A region or anchor that touches a crowd box is no example of background.
+CROWD_IOU = 0.001
+
+
+def random_choice(mask, count, limit: int, priority):
+    """Keep `count` random True entries of every row.
+
+    Args:
+        mask: bool [B, N].
+        count: int32 [B, 1], at most `limit`.
+        limit: static bound of `count`.
+        priority: float32 [B, N], uniform in [0, 1); ties are kept together.
+
+    Returns:
+        bool [B, N].
+    """
+    priority = ops.where(mask, priority, -1.0)
+    limit = min(limit, mask.shape[1])
+    best, _ = ops.top_k(priority, limit)
+    last = ops.clip(count - 1, 0, limit - 1)
+    threshold = ops.take_along_axis(best, last, axis=1)
+    return mask & (priority >= threshold) & (count > 0)
+
+
+def count_true(mask):
+    """[B, N] bool -> int32 [B, 1]."""
+    return ops.sum(ops.cast(mask, "int32"), axis=1, keepdims=True)
+
+
+def match_anchors(anchors, gt_class_ids, gt_boxes):
+    """Which anchors are positive or negative, and for which instance (report 3.9.4).
+
+    Args:
+        anchors: float32 [A, 4] in pixels.
+        gt_class_ids: int32 [B, G].
+        gt_boxes: float32 [B, G, 4] in pixels.
+
+    Returns:
+        positive bool [B, A], negative bool [B, A], instance int32 [B, A] (meaningful where
+        positive).
+    """
+    overlaps = overlaps_graph(anchors[None], gt_boxes)  # [B, A, G]
+    crowd = ops.max(ops.where(gt_class_ids[:, None] < 0, overlaps, 0.0), axis=2) > CROWD_IOU
+    overlaps = ops.where(gt_class_ids[:, None] > 0, overlaps, 0.0)
+    best = ops.max(overlaps, axis=2)
+    instance = ops.cast(ops.argmax(overlaps, axis=2), "int32")
+    # The best anchors of every instance are positive however little they overlap.
+    best_of_instance = ops.max(overlaps, axis=1, keepdims=True)
+    is_best = (overlaps > best_of_instance - TIE) & (best_of_instance > 0) & (overlaps > 0)
+    positive = (best >= RPN_POSITIVE_IOU) | ops.any(is_best, axis=2)
+    negative = (best < RPN_NEGATIVE_IOU) & ~positive & ~crowd
+    return positive, negative, instance
+
+
+class RpnTargetLayer(layers.Layer):
+    """Samples anchors and makes their targets.
+
+    Inputs: gt_class_ids [B, G] int32, gt_boxes [B, G, 4] float32 in pixels of the molded image.
+    Outputs: match int32 [B, A] (1 positive, -1 negative, 0 not sampled) and deltas [B, A, 4],
+    divided by `RPN_BBOX_STD_DEV`, meaningful where positive.
+    """
+
+    def __init__(self, anchors, config, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions are
+        self.anchors = np.asarray(anchors, "float32")
+        self.config = config
+        self.seed_generator = keras.random.SeedGenerator(config.SEED)
+
+    def call(self, inputs):
+        gt_class_ids, gt_boxes = inputs
+        gt_class_ids, gt_boxes = ops.stop_gradient(gt_class_ids), ops.stop_gradient(gt_boxes)
+        anchors = ops.convert_to_tensor(self.anchors)
+        positive, negative, instance = match_anchors(anchors, gt_class_ids, gt_boxes)
+
+        total = int(self.config.RPN_TRAIN_ANCHORS_PER_IMAGE)
+        shape = (ops.shape(gt_boxes)[0], self.anchors.shape[0])
+        priority = keras.random.uniform(shape, seed=self.seed_generator)
+        wanted = ops.minimum(count_true(positive), total // 2)
+        positive = random_choice(positive, wanted, total // 2, priority)
+        negative = random_choice(negative, total - count_true(positive), total, priority)
+        match = ops.cast(positive, "int32") - ops.cast(negative, "int32")
+
+        matched = ops.take_along_axis(gt_boxes, instance[..., None], axis=1)
+        deltas = box_refinement_graph(anchors[None], matched)
+        deltas = deltas / np.asarray(self.config.RPN_BBOX_STD_DEV, "float32")
+        return match, ops.where(positive[..., None], deltas, 0.0)
+
+    def compute_output_shape(self, input_shape):
+        batch, count = input_shape[0][0], self.anchors.shape[0]
+        return (batch, count), (batch, count, 4)
+
+    def compute_output_spec(self, inputs):
+        match, deltas = self.compute_output_shape([i.shape for i in inputs])
+        return keras.KerasTensor(match, "int32"), keras.KerasTensor(deltas, "float32")
+
+
+def sample_rois(overlaps, crowd, real, total, positive_limit, priority):
+    """Choose regions: positives first, then as many negatives as fill the rest.
+
+    matterport holds the ratio by leaving slots empty when positives are few, which gives an image
+    without objects no loss at all; here, as in the report (3.8.1), background fills them.
+
+    Args:
+        overlaps: [B, N, G] with real instances only.
+        crowd: bool [B, N], overlaps a crowd.
+        real: bool [B, N], not padding.
+        total: T.
+        positive_limit: F.
+        priority: float32 [B, N].
+
+    Returns:
+        index int32 [B, T] into N; positive bool [B, T] (a prefix of at most F); used bool [B, T].
+    """
+    best = ops.max(overlaps, axis=2)
+    is_positive = real & (best >= ROI_POSITIVE_IOU)
+    is_negative = real & (best < ROI_POSITIVE_IOU) & ~crowd
+    count = overlaps.shape[1]
+
+    def ranked(mask, limit):
+        limit = min(limit, count)
+        value, index = ops.top_k(ops.where(mask, priority, -1.0), limit)
+        return index, ops.sum(ops.cast(value >= 0, "int32"), axis=1, keepdims=True)
+
+    positive_index, positives = ranked(is_positive, positive_limit)
+    negative_index, negatives = ranked(is_negative, total)
+    slot = ops.arange(total, dtype="int32")[None]
+    positive = slot < positives
+    used = slot < positives + negatives
+    from_positive = ops.minimum(slot, positive_index.shape[1] - 1) + ops.zeros_like(positives)
+    from_negative = ops.clip(slot - positives, 0, negative_index.shape[1] - 1)
+    index = ops.where(
+        positive,
+        ops.take_along_axis(positive_index, from_positive, axis=1),
+        ops.take_along_axis(negative_index, from_negative, axis=1),
+    )
+    return index, positive, used
+
+
+def mask_targets(rois, instance, gt_boxes, gt_masks, config):
+    """Ground-truth masks seen through the regions.
+
+    Args:
+        rois: [B, F, 4] normalised.
+        instance: int32 [B, F].
+        gt_boxes: [B, G, 4] normalised.
+        gt_masks: [B, G, h, w], mini masks that span the instance's box, or whole images.
+
+    Returns:
+        float32 [B, F, MASK_SHAPE], 0 or 1.
+    """
+    if config.USE_MINI_MASK:
+        # From image coordinates to coordinates within the instance's box.
+        box = ops.take_along_axis(gt_boxes, instance[..., None], axis=1)
+        height = ops.maximum(box[..., 2] - box[..., 0], 1e-8)
+        width = ops.maximum(box[..., 3] - box[..., 1], 1e-8)
+        size = ops.stack([height, width, height, width], axis=-1)
+        origin = ops.stack([box[..., 0], box[..., 1], box[..., 0], box[..., 1]], axis=-1)
+        rois = (rois - origin) / size
+    instances, rows, columns = gt_masks.shape[1:]
+    height = ops.zeros_like(instance) + rows
+    width = ops.zeros_like(instance) + columns
+    exact = config.exact_pixels
+    y, y_in = sample_positions(rois[..., 0], rois[..., 2], config.MASK_SHAPE[0], height, exact)
+    x, x_in = sample_positions(rois[..., 1], rois[..., 3], config.MASK_SHAPE[1], width, exact)
+    image = ops.arange(ops.shape(instance)[0], dtype="int32")[:, None]
+    offset = (image * instances + instance) * (rows * columns)
+    table = ops.cast(ops.reshape(gt_masks, (-1, 1)), "float32")
+    inside = y_in[..., :, None] & x_in[..., None, :]
+    masks = bilinear_grid(table, offset, height, width, y, x, inside)[..., 0]
+    return ops.cast(masks >= 0.5, "float32")
+
+
+def detection_targets(proposals, gt_class_ids, gt_boxes, gt_masks, config, priority):
+    """Sample proposals and say what each should become.
+
+    Args:
+        proposals: [B, N, 4] normalised, zero rows are padding.
+        gt_class_ids: int32 [B, G].
+        gt_boxes: [B, G, 4] normalised.
+        gt_masks: [B, G, h, w] uint8.
+        config: `TRAIN_ROIS_PER_IMAGE`, `ROI_POSITIVE_RATIO`, `TRAIN_GT_AS_ROIS`, `MASK_SHAPE`,
+            `USE_MINI_MASK`, `BBOX_STD_DEV`.
+        priority: float32 [B, N] or, with `TRAIN_GT_AS_ROIS`, [B, N + G]; uniform in [0, 1).
+
+    Returns:
+        rois [B, T, 4] normalised, class ids int32 [B, T], deltas [B, T, 4] divided by
+        `BBOX_STD_DEV`, masks [B, F, MASK_SHAPE]. Positives come first; zero rows are unused.
+    """
+    total = int(config.TRAIN_ROIS_PER_IMAGE)
+    positive_limit = max(1, int(total * config.ROI_POSITIVE_RATIO))
+    if config.TRAIN_GT_AS_ROIS:
+        truth = ops.where(gt_class_ids[..., None] > 0, gt_boxes, 0.0)
+        proposals = ops.concatenate([proposals, truth], axis=1)
+    overlaps = overlaps_graph(proposals, gt_boxes)  # [B, N, G]
+    crowd = ops.max(ops.where(gt_class_ids[:, None] < 0, overlaps, 0.0), axis=2) > CROWD_IOU
+    overlaps = ops.where(gt_class_ids[:, None] > 0, overlaps, 0.0)
+    index, positive, used = sample_rois(
+        overlaps, crowd, box_area(proposals) > 0, total, positive_limit, priority
+    )
+    rois = ops.take_along_axis(proposals, index[..., None], axis=1)
+    best = ops.cast(ops.argmax(overlaps, axis=2), "int32")
+    instance = ops.take_along_axis(best, index, axis=1)
+    class_ids = ops.where(positive, ops.take_along_axis(gt_class_ids, instance, axis=1), 0)
+    matched = ops.take_along_axis(gt_boxes, instance[..., None], axis=1)
+    deltas = box_refinement_graph(rois, matched) / np.asarray(config.BBOX_STD_DEV, "float32")
+    front = slice(None, positive_limit)
+    masks = mask_targets(rois[:, front], instance[:, front], gt_boxes, gt_masks, config)
+    return (
+        ops.where(used[..., None], rois, 0.0),
+        class_ids,
+        ops.where(positive[..., None], deltas, 0.0),
+        ops.where(positive[:, front, None, None], masks, 0.0),
+    )
+
+
+class RoiTargetLayer(layers.Layer):
+    """`detection_targets` as a layer.
+
+    Inputs: proposals [B, N, 4] normalised, gt_class_ids [B, G], gt_boxes [B, G, 4] normalised,
+    gt_masks [B, G, h, w]. Outputs: rois, class ids, deltas and masks, see there.
+    """
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions are
+        self.autocast = False
+        self.config = config
+        # Not the anchors' random numbers again.
+        self.seed_generator = keras.random.SeedGenerator(config.SEED + 1)
+
+    def call(self, inputs):
+        proposals, gt_class_ids, gt_boxes, gt_masks = (ops.stop_gradient(i) for i in inputs)
+        count = proposals.shape[1]
+        if self.config.TRAIN_GT_AS_ROIS:
+            count += gt_boxes.shape[1]
+        shape = (ops.shape(proposals)[0], count)
+        priority = keras.random.uniform(shape, seed=self.seed_generator)
+        return detection_targets(
+            proposals, gt_class_ids, gt_boxes, gt_masks, self.config, priority
+        )
+
+    def compute_output_shape(self, input_shape):
+        batch, total = input_shape[0][0], int(self.config.TRAIN_ROIS_PER_IMAGE)
+        positives = max(1, int(total * self.config.ROI_POSITIVE_RATIO))
+        masks = (batch, positives, *self.config.MASK_SHAPE)
+        return (batch, total, 4), (batch, total), (batch, total, 4), masks
+
+    def compute_output_spec(self, inputs):
+        shapes = self.compute_output_shape([i.shape for i in inputs])
+        dtypes = ("float32", "int32", "float32", "float32")
+        return tuple(map(keras.KerasTensor, shapes, dtypes))

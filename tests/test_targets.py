@@ -1,0 +1,171 @@
+import keras
+import numpy as np
+import pytest
+import reference
+from keras import ops
+
+from mrcnn import anchors, compat, targets
+from mrcnn.boxes import norm_boxes_graph
+
+pytestmark = pytest.mark.backend
+
+
+def array(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def ground_truth(config, images):
+    """Pad lists of (class id, box in pixels) to [B, G] and [B, G, 4]."""
+    ids = np.zeros((len(images), config.MAX_GT_INSTANCES), "int32")
+    boxes = np.zeros((len(images), config.MAX_GT_INSTANCES, 4), "float32")
+    for i, instances in enumerate(images):
+        for j, (class_id, box) in enumerate(instances):
+            ids[i, j], boxes[i, j] = class_id, box
+    return ids, boxes
+
+
+SCENE = [
+    [(1, [4, 4, 20, 20]), (2, [30, 8, 38, 40]), (1, [40, 40, 44, 43])],
+    [],
+    [(2, [8, 8, 16, 16]), (-1, [32, 32, 64, 64])],
+]
+
+
+def test_random_choice_keeps_exactly_so_many(rng):
+    mask = rng.uniform(size=(4, 50)) < 0.5
+    count = np.array([[0], [3], [10], [50]], "int32")
+    priority = rng.uniform(size=(4, 50)).astype("float32")
+    kept = array(targets.random_choice(mask, count, 50, priority))
+    assert not np.any(kept & ~mask)
+    wanted = np.minimum(count[:, 0], mask.sum(axis=1))
+    assert kept.sum(axis=1).tolist() == wanted.tolist()
+
+
+def test_matched_anchors_against_oracle(tiny_config):
+    ids, boxes = ground_truth(tiny_config, SCENE)
+    all_anchors = anchors.image_anchors(tiny_config, (64, 64, 3))
+    positive, negative, instance = map(array, targets.match_anchors(all_anchors, ids, boxes))
+    for i, instances in enumerate(SCENE):
+        real = [k for k, (class_id, _) in enumerate(instances) if class_id > 0]
+        crowd = [box for class_id, box in instances if class_id < 0]
+        overlaps = reference.iou_matrix(all_anchors, [instances[k][1] for k in real])
+        if not real:
+            assert not positive[i].any() and negative[i].all()
+            continue
+        best = overlaps.max(axis=1)
+        is_best = np.abs(overlaps - overlaps.max(axis=0)) < targets.TIE
+        expected = (best >= 0.7) | is_best.any(axis=1)
+        np.testing.assert_array_equal(positive[i], expected)
+        touches = reference.iou_matrix(all_anchors, crowd).max(axis=1) > 0.001 if crowd else False
+        np.testing.assert_array_equal(negative[i], (best < 0.3) & ~expected & ~touches)
+        np.testing.assert_array_equal(instance[i][expected], overlaps.argmax(axis=1)[expected])
+        # Every instance has an anchor, however odd its size.
+        assert set(instance[i][expected]) == set(range(len(real)))
+
+
+def test_sampled_anchors(tiny_config):
+    ids, boxes = ground_truth(tiny_config, SCENE)
+    all_anchors = anchors.image_anchors(tiny_config, (64, 64, 3))
+    layer = targets.RpnTargetLayer(all_anchors, tiny_config)
+    match, deltas = map(array, layer([ids, boxes]))
+    assert (match == 1).sum(axis=1)[1] == 0
+    assert ((match == 1).sum(axis=1) <= tiny_config.RPN_TRAIN_ANCHORS_PER_IMAGE // 2).all()
+    assert ((match != 0).sum(axis=1) == tiny_config.RPN_TRAIN_ANCHORS_PER_IMAGE).all()
+    for i, a in zip(*np.nonzero(match == 1), strict=True):
+        overlaps = [reference.iou(all_anchors[a], b) if c > 0 else 0
+                    for c, b in zip(ids[i], boxes[i], strict=True)]
+        expected = reference.refinement(all_anchors[a], boxes[i, np.argmax(overlaps)])
+        np.testing.assert_allclose(deltas[i, a] * tiny_config.RPN_BBOX_STD_DEV, expected, atol=1e-4)
+    assert (deltas[match != 1] == 0).all()
+    again = array(layer([ids, boxes])[0])
+    assert (again != match).any()  # a new draw
+    same = array(targets.RpnTargetLayer(all_anchors, tiny_config)([ids, boxes])[0])
+    np.testing.assert_array_equal(same, match)  # the same seed
+
+
+def proposals_around(rng, boxes, count):
+    """Some proposals near the boxes, some anywhere, and padding rows."""
+    out = []
+    for image in boxes:
+        real = [b for b in image if b.any()]
+        near = [b + rng.normal(scale=0.02, size=4) for b in real for _ in range(4)]
+        anywhere = reference.random_boxes(rng, count)
+        rows = np.concatenate([np.reshape(near, (-1, 4)), anywhere])[: count - 3]
+        out.append(np.concatenate([rows, np.zeros((3, 4))]))
+    return np.asarray(out, "float32")
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("mini", [False, True])
+def test_regions_against_oracle(tiny_config, exact, mini, rng):
+    config = tiny_config
+    config.PIXEL_CONVENTION = "exact" if exact else "matterport"
+    config.USE_MINI_MASK = mini
+    ids, pixel_boxes = ground_truth(config, SCENE)
+    boxes = array(norm_boxes_graph(pixel_boxes, (64, 64), exact=exact))
+    boxes[ids == 0] = 0
+    shape = config.MINI_MASK_SHAPE if mini else (64, 64)
+    masks = (rng.uniform(size=(3, 6, *shape)) < 0.5).astype("uint8")
+    proposals = proposals_around(rng, boxes * (ids > 0)[..., None], 40)
+    layer = targets.RoiTargetLayer(config)
+    rois, class_ids, deltas, mask = map(array, layer([proposals, ids, boxes, masks]))
+    total, limit = config.TRAIN_ROIS_PER_IMAGE, int(16 * config.ROI_POSITIVE_RATIO)
+    assert rois.shape == (3, total, 4) and mask.shape == (3, limit, 28, 28)
+    for i in range(3):
+        positives = int((class_ids[i] > 0).sum())
+        assert positives <= limit and (class_ids[i, positives:] == 0).all()
+        # Background fills the rest, where the crowd leaves enough of it.
+        assert i == 2 or rois[i].any(axis=1).all()
+        for t in np.flatnonzero(rois[i].any(axis=1)):
+            assert (np.abs(proposals[i] - rois[i, t]).max(axis=1) < 1e-6).any()
+            overlaps = [reference.iou(rois[i, t], b) if c > 0 else 0
+                        for c, b in zip(ids[i], boxes[i], strict=True)]
+            k = int(np.argmax(overlaps))
+            if t >= positives:
+                assert max(overlaps) < 0.5
+                continue
+            assert overlaps[k] >= 0.5 and class_ids[i, t] == ids[i, k]
+            expected = reference.refinement(rois[i, t], boxes[i, k]) / config.BBOX_STD_DEV
+            np.testing.assert_allclose(deltas[i, t], expected, atol=2e-3)
+            roi = rois[i, t].astype("float64")
+            if mini:
+                size = np.tile(boxes[i, k, 2:] - boxes[i, k, :2], 2)
+                roi = (roi - np.tile(boxes[i, k, :2], 2)) / size
+            seen = reference.crop_and_resize(masks[i, k].astype(float), roi, (28, 28), exact)
+            clear = np.abs(seen - 0.5) > 1e-3  # ties may fall either way
+            np.testing.assert_array_equal(mask[i, t][clear], (seen >= 0.5)[clear])
+    assert (class_ids[0] > 0).any() and (class_ids[1] == 0).all()
+
+
+def test_true_boxes_can_be_regions(tiny_config, rng):
+    tiny_config.TRAIN_GT_AS_ROIS = True
+    ids, pixel_boxes = ground_truth(tiny_config, SCENE)
+    boxes = array(norm_boxes_graph(pixel_boxes, (64, 64)))
+    boxes[ids == 0] = 0
+    masks = np.ones((3, 6, 28, 28), "uint8")
+    nothing = np.zeros((3, 5, 4), "float32")
+    rois, class_ids, deltas, mask = map(
+        array, targets.RoiTargetLayer(tiny_config)([nothing, ids, boxes, masks])
+    )
+    assert (class_ids > 0).sum(axis=1).tolist() == [3, 0, 1]
+    np.testing.assert_allclose(deltas, 0, atol=1e-4)
+    assert (mask.mean(axis=(2, 3)) > 0.99).sum() == 4
+
+
+def test_matterport_layout(tiny_config, rng):
+    ids, pixel_boxes = ground_truth(tiny_config, SCENE)
+    boxes = array(norm_boxes_graph(pixel_boxes, (64, 64)))
+    masks = (rng.uniform(size=(3, 6, 28, 28)) < 0.5).astype("uint8")
+    proposals = proposals_around(rng, boxes * (ids > 0)[..., None], 40)
+    ours = targets.RoiTargetLayer(tiny_config)([proposals, ids, boxes, masks])
+    theirs = compat.DetectionTargetLayer(tiny_config)(
+        [proposals, ids, boxes, masks.transpose(0, 2, 3, 1)]
+    )
+    for a, b in zip(map(array, ours), map(array, theirs), strict=True):
+        np.testing.assert_array_equal(a, b[:, : a.shape[1]])
+        assert b.shape[1] == tiny_config.TRAIN_ROIS_PER_IMAGE
+    one = compat.detection_targets_graph(
+        proposals[0], ids[0], boxes[0], masks[0].transpose(1, 2, 0), tiny_config
+    )
+    assert [tuple(o.shape) for o in one] == [(16, 4), (16,), (16, 4), (16, 28, 28)]
+    assert isinstance(compat.DetectionTargetLayer(tiny_config), keras.layers.Layer)
