@@ -1,0 +1,118 @@
+"""Reading the images of a Dataset for training: a bounded cache, and patience with broken files.
+
+Shapes: H W pixels, C channels, L label layers, N instances, K classes.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from mrcnn import molding
+from mrcnn.errors import MRCNNWarning, UserError
+
+# A few broken files should not stop a night's training; more of them mean that something is wrong
+# with the data set as a whole.
+MAX_BROKEN_IMAGES = 5
+
+
+def image_name(dataset: Any, image_id: int) -> str:
+    """What to call an image in a message: its path, or else its id within its source."""
+    info = dataset.image_info[image_id]
+    return str(info.get("path") or info.get("id", image_id))
+
+
+def active_classes(dataset: Any, image_id: int) -> np.ndarray:
+    """Int32 [K], 1 for the classes that the image's source data set annotates."""
+    active = np.zeros([dataset.num_classes], np.int32)
+    active[dataset.source_class_ids[dataset.image_info[image_id]["source"]]] = 1
+    return active
+
+
+class BrokenImages:
+    """Notes which images cannot be read: a warning for each, an error when they are many."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+        self.ids: set[int] = set()
+        self._lock = threading.Lock()
+
+    def report(self, image_id: int, error: Exception) -> None:
+        """Warn once per image. Raises UserError after MAX_BROKEN_IMAGES, or when none is left."""
+        with self._lock:
+            if image_id in self.ids:
+                return
+            self.ids.add(image_id)
+            count = len(self.ids)
+        message = (
+            f"{image_name(self.dataset, image_id)}: cannot be used "
+            f"({type(error).__name__}: {error})"
+        )
+        if count > MAX_BROKEN_IMAGES or count >= len(self.dataset.image_ids):
+            raise UserError(
+                f"{message}; {count} of {len(self.dataset.image_ids)} images failed, "
+                "mend or remove them"
+            ) from error
+        warnings.warn(f"{message}; another image takes its place", MRCNNWarning, stacklevel=2)
+
+
+class ImageCache:
+    """Decoded images, the least recently used dropped first; safe to share among threads."""
+
+    def __init__(self, max_bytes: int):
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._items: OrderedDict[int, tuple[np.ndarray, ...]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: int) -> tuple[np.ndarray, ...] | None:
+        """The arrays stored under `key`, or None."""
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+            return self._items.get(key)
+
+    def put(self, key: int, arrays: tuple[np.ndarray, ...]) -> None:
+        """Store arrays, making room first; an item larger than the whole cache is not kept."""
+        size = sum(array.nbytes for array in arrays)
+        with self._lock:
+            if key in self._items or size > self.max_bytes:
+                return
+            while self.bytes + size > self.max_bytes:
+                _, old = self._items.popitem(last=False)
+                self.bytes -= sum(array.nbytes for array in old)
+            self._items[key] = arrays
+            self.bytes += size
+
+
+def load_arrays(
+    dataset: Any, image_id: int, channels: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read one image and its label layers.
+
+    Returns image [H, W, channels], layers [H, W, L] in the smallest unsigned type that holds the
+    instance numbers, class_ids int32 [N]. Raises ValueError where the two do not fit together.
+    """
+    image = np.asarray(dataset.load_image(image_id))
+    layers, class_ids = dataset.load_layers(image_id)
+    class_ids = np.asarray(class_ids, np.int32).reshape(-1)
+    if layers.shape[:2] != image.shape[:2]:
+        raise ValueError(f"the image is {image.shape[:2]} pixels, its masks {layers.shape[:2]}")
+    if layers.size and layers.max() > len(class_ids):
+        raise ValueError(f"instance {layers.max()} but only {len(class_ids)} class ids")
+    layers = layers.astype(np.min_scalar_type(len(class_ids)))
+    return molding.adapt_channels(image, channels), layers, class_ids
+
+
+def warn_dropped(dataset: Any, image_id: int, count: int, limit: int) -> None:
+    """Say that an image has more instances than MAX_GT_INSTANCES lets through."""
+    warnings.warn(
+        f"{image_name(dataset, image_id)}: {count} instances, {count - limit} of them left out of "
+        f"training; raise MAX_GT_INSTANCES = {limit}",
+        MRCNNWarning,
+        stacklevel=3,
+    )
