@@ -1,0 +1,157 @@
+"""Keras callbacks of a training run: progress, logs, pictures, checkpoints, and a safety stop.
+
+They read nothing but Keras's logs, a dictionary of floats, and run on every backend. Keras calls
+callbacks in the order of the list, and that order matters here:
+
+1. `LoaderEpoch`; `StopOnNonFiniteLoss`, before anything that writes: it raises, so that whatever
+   stands behind it never sees the bad weights;
+2. `Checkpoint`;
+3. `CSVLog`, then `LossCurve`, which draws the CSV file; TensorBoard; the user's own;
+4. `ProgressLine`, last, so that its time for the end of an epoch includes all of the above.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+from keras import ops
+
+from mrcnn.errors import UserError
+from mrcnn.progress import ProgressLine
+from mrcnn.tensorboard import TensorBoardLog
+from mrcnn.training_log import CSVLog, LossCurve
+
+__all__ = [
+    "CSVLog",
+    "Checkpoint",
+    "LoaderEpoch",
+    "LossCurve",
+    "ProgressLine",
+    "StopOnNonFiniteLoss",
+    "TensorBoardLog",
+    "optional_tensorboard",
+]
+
+
+class LoaderEpoch(keras.callbacks.Callback):
+    """Tell the loader which epoch begins: sets `loader.epoch`, counted from 0.
+
+    The loader cannot count by itself: depending on the backend and on whether the model is built,
+    Keras takes a batch and ends an "epoch" before the first one, so that the batches of a run
+    would differ from those of the same run resumed.
+    """
+
+    def __init__(self, loader: Any):
+        super().__init__()
+        self.loader = loader
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.loader.epoch = epoch
+
+
+class StopOnNonFiniteLoss(keras.callbacks.Callback):
+    """Stop when a loss or a weight is not finite, before a checkpoint is made of it.
+
+    Looks at the losses after every batch, and at the validation losses and at every weight and
+    optimizer variable after every epoch: the last update of an epoch can spoil the weights although
+    its loss, computed before the update, was finite. Must stand before `Checkpoint` in the list.
+
+    Raises UserError out of `fit`, naming the images of the batch and the last good checkpoint.
+    """
+
+    def __init__(
+        self,
+        loader: Any = None,
+        last_good_checkpoint: Callable[[], str | None] | None = None,
+    ):
+        """loader: the `mrcnn.data.BatchLoader` being trained on, which must be passed to
+        `fit(shuffle=False)`, as it shuffles by itself; otherwise the images named are not those of
+        the batch. last_good_checkpoint: returns the path of the newest file, or None."""
+        super().__init__()
+        self.loader = loader
+        self.last_good_checkpoint = last_good_checkpoint
+        self._next_batch = 0
+        self._last_images = ""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self._next_batch = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        # With steps_per_execution > 1 Keras reports only the last of several batches.
+        batches = range(min(self._next_batch, batch), batch + 1)
+        self._next_batch = batch + 1
+        bad = _non_finite(logs)
+        if bad:
+            self._stop(f"{bad} at epoch {self._epoch + 1}, step {batch + 1}{self._images(batches)}")
+        if batch + 1 == self.params.get("steps"):
+            # Kept for on_epoch_end: by then the loader has gone on to the next epoch.
+            self._last_images = self._images(batches)
+
+    def on_epoch_end(self, epoch, logs=None):
+        bad = _non_finite(logs)
+        if bad:
+            self._stop(f"{bad} at the end of epoch {epoch + 1}")
+        bad = _non_finite_variable(self.model)
+        if bad:
+            self._stop(
+                f"{bad} is not finite after the last step of epoch {epoch + 1}{self._last_images}"
+            )
+
+    def _images(self, batches: Iterable[int]) -> str:
+        """Text that names the images of these batches of the current epoch."""
+        if self.loader is None:
+            return ""
+        ids = [image_id for batch in batches for image_id in self.loader.image_ids(batch)]
+        return ", images " + ", ".join(_image_name(self.loader, image_id) for image_id in ids)
+
+    def _stop(self, what: str) -> None:
+        path = self.last_good_checkpoint() if self.last_good_checkpoint else None
+        kept = f"the last good checkpoint is {path}" if path else "there is no checkpoint yet"
+        raise UserError(
+            f"training stopped: {what}; {kept}. Look at these images, lower LEARNING_RATE or lower "
+            "GRADIENT_CLIP_NORM, and go on from the checkpoint"
+        )
+
+
+def _non_finite(logs: dict[str, float] | None) -> str:
+    """The losses that are not finite, as `loss = nan, rpn_bbox_loss = inf`."""
+    return ", ".join(f"{k} = {v}" for k, v in (logs or {}).items() if not math.isfinite(v))
+
+
+def _non_finite_variable(model: keras.Model) -> str:
+    """The path of the first weight or optimizer variable with a NaN or an infinity, or ''."""
+    optimizer = getattr(model, "optimizer", None)
+    for variable in [*model.weights, *(optimizer.variables if optimizer else [])]:
+        if "float" in keras.backend.standardize_dtype(variable.dtype):
+            if not bool(ops.all(ops.isfinite(variable.value))):
+                return variable.path
+    return ""
+
+
+def _image_name(loader: Any, image_id: Any) -> str:
+    """`12 (cell_b.png)`: the id, and the name that the data set has for the image."""
+    dataset = getattr(loader, "dataset", None)
+    information = getattr(dataset, "image_info", None)
+    return f"{image_id} ({information[image_id]['id']})" if information else str(image_id)
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Call `save(epoch, logs)` after every epoch.
+
+    `epoch` is the number of finished epochs: 1 after the first.
+    """
+
+    def __init__(self, save: Callable[[int, dict[str, float]], Any]):
+        super().__init__()
+        self.save = save
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.save(epoch + 1, dict(logs or {}))
+
+
+def optional_tensorboard(log_dir: str | os.PathLike) -> list[keras.callbacks.Callback]:
+    """The TensorBoard log in a list, to be added to a list of callbacks. Needs no TensorFlow."""
+    return [TensorBoardLog(log_dir)]

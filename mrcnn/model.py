@@ -1,0 +1,495 @@
+"""`MaskRCNN`: build the network, load weights, train, detect. The module users import.
+
+It also gives every public name of matterport's `mrcnn.model` from the module where it lives.
+Reading order of the parts: `molding`, `resnet`, `fpn`, `anchors`, `rpn`, `roi_align`, `heads`,
+`detection` for detection; `data`, `targets`, `losses`, `training` for training; `network` puts
+them together.
+"""
+
+import copy
+import datetime
+import re
+import warnings
+from collections import defaultdict
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from . import molding, state, training, weights
+from .anchors import compute_backbone_shapes, image_anchors, normalized_anchors
+from .boxes import (
+    apply_box_deltas_graph,
+    clip_boxes_graph,
+    denorm_boxes_graph,
+    norm_boxes_graph,
+    overlaps_graph,
+)
+from .compat import (
+    DetectionTargetLayer,
+    batch_pack_graph,
+    detection_targets_graph,
+    log,
+    log2_graph,
+    refine_detections_graph,
+    trim_zeros_graph,
+)
+from .data import BatchLoader
+from .detection import DetectionLayer
+from .download import resolve_weights
+from .errors import MissingFileError, MRCNNWarning, UserError
+from .generator import data_generator, load_image_gt
+from .heads import build_fpn_mask_graph, fpn_classifier_graph
+from .image_meta import parse_image_meta_graph
+from .layers import BatchNorm, LayerBank
+from .losses import (
+    mrcnn_bbox_loss_graph,
+    mrcnn_class_loss_graph,
+    mrcnn_mask_loss_graph,
+    rpn_bbox_loss_graph,
+    rpn_class_loss_graph,
+    smooth_l1_loss,
+)
+from .molding import compose_image_meta, mold_image, parse_image_meta, unmold_image
+from .network import inference_model, training_inputs, training_outputs
+from .numpy_targets import build_detection_targets, build_rpn_targets, generate_random_rois
+from .precision import dtype_policy
+from .resnet import conv_block, identity_block, resnet_graph
+from .roi_align import PyramidROIAlign
+from .rpn import ProposalLayer, build_rpn_model, rpn_graph
+
+# matterport's public names, and what is new beside them.
+__all__ = [
+    "BatchLoader", "BatchNorm", "DetectionLayer", "DetectionTargetLayer", "MaskRCNN",
+    "ProposalLayer", "PyramidROIAlign", "apply_box_deltas_graph", "batch_pack_graph",
+    "build_detection_targets", "build_fpn_mask_graph", "build_rpn_model", "build_rpn_targets",
+    "clip_boxes_graph", "compose_image_meta", "compute_backbone_shapes", "conv_block",
+    "data_generator", "denorm_boxes_graph", "detection_targets_graph", "fpn_classifier_graph",
+    "generate_random_rois", "identity_block", "load_image_gt", "log", "log2_graph", "mold_image",
+    "mrcnn_bbox_loss_graph", "mrcnn_class_loss_graph", "mrcnn_mask_loss_graph",
+    "norm_boxes_graph", "overlaps_graph", "parse_image_meta", "parse_image_meta_graph",
+    "refine_detections_graph", "resnet_graph", "rpn_bbox_loss_graph", "rpn_class_loss_graph",
+    "rpn_graph", "smooth_l1_loss", "trim_zeros_graph", "unmold_image",
+]  # fmt: skip
+
+# .../nucleus20180214T1105/mask_rcnn_nucleus_0012.h5: start of the run, and epochs done.
+CHECKPOINT_PATTERN = re.compile(
+    r"[\w-]+?(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})[/\\]mask_rcnn_[\w-]+?_(\d{4})\.h5$"
+)
+
+
+class MaskRCNN:
+    """Mask R-CNN (matterport's class).
+
+    Attributes:
+        keras_model: the functional model. For "inference" it is the one for
+            `config.IMAGE_SHAPE`; pictures of other shapes ("none", "pad64") get models of their
+            own that share its weights.
+        epoch: epochs trained so far.
+        log_dir, checkpoint_path: where training writes.
+    """
+
+    def __init__(self, mode: str, config, model_dir: str):
+        """
+        Args:
+            mode: "training" or "inference".
+            config: a `Config`; it is validated again.
+            model_dir: logs and checkpoints go into a folder below it, one a run.
+
+        Raises:
+            UserError: a wrong mode or configuration.
+        """
+        if mode not in ("training", "inference"):
+            raise UserError(f'mode = {mode!r} is not allowed: "training" or "inference"')
+        config.validate()
+        if mode == "inference" and config.IMAGE_RESIZE_MODE == "crop":
+            raise UserError(
+                'IMAGE_RESIZE_MODE = "crop" is for training only: use "pad64", "square" or "none" '
+                "for inference"
+            )
+        self.mode = mode
+        self.config = config
+        self.model_dir = str(model_dir)
+        self._models: dict[tuple[int, ...], keras.Model] = {}
+        self._anchors: dict[tuple[int, ...], np.ndarray] = {}
+        self._resume: dict | None = None
+        self.set_log_dir()
+        keras.utils.set_random_seed(config.SEED)
+        self.bank = LayerBank(dtype_policy(config.PRECISION))
+        self.keras_model = self.build(mode, config)
+
+    # ---- Building --------------------------------------------------------------------------
+
+    def build(self, mode: str, config, image_shape=None) -> keras.Model:
+        """The Keras model for one image shape, `config.IMAGE_SHAPE` by default."""
+        shape = tuple(int(n) for n in (config.IMAGE_SHAPE if image_shape is None else image_shape))
+        if shape[0] % 64 or shape[1] % 64:
+            raise UserError(
+                f"images of {shape[0]}x{shape[1]} pixels do not fit the network: both sides must "
+                "be multiples of 64; set IMAGE_MIN_DIM and IMAGE_MAX_DIM so, or "
+                'IMAGE_RESIZE_MODE = "pad64"'
+            )
+        if mode == "inference":
+            if shape not in self._models:
+                self._models[shape] = inference_model(config, self.bank, shape)
+            return self._models[shape]
+        inputs = training_inputs(config, shape)
+        outputs = training_outputs(inputs, config, self.bank, shape)
+        model = training.TrainingModel(inputs, outputs, config, name="mask_rcnn_training")
+        if config.GPU_COUNT == 1:
+            return model
+        from .parallel_model import ParallelModel
+
+        parallel = ParallelModel(model, config.GPU_COUNT)
+        wrapped = training.TrainingModel(inputs, parallel(inputs), config, name="parallel")
+        wrapped.inner_model = model
+        return wrapped
+
+    def get_anchors(self, image_shape) -> np.ndarray:
+        """Anchors of an image shape, float32 [A, 4], normalised; `anchors` has them in pixels."""
+        shape = tuple(int(n) for n in image_shape)
+        if shape not in self._anchors:
+            self.anchors = image_anchors(self.config, shape)
+            self._anchors[shape] = normalized_anchors(self.config, shape)
+        return self._anchors[shape]
+
+    # ---- Weights and log folders -------------------------------------------------------------
+
+    def load_weights(self, filepath, by_name: bool = False, exclude=None) -> weights.LoadReport:
+        """Load a weight file of any origin, and verify it; see `weights.load_weights`.
+
+        A checkpoint that training wrote sets `epoch` and `log_dir`, and the next `train` goes on
+        where it stopped, optimizer state included.
+
+        Args:
+            filepath: .h5 file.
+            by_name: False demands that file and model have the same layers.
+            exclude: names of layers to leave as they are; implies `by_name`.
+
+        Returns:
+            A report of what was loaded, left over and left as it was.
+
+        Raises:
+            UserError: the file cannot be read or does not fit.
+        """
+        filepath = str(filepath)
+        by_name = by_name or bool(exclude) or weights.is_imagenet_file(filepath)
+        report = weights.load_weights(
+            self.keras_model, filepath, by_name=by_name, exclude=exclude
+        )
+        self.set_log_dir(filepath)
+        return report
+
+    def save_weights(self, filepath, half: bool = False) -> None:
+        """Write the weights in matterport's file layout, atomically; `half` in float16."""
+        weights.save_weights(self.keras_model, str(filepath), half=half)
+
+    def find_last(self) -> str:
+        """Path of the newest checkpoint of the newest run below `model_dir` that has one.
+
+        Raises:
+            MissingFileError: there is none (a FileNotFoundError, as in matterport).
+        """
+        name = self._name()
+        root = Path(self.model_dir)
+        runs = sorted(p for p in root.glob(f"{name}*") if p.is_dir()) if root.is_dir() else []
+        for run in reversed(runs):
+            checkpoints = sorted(run.glob("mask_rcnn*.h5"))
+            if checkpoints:
+                return str(checkpoints[-1])
+        raise MissingFileError(
+            f"{root}: no checkpoint mask_rcnn*.h5 in a folder {name}*: train first, or name a "
+            "weight file"
+        )
+
+    def get_imagenet_weights(self) -> str:
+        """Path of the public ImageNet ResNet-50 weights, downloaded when they are not cached."""
+        return resolve_weights("imagenet")
+
+    def set_log_dir(self, model_path: str | None = None) -> None:
+        """Start a new run, or go on with the run that a checkpoint's path belongs to."""
+        self.epoch = 0
+        self._resume = None
+        started = datetime.datetime.now()
+        match = CHECKPOINT_PATTERN.search(str(model_path)) if model_path else None
+        if match:
+            *when, epoch = (int(group) for group in match.groups())
+            started = datetime.datetime(*when)
+            self.epoch = epoch
+        folder = Path(self.model_dir) / f"{self._name()}{started:%Y%m%dT%H%M}"
+        if match and Path(model_path).parent.is_dir():
+            folder = Path(model_path).parent
+            self._resume = state.read_progress(self._state_path(folder, self.epoch))
+        self.log_dir = str(folder)
+        self.checkpoint_path = str(folder / f"mask_rcnn_{self._name()}_{{epoch:04d}}.h5")
+
+    def _name(self) -> str:
+        return (self.config.NAME or "mask_rcnn").lower()
+
+    @staticmethod
+    def _state_path(folder, epoch: int) -> Path:
+        return Path(folder) / f"state_{epoch:04d}.npz"
+
+    # ---- Training ----------------------------------------------------------------------------
+
+    def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1) -> None:
+        """Let only the layers train whose names match (matterport's method)."""
+        names = training.set_trainable(keras_model or self.keras_model, layer_regex)
+        if verbose:
+            log(f"Training {len(names)} layers")
+
+    def compile(self, learning_rate: float, momentum: float | None = None, total_steps: int = 0):
+        """Get the model ready for training; may be called again and again."""
+        config = self.config
+        if momentum is not None and momentum != config.LEARNING_MOMENTUM:
+            config = copy.copy(config)
+            config.LEARNING_MOMENTUM = momentum
+        optimizer = training.make_optimizer(config, learning_rate, total_steps)
+        training.compile_model(self.keras_model, optimizer)
+
+    def train(
+        self, train_dataset, val_dataset, learning_rate, epochs, layers, augmentation=None,
+        custom_callbacks=None, no_augmentation_sources=None,
+    ):
+        """Train one stage.
+
+        Args:
+            train_dataset, val_dataset: prepared `Dataset`s; val_dataset may be None.
+            learning_rate: of this stage, before warm-up and schedule.
+            epochs: epochs to have done in the end, those of earlier stages included; a stage
+                that is done already is skipped.
+            layers: "heads", "3+", "4+", "5+", "all", or a regular expression of layer names.
+            augmentation: see `augment`; imgaug augmenters work too.
+            custom_callbacks: Keras callbacks.
+            no_augmentation_sources: names of sources that are not augmented.
+
+        Raises:
+            UserError: wrong data, or a loss that is not finite.
+        """
+        if self.mode != "training":
+            raise UserError('train() needs MaskRCNN(mode="training", ...)')
+        if self.config.NAME is None:
+            raise UserError("NAME = None is not allowed for training: logs are named after it")
+        if self.epoch >= epochs:
+            log(f"Stage up to epoch {epochs} is done already")
+            return
+        config = self.config
+        stage = {"layers": layers, "learning_rate": float(learning_rate), "epochs": int(epochs)}
+        resumes = bool(self._resume) and self._resume.get("stage") == stage
+        start = self._resume["stage_start"] if resumes else self.epoch
+        loader = BatchLoader(
+            train_dataset, config, augmentation=augmentation, start_epoch=self.epoch,
+            no_augmentation_sources=no_augmentation_sources,
+        )
+        validation = None
+        if val_dataset is not None and config.VALIDATION_STEPS:
+            validation = BatchLoader(val_dataset, config, training=False)
+        self._fit_shape(loader)
+        self.set_trainable(training.LAYER_REGEX.get(layers, layers), verbose=0)
+        total_steps = (epochs - start) * config.STEPS_PER_EPOCH
+        self.compile(learning_rate, config.LEARNING_MOMENTUM, total_steps)
+        if self._resume:
+            path = self._state_path(self.log_dir, self.epoch)
+            state.load_state(path, self.keras_model, optimizer=resumes)
+            self._resume = None
+        log(f"Epochs {self.epoch + 1} to {epochs}, layers {layers}, learning rate {learning_rate}")
+        log(f"Logs, loss curve and checkpoints: {self.log_dir}")
+
+        def save(epoch, logs):
+            self._save_checkpoint(epoch, {"epoch": epoch, "stage": stage, "stage_start": start})
+
+        try:
+            training.fit(
+                self.keras_model, loader, validation, self.epoch, epochs, self.log_dir, save,
+                self._last_checkpoint, custom_callbacks or (),
+            )
+        except KeyboardInterrupt:
+            last = self._last_checkpoint()
+            log(f"Stopped. Go on from {last}" if last else "Stopped before the first checkpoint")
+            raise
+        self.epoch = max(self.epoch, epochs)
+
+    def _fit_shape(self, loader) -> None:
+        """Rebuild the training model where "none" and "pad64" give images another shape."""
+        if self.config.IMAGE_RESIZE_MODE not in ("none", "pad64"):
+            return
+        shape = loader[0][0]["input_image"].shape[1:]
+        if shape != tuple(self.keras_model.input["input_image"].shape[1:]):
+            self.keras_model = self.build("training", self.config, shape)
+
+    def _save_checkpoint(self, epoch: int, progress: dict) -> None:
+        """Write weights and state of a finished epoch; drop what is no longer wanted."""
+        self.epoch = epoch
+        folder = Path(self.log_dir)
+        # The state first: a checkpoint that exists has its state.
+        state.save_state(self._state_path(folder, epoch), self.keras_model, progress)
+        weights.save_weights(self.keras_model, self.checkpoint_path.format(epoch=epoch))
+        for old in folder.glob("state_*.npz"):
+            if old != self._state_path(folder, epoch):
+                old.unlink()
+        keep = self.config.CHECKPOINTS_TO_KEEP
+        if keep:
+            for old in sorted(folder.glob("mask_rcnn*.h5"))[:-keep]:
+                old.unlink()
+
+    def _last_checkpoint(self) -> str | None:
+        found = sorted(Path(self.log_dir).glob("mask_rcnn*.h5"))
+        return str(found[-1]) if found else None
+
+    # ---- Detection ---------------------------------------------------------------------------
+
+    def mold_inputs(self, images):
+        """Pictures to network input; see `molding.mold_inputs`."""
+        return molding.mold_inputs(images, self.config)
+
+    def unmold_detections(
+        self, detections, mrcnn_mask, original_image_shape, image_shape, window
+    ):
+        """Network output of one image to boxes, class ids, scores and masks of the picture."""
+        return molding.unmold_detections(
+            detections, mrcnn_mask, original_image_shape, image_shape, window, self.config
+        )
+
+    def detect(self, images, verbose: int = 0) -> list[dict]:
+        """Detect the objects in any number of pictures of any sizes.
+
+        Args:
+            images: list of [H, W, C] arrays with values 0 to 255.
+            verbose: 1 prints what goes in.
+
+        Returns:
+            For every picture, in order, a dictionary: rois int32 [N, 4] in pixels, class_ids
+            int32 [N], scores float32 [N] and masks bool [H, W, N].
+        """
+        self._check_inference("detect")
+        molded, metas, _ = zip(*(self.mold_inputs([image]) for image in images), strict=True) \
+            if len(images) else ((), (), ())
+        if verbose:
+            log(f"Processing {len(images)} images")
+            for image in images:
+                log("image", image)
+        by_shape = defaultdict(list)
+        for position, array in enumerate(molded):
+            by_shape[array.shape].append(position)
+        results: list = [None] * len(images)
+        size = self.config.BATCH_SIZE
+        for positions in by_shape.values():
+            for first in range(0, len(positions), size):
+                chunk = positions[first : first + size]
+                arrays = np.concatenate([molded[p] for p in chunk])
+                found = self._run(arrays, np.concatenate([metas[p] for p in chunk]))
+                for row, position in enumerate(chunk):
+                    results[position] = self._result(
+                        found, row, images[position].shape, arrays.shape[1:], metas[position][0]
+                    )
+        return results
+
+    def detect_molded(self, molded_images, image_metas, verbose: int = 0) -> list[dict]:
+        """As `detect`, for pictures that are molded already; results are in molded pixels."""
+        self._check_inference("detect_molded")
+        found = self._run(np.asarray(molded_images), np.asarray(image_metas))
+        shape = np.shape(molded_images)[1:]
+        whole = (0, 0, shape[0], shape[1])
+        metas = np.array(image_metas, copy=True)
+        metas[:, 7:11] = whole
+        return [self._result(found, i, shape, shape, metas[i]) for i in range(len(metas))]
+
+    def _check_inference(self, method: str) -> None:
+        if self.mode != "inference":
+            raise UserError(f'{method}() needs MaskRCNN(mode="inference", ...)')
+
+    def _run(self, molded, metas) -> list[np.ndarray]:
+        """The inference model on a batch, filled up to `BATCH_SIZE` so that it compiles once."""
+        count = len(molded)
+        rows = np.arange(max(count, self.config.BATCH_SIZE)) % count
+        model = self.build("inference", self.config, molded.shape[1:])
+        outputs = model.predict_on_batch(
+            [molded[rows].astype(np.float32), metas[rows].astype(np.float32)]
+        )
+        return [np.asarray(output)[:count] for output in outputs]
+
+    def _result(self, found, row, original_shape, molded_shape, meta) -> dict:
+        detections, classes, deltas, masks, rois = (array[row] for array in found[:5])
+        limit = self.config.DETECTION_MAX_INSTANCES
+        if detections[-1, 4] > 0:  # every row is taken: were there more?
+            total = self._count_detections(rois, classes, deltas, meta)
+            if total > limit:
+                warnings.warn(
+                    f"{total} detections, only the best {limit} are kept: raise "
+                    "DETECTION_MAX_INSTANCES",
+                    MRCNNWarning,
+                    stacklevel=3,
+                )
+        window = parse_image_meta(meta[None])["window"][0]
+        boxes, class_ids, scores, full_masks = self.unmold_detections(
+            detections, masks, original_shape, molded_shape, window
+        )
+        return {"rois": boxes, "class_ids": class_ids, "scores": scores, "masks": full_masks}
+
+    def _count_detections(self, rois, classes, deltas, meta) -> int:
+        """Detections there would be without `DETECTION_MAX_INSTANCES`."""
+        config = copy.copy(self.config)
+        config.DETECTION_MAX_INSTANCES = len(rois)
+        layer = DetectionLayer(config)
+        inputs = [np.asarray(a, np.float32)[None] for a in (rois, classes, deltas, meta)]
+        detections = keras.ops.convert_to_numpy(layer(inputs))
+        return int(np.sum(detections[0, :, 4] > 0))
+
+    # ---- Looking inside (matterport's tools) ---------------------------------------------------
+
+    def ancestor(self, tensor, name: str, checked=None):
+        """The nearest tensor above `tensor` whose layer is called `name` (or matches it)."""
+        checked = set() if checked is None else checked
+        history = getattr(tensor, "_keras_history", None)
+        if history is None or id(history.operation) in checked:
+            return None
+        operation = history.operation
+        checked.add(id(operation))
+        name = re.sub(r"(\\)?/.*|:\d+$", "", name)  # "ROI/rpn_anchors:0" in TensorFlow 1
+        for node in operation._inbound_nodes:
+            for parent in node.input_tensors:
+                if re.fullmatch(name, parent._keras_history.operation.name):
+                    return parent
+                found = self.ancestor(parent, name, checked)
+                if found is not None:
+                    return found
+        return None
+
+    def find_trainable_layer(self, layer):
+        """The layer inside a wrapper, or the layer itself."""
+        inner = getattr(layer, "layer", None)
+        return self.find_trainable_layer(inner) if inner is not None else layer
+
+    def get_trainable_layers(self) -> list:
+        """All layers that have weights, those of nested models as their model."""
+        found = (self.find_trainable_layer(layer) for layer in self.keras_model.layers)
+        return [layer for layer in found if layer.get_weights()]
+
+    def run_graph(self, images, outputs, image_metas=None) -> dict:
+        """Compute any tensors of the inference model.
+
+        Args:
+            images: list of pictures, or molded images when `image_metas` is given.
+            outputs: list of (name, tensor), the tensors from `keras_model`.
+            image_metas: [B, M].
+
+        Returns:
+            {name: array} in the order asked for.
+        """
+        if image_metas is None:
+            molded, image_metas, _ = self.mold_inputs(images)
+        else:
+            molded = images
+        molded = np.asarray(molded, np.float32)
+        expected = tuple(self.keras_model.inputs[0].shape[1:])
+        if molded.shape[1:] != expected:
+            raise UserError(
+                f"run_graph: the molded images are {molded.shape[1:]}, keras_model takes {expected}"
+            )
+        names, tensors = zip(*outputs, strict=True)
+        model = keras.Model(self.keras_model.inputs, list(tensors))
+        values = model.predict_on_batch([molded, np.asarray(image_metas, np.float32)])
+        result = {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
+        for name, value in result.items():
+            log(name, value)
+        return result

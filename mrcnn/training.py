@@ -1,0 +1,179 @@
+"""Training: the model with its total loss, optimizers and schedules, stages, and one `fit`.
+
+Source: report sections 3.1 and 4.1.1; matterport `MaskRCNN.compile`, `set_trainable`, `train`.
+"""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from .callbacks import (
+    Checkpoint,
+    CSVLog,
+    LoaderEpoch,
+    LossCurve,
+    ProgressLine,
+    StopOnNonFiniteLoss,
+    optional_tensorboard,
+)
+from .config_rules import LOSS_NAMES
+
+# What matterport's names for the stages of fine-tuning stand for. Layers are named res4a_...,
+# bn4a_... in the backbone, and by what they serve above it.
+_TOP = r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)"
+
+
+def _from_stage(first: int) -> str:
+    stages = [rf"(res{n}.*)|(bn{n}.*)" for n in range(first, 6)]
+    return "|".join([*stages, _TOP])
+
+
+LAYER_REGEX = {
+    "heads": _TOP,
+    "3+": _from_stage(3),
+    "4+": _from_stage(4),
+    "5+": _from_stage(5),
+    "all": ".*",
+}
+
+
+class TrainingModel(keras.Model):
+    """A model whose outputs are the five losses.
+
+    The total, which training minimises, is their sum weighted by `LOSS_WEIGHTS` plus the plain L2
+    penalty of the report, `WEIGHT_DECAY` times the sum of squares of all trainable kernels; batch
+    normalization and biases are not decayed. (matterport divides each kernel's penalty by its
+    size, which all but removes it.)
+    """
+
+    def __init__(self, inputs, outputs, config, **kwargs):
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.loss_weights = [float(config.LOSS_WEIGHTS.get(name, 1.0)) for name in LOSS_NAMES]
+        self.weight_decay = float(config.WEIGHT_DECAY)
+        self.loss_trackers = [keras.metrics.Mean(name=name) for name in LOSS_NAMES]
+
+    @property
+    def metrics(self):
+        # Keras keeps the total under "loss" itself.
+        return [*super().metrics, *self.loss_trackers]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        for tracker, loss in zip(self.loss_trackers, y_pred, strict=True):
+            tracker.update_state(loss)
+        total = sum(w * loss for w, loss in zip(self.loss_weights, y_pred, strict=True))
+        return total + self.l2_penalty()
+
+    def l2_penalty(self):
+        """The weight decay of the kernels that train, a scalar."""
+        kernels = [v for v in self.trainable_variables if v.path.endswith("kernel")]
+        squares = [ops.sum(ops.square(ops.cast(kernel, "float32"))) for kernel in kernels]
+        return self.weight_decay * sum(squares) if squares else 0.0
+
+
+class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear rise over `warmup` steps, then constant, or a cosine to zero at step `total`."""
+
+    def __init__(self, rate: float, warmup: int = 0, total: int | None = None):
+        super().__init__()
+        self.rate, self.warmup, self.total = rate, warmup, total
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        factor = 1.0
+        if self.warmup:
+            factor = ops.minimum((step + 1.0) / self.warmup, 1.0)
+        if self.total:
+            # Warm-up is part of the total; a run that goes past its end stays at zero.
+            span = max(1, self.total - self.warmup)
+            progress = ops.clip((step - self.warmup) / span, 0.0, 1.0)
+            factor = factor * 0.5 * (1.0 + ops.cos(np.float32(np.pi) * progress))
+        return self.rate * factor
+
+    def get_config(self):
+        return {"rate": self.rate, "warmup": self.warmup, "total": self.total}
+
+
+def make_optimizer(config, learning_rate: float, total_steps: int):
+    """SGD with momentum or Adam (report sections 3.1.1 and 3.1.2), with clipping and schedule."""
+    cosine = config.LEARNING_SCHEDULE == "cosine"
+    if cosine or config.LEARNING_WARMUP_STEPS:
+        learning_rate = WarmupSchedule(
+            learning_rate, config.LEARNING_WARMUP_STEPS, total_steps if cosine else None
+        )
+    clip = config.GRADIENT_CLIP_NORM or None
+    if config.OPTIMIZER == "adam":
+        return keras.optimizers.Adam(learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8,
+                                     clipnorm=clip)
+    return keras.optimizers.SGD(learning_rate, momentum=config.LEARNING_MOMENTUM, clipnorm=clip)
+
+
+def compile_model(model, optimizer):
+    """Get a training model ready for `fit`."""
+    # XLA is slower than the graph executor on processors and has no kernel for TensorFlow's NMS.
+    jit = keras.backend.backend() == "jax"
+    model.compile(optimizer=optimizer, jit_compile=jit)
+
+
+def set_trainable(model: keras.Model, layer_regex: str) -> list[str]:
+    """Make the layers whose names match trainable, and all others not, nested models included.
+
+    Returns:
+        The names of the trainable layers that have weights.
+    """
+    names = []
+    for layer in getattr(model, "inner_model", model).layers:
+        if isinstance(layer, keras.Model):
+            names += set_trainable(layer, layer_regex)
+        elif layer.weights:
+            layer.trainable = bool(re.fullmatch(layer_regex, layer.name))
+            names += [layer.name] if layer.trainable else []
+    return names
+
+
+def fit(model, loader, validation, first_epoch, epochs, log_dir, save, last_good, callbacks=()):
+    """Run `keras.Model.fit` with everything a long run needs beside it.
+
+    Args:
+        model: a compiled `TrainingModel`.
+        loader, validation: `data.BatchLoader`; validation may be None.
+        first_epoch: epochs done already.
+        epochs: epochs to have done in the end.
+        log_dir: where logs and pictures go.
+        save: called with (finished epochs, logs) after every epoch.
+        last_good: returns the path of the newest checkpoint or None.
+        callbacks: the user's own.
+
+    Returns:
+        Keras's history.
+    """
+    log_dir = Path(log_dir)
+    log_dir.mkdir(parents=True, exist_ok=True)
+    csv_path = log_dir / "training.csv"
+    # The order matters: see `callbacks`.
+    own = [
+        LoaderEpoch(loader),
+        StopOnNonFiniteLoss(loader, last_good),
+        Checkpoint(save),
+        CSVLog(csv_path),
+        LossCurve(csv_path, log_dir / "loss_curve.png"),
+        *optional_tensorboard(log_dir),
+    ]
+    try:
+        return model.fit(
+            loader,
+            validation_data=validation,
+            initial_epoch=first_epoch,
+            epochs=epochs,
+            shuffle=False,  # the loader shuffles, reproducibly
+            callbacks=[*own, *callbacks, ProgressLine()],
+            verbose=0,
+        )
+    except Exception:
+        # TensorFlow wraps what a loader raises into an error of its own, with a page of text.
+        for batches in (loader, validation):
+            if batches is not None and batches.error is not None:
+                raise batches.error from None
+        raise

@@ -1,0 +1,72 @@
+"""Everything that ``from mrcnn import utils`` gave in matterport's Mask R-CNN 2.1.
+
+The names live in other modules. Those that need Keras or a download are imported on first use, so
+that this module stays cheap to import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from mrcnn.dataset import Dataset
+from mrcnn.masks import expand_mask, minimize_mask, mold_mask, resize_mask
+from mrcnn.molding import resize, resize_image, unmold_mask
+from mrcnn.numpy_boxes import (
+    apply_box_deltas,
+    box_refinement,
+    compute_iou,
+    compute_overlaps,
+    denorm_boxes,
+    extract_bboxes,
+    non_max_suppression,
+    norm_boxes,
+)
+
+# Name -> module that defines it.
+_LAZY = {
+    "generate_anchors": "mrcnn.anchors",
+    "generate_pyramid_anchors": "mrcnn.anchors",
+    "box_refinement_graph": "mrcnn.boxes",
+    "batch_slice": "mrcnn.compat",
+    "trim_zeros": "mrcnn.metrics",
+    "compute_overlaps_masks": "mrcnn.metrics",
+    "compute_matches": "mrcnn.metrics",
+    "compute_ap": "mrcnn.metrics",
+    "compute_ap_range": "mrcnn.metrics",
+    "compute_recall": "mrcnn.metrics",
+    "COCO_MODEL_URL": "mrcnn.download",
+    "download_trained_weights": "mrcnn.download",
+}
+
+__all__ = [
+    "Dataset",
+    "apply_box_deltas",
+    "box_refinement",
+    "compute_iou",
+    "compute_overlaps",
+    "denorm_boxes",
+    "expand_mask",
+    "extract_bboxes",
+    "minimize_mask",
+    "mold_mask",
+    "non_max_suppression",
+    "norm_boxes",
+    "resize",
+    "resize_image",
+    "resize_mask",
+    "unmold_mask",
+    *_LAZY,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

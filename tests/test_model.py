@@ -1,0 +1,148 @@
+"""The `MaskRCNN` class: modes, files, detection of any pictures, and looking inside."""
+
+import os
+
+import numpy as np
+import pytest
+from conftest import TinyConfig
+from test_network import set_weights
+
+from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.model import MaskRCNN
+
+
+class Pad64Config(TinyConfig):
+    IMAGES_PER_GPU = 2
+    IMAGE_RESIZE_MODE = "pad64"
+    IMAGE_MIN_DIM = 64
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    model = MaskRCNN("inference", Pad64Config(), str(tmp_path_factory.mktemp("logs")))
+    set_weights(model.keras_model)
+    return model
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def test_any_number_of_pictures_of_any_sizes(model):
+    pictures = [picture(64, 64), picture(40, 100, 1), picture(64, 64, 2), picture(64, 64, 3)]
+    with pytest.warns(MRCNNWarning, match="DETECTION_MAX_INSTANCES"):
+        results = model.detect(pictures)
+    assert len(results) == 4
+    for image, result in zip(pictures, results, strict=True):
+        count = len(result["scores"])
+        assert count and result["rois"].shape == (count, 4)
+        assert result["masks"].shape == (*image.shape[:2], count)
+        assert (result["class_ids"] > 0).all()
+        assert (result["rois"][:, 2:] <= image.shape[:2]).all() and (result["rois"] >= 0).all()
+        [alone] = model.detect([image])
+        np.testing.assert_array_equal(alone["rois"], result["rois"])
+        np.testing.assert_allclose(alone["scores"], result["scores"], atol=1e-4)
+    assert model.detect([]) == []
+    assert len(model._models) == 2  # one graph a shape
+
+
+def test_warning_counts_what_is_dropped(model):
+    with pytest.warns(MRCNNWarning) as caught:
+        model.detect([picture(64, 64)])
+    total = int(str(caught[0].message).split()[0])
+    assert total > model.config.DETECTION_MAX_INSTANCES
+
+
+def test_nothing_found(model):
+    fresh = MaskRCNN("inference", Pad64Config(), model.model_dir)
+    for weight, value in zip(fresh.keras_model.weights, model.keras_model.get_weights(),
+                             strict=True):
+        weight.assign(value)
+    logits = fresh.keras_model.get_layer("mrcnn_class_logits")
+    logits.kernel.assign(np.zeros(logits.kernel.shape))
+    logits.bias.assign([5.0, 0.0, 0.0])
+    [result] = fresh.detect([picture(30, 50)])
+    assert result["masks"].shape == (30, 50, 0) and len(result["rois"]) == 0
+
+
+def test_weights_round_trip(model, tmp_path):
+    path = tmp_path / "mask_rcnn_tiny_0003.h5"
+    model.save_weights(path)
+    other = MaskRCNN("inference", Pad64Config(), str(tmp_path))
+    report = other.load_weights(path)
+    assert not report.left_over and not report.initial
+    for a, b in zip(model.keras_model.get_weights(), other.keras_model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    report = other.load_weights(path, by_name=True, exclude=["mrcnn_mask"])
+    assert report.left_over == ["mrcnn_mask"] or "mrcnn_mask" in str(report.summary())
+
+
+def test_wrong_use_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="mode = 'predict'"):
+        MaskRCNN("predict", TinyConfig(), str(tmp_path))
+
+    class Crop(TinyConfig):
+        IMAGE_RESIZE_MODE = "crop"
+
+    with pytest.raises(UserError, match="training only"):
+        MaskRCNN("inference", Crop(), str(tmp_path))
+    model = MaskRCNN("inference", TinyConfig(), str(tmp_path))
+    with pytest.raises(UserError, match='mode="training"'):
+        model.train(None, None, 0.1, 1, "heads")
+    with pytest.raises(FileNotFoundError, match="no checkpoint") as caught:
+        model.find_last()
+    assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
+
+
+def test_find_last_and_the_run_it_belongs_to(tmp_path):
+    model = MaskRCNN("inference", TinyConfig(), str(tmp_path))
+    for run, files in {
+        "tiny20260101T0000": ["mask_rcnn_tiny_0009.h5"],
+        "tiny20260102T1230": ["mask_rcnn_tiny_0001.h5", "mask_rcnn_tiny_0012.h5", "state.npz"],
+        "tiny20260103T0000": [],
+        "other20260109T0000": ["mask_rcnn_other_0001.h5"],
+    }.items():
+        (tmp_path / run).mkdir()
+        for name in files:
+            (tmp_path / run / name).touch()
+    last = model.find_last()
+    assert last == str(tmp_path / "tiny20260102T1230" / "mask_rcnn_tiny_0012.h5")
+    model.set_log_dir(last)
+    assert model.epoch == 12 and model.log_dir == str(tmp_path / "tiny20260102T1230")
+    assert model.checkpoint_path.format(epoch=13).endswith("mask_rcnn_tiny_0013.h5")
+    model.set_log_dir("/somewhere/weights.h5")
+    assert model.epoch == 0 and os.path.dirname(model.log_dir) == str(tmp_path)
+
+
+def test_looking_inside(model):
+    keras_model = model.keras_model
+    detections = keras_model.get_layer("mrcnn_detection").output
+    assert model.ancestor(detections, "ROI").shape == (None, 40, 4)
+    assert model.ancestor(detections, "ROI/rpn_anchors:0") is model.ancestor(detections, "ROI")
+    assert model.ancestor(detections, "no_such_layer") is None
+    layers = model.get_trainable_layers()
+    assert {"conv1", "rpn_model", "mrcnn_mask"} <= {layer.name for layer in layers}
+    assert model.find_trainable_layer(layers[0]) is layers[0]
+    wanted = [("probs", keras_model.get_layer("rpn_class").output),
+              ("masks", keras_model.get_layer("mrcnn_mask").output)]
+    found = model.run_graph([picture(64, 64)], wanted)
+    assert found["probs"].shape == (1, 1023, 2) and found["masks"].shape == (1, 10, 28, 28, 3)
+    assert found["masks"].min() >= 0 and found["masks"].max() <= 1
+    with pytest.raises(UserError, match="keras_model takes"):
+        model.run_graph([picture(64, 128)], wanted)
+
+
+def test_anchors_of_a_shape(model):
+    anchors = model.get_anchors((64, 128, 3))
+    assert anchors.shape[1] == 4 and model.get_anchors((64, 128, 3)) is anchors
+    assert model.anchors.shape == anchors.shape  # in pixels
+
+
+def test_one_channel_pictures(tmp_path):
+    class Grey(Pad64Config):
+        IMAGE_CHANNEL_COUNT = 1
+        DETECTION_MAX_INSTANCES = 40
+
+    model = MaskRCNN("inference", Grey(), str(tmp_path))
+    colour = picture(64, 64)
+    assert model.detect([colour[..., :1]])[0]["masks"].shape[:2] == (64, 64)

@@ -1,0 +1,292 @@
+"""Training for real on a few tiny pictures: stages, losses, schedules, stopping and resuming."""
+
+import csv
+import os
+import signal
+import threading
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import TinyConfig
+
+from mrcnn import training
+from mrcnn.dataset import Dataset
+from mrcnn.errors import UserError
+from mrcnn.model import MaskRCNN
+
+
+class Squares(Dataset):
+    """Bright squares on dark ground; every third picture is empty."""
+
+    def fill(self, count=6):
+        self.add_class("squares", 1, "square")
+        self.add_class("squares", 2, "unused")
+        for i in range(count):
+            self.add_image("squares", image_id=f"picture {i}", path=None)
+        self.prepare()
+        return self
+
+    def _boxes(self, image_id):
+        rng = np.random.default_rng(int(image_id))
+        corners = rng.integers(0, 36, (0 if image_id % 3 == 2 else 2, 2))
+        return [(y, x, y + 20, x + 20) for y, x in corners]
+
+    def load_image(self, image_id):
+        image = np.full((64, 64, 3), 30, np.uint8)
+        for y1, x1, y2, x2 in self._boxes(image_id):
+            image[y1:y2, x1:x2] = 220
+        return image
+
+    def load_mask(self, image_id):
+        boxes = self._boxes(image_id)
+        masks = np.zeros((64, 64, len(boxes)), bool)
+        for i, (y1, x1, y2, x2) in enumerate(boxes):
+            masks[y1:y2, x1:x2, i] = True
+        return masks, np.ones(len(boxes), np.int32)
+
+
+def small_backbone(image, architecture=None, stage5=False, train_bn=True):
+    """Five strided convolutions: what matters here is around the backbone."""
+    stages, x = [], image / 64.0
+    for number, width in enumerate((8, 8, 16, 16, 16), start=1):
+        x = keras.layers.Conv2D(width, 3, strides=2, padding="same", activation="relu",
+                                name=f"res{number}_conv")(x)
+        stages.append(x)
+    return stages
+
+
+class SquaresConfig(TinyConfig):
+    NAME = "squares"
+    BACKBONE = staticmethod(small_backbone)
+    COMPUTE_BACKBONE_SHAPE = staticmethod(
+        lambda shape: np.array([[shape[0] // s, shape[1] // s] for s in (4, 8, 16, 32, 64)])
+    )
+    LEARNING_WARMUP_STEPS = 2
+    LEARNING_SCHEDULE = "cosine"
+
+
+def make(folder, config=SquaresConfig):
+    return MaskRCNN("training", config(), str(folder))
+
+
+def train(model, epochs, layers="all", rate=0.01, **kwargs):
+    squares = Squares().fill()
+    model.train(squares, squares, rate, epochs, layers, **kwargs)
+    return model
+
+
+def weights_of(model):
+    return {w.path: keras.ops.convert_to_numpy(w) for w in model.keras_model.weights}
+
+
+def assert_same(one, two):
+    assert one.keys() == two.keys()
+    for path, value in one.items():
+        np.testing.assert_array_equal(value, two[path], err_msg=path)
+
+
+def log_rows(model):
+    with open(Path(model.log_dir) / "training.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of four epochs in one go."""
+    return train(make(tmp_path_factory.mktemp("logs")), 4)
+
+
+def test_a_run_leaves_its_files(finished):
+    files = {p.name for p in Path(finished.log_dir).iterdir()}
+    assert {"mask_rcnn_squares_0001.h5", "mask_rcnn_squares_0004.h5", "state_0004.npz",
+            "training.csv", "loss_curve.png"} <= files
+    assert not any(name.startswith("state_0003") for name in files)
+    rows = log_rows(finished)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert {"rpn_class_loss", "val_loss", "val_mrcnn_mask_loss"} <= set(rows[0])
+    assert finished.find_last().endswith("mask_rcnn_squares_0004.h5")
+
+
+def test_same_seed_same_weights(finished, tmp_path):
+    assert_same(weights_of(train(make(tmp_path), 4)), weights_of(finished))
+
+
+@pytest.mark.backend
+def test_resumed_equals_uninterrupted(tmp_path):
+    whole = train(make(tmp_path / "whole"), 3)
+    broken = make(tmp_path / "broken")
+
+    class Cut(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, 3, custom_callbacks=[Cut()])
+    resumed = make(tmp_path / "broken")
+    resumed.load_weights(resumed.find_last())
+    assert resumed.epoch == 1
+    train(resumed, 3)
+    assert resumed.log_dir == broken.log_dir
+    for path, value in weights_of(whole).items():
+        np.testing.assert_allclose(weights_of(resumed)[path], value, atol=1e-6, err_msg=path)
+    assert [row["epoch"] for row in log_rows(resumed)] == ["1", "2", "3"]
+
+
+def test_ctrl_c_stops_cleanly(tmp_path, capsys):
+    model = make(tmp_path)
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.params["epochs"] and self.model.optimizer.iterations >= 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        train(model, 4, custom_callbacks=[Interrupt()])
+    assert "mask_rcnn_squares_0001.h5" in capsys.readouterr().out
+    assert not list(Path(model.log_dir).glob("*.part")) and threading.active_count() <= before + 2
+
+
+def test_training_twice_leaves_the_loss_unchanged(finished):
+    data = None
+    losses = []
+    for _ in range(2):
+        finished.compile(0.01)
+        loader = training_loader(finished)
+        data = data or loader[0][0]
+        for layer in finished.keras_model.layers:
+            for generator in getattr(layer, "_seed_generators", []):
+                generator.state.assign([1, 0])
+        losses.append(float(finished.keras_model.test_on_batch(data, return_dict=True)["loss"]))
+    assert losses[0] == losses[1]
+
+
+def training_loader(model):
+    from mrcnn.data import BatchLoader
+
+    return BatchLoader(Squares().fill(), model.config)
+
+
+def test_stage_that_is_done_is_skipped(finished, capsys):
+    before = weights_of(finished)
+    train(finished, 4)
+    assert "done already" in capsys.readouterr().out
+    assert_same(weights_of(finished), before)
+
+
+def test_frozen_layers_do_not_move(tmp_path):
+    model = make(tmp_path)
+    before = weights_of(model)
+    train(model, 1, layers="heads")
+    moved = {path for path, value in weights_of(model).items() if (value != before[path]).any()}
+    assert moved and not any("res" in path for path in moved)
+    assert any("rpn_conv_shared" in path for path in moved)
+    assert any("fpn_p2" in path for path in moved) and any("mrcnn_mask" in path for path in moved)
+
+
+@pytest.mark.parametrize(
+    "layers, inside, outside",
+    [
+        ("heads", ["fpn_p2", "rpn_class_raw", "mrcnn_mask"], ["conv1", "res5a_branch1", "bn3a_x"]),
+        ("5+", ["res5a_branch2a", "bn5c_branch2c", "fpn_p6"], ["res4f_branch2a", "bn4a_branch1"]),
+        ("4+", ["res4a_branch1", "bn5a_branch1", "rpn_bbox_pred"], ["res3a_branch1", "conv1"]),
+        ("3+", ["res3a_branch1", "bn3d_branch2c"], ["res2a_branch1", "bn_conv1"]),
+        ("all", ["conv1", "bn_conv1", "mrcnn_bbox_fc"], []),
+    ],
+)
+def test_names_of_stages(layers, inside, outside):
+    import re
+
+    regex = training.LAYER_REGEX[layers]
+    assert all(re.fullmatch(regex, name) for name in inside)
+    assert not any(re.fullmatch(regex, name) for name in outside)
+
+
+def test_total_is_weighted_losses_plus_plain_l2(tmp_path):
+    class Weighted(SquaresConfig):
+        LOSS_WEIGHTS = {"rpn_class_loss": 2.0, "mrcnn_mask_loss": 0.0}
+        WEIGHT_DECAY = 0.01
+
+    model = make(tmp_path, Weighted)
+    model.set_trainable(training.LAYER_REGEX["heads"], verbose=0)
+    parts = [1.0, 2.0, 3.0, 4.0, 5.0]
+    total = model.keras_model.compute_loss(y_pred=[keras.ops.convert_to_tensor(p) for p in parts])
+    squares = sum(
+        float((value**2).sum()) for path, value in weights_of(model).items()
+        if path.endswith("kernel") and "res" not in path
+    )
+    assert float(total) == pytest.approx(2 * 1 + 2 + 3 + 4 + 0.01 * squares, rel=1e-4)
+
+
+def test_schedule():
+    schedule = training.WarmupSchedule(2.0, warmup=4, total=14)
+    values = [float(schedule(step)) for step in (0, 3, 4, 9, 14, 99)]
+    np.testing.assert_allclose(values, [0.5, 2.0, 2.0, 1.0, 0.0, 0.0], atol=1e-6)
+    assert float(training.WarmupSchedule(2.0, warmup=2)(50)) == 2.0
+
+
+def test_optimizers(tiny_config):
+    sgd = training.make_optimizer(tiny_config, 0.1, 10)
+    assert isinstance(sgd, keras.optimizers.SGD)
+    assert (sgd.momentum, sgd.clipnorm) == (0.9, 5.0)
+    tiny_config.OPTIMIZER, tiny_config.GRADIENT_CLIP_NORM = "adam", None
+    adam = training.make_optimizer(tiny_config, 0.1, 10)
+    assert isinstance(adam, keras.optimizers.Adam) and adam.clipnorm is None
+
+
+def test_loss_that_is_not_finite_stops_and_names_the_images(tmp_path):
+    model = train(make(tmp_path), 1)
+    kernel = model.keras_model.get_layer("mrcnn_class_logits").kernel
+    kernel.assign(np.full(kernel.shape, np.nan, "float32"))
+    with pytest.raises(UserError, match="picture") as caught:
+        train(model, 2)
+    assert "mask_rcnn_squares_0001.h5" in str(caught.value) and "\n" not in str(caught.value)
+    assert not (Path(model.log_dir) / "mask_rcnn_squares_0002.h5").exists()
+
+
+def test_broken_data_set_is_one_line(tmp_path):
+    class Broken(Squares):
+        def load_image(self, image_id):
+            raise OSError("disk on fire")
+
+    broken = Broken().fill(8)
+    with pytest.raises(UserError, match="disk on fire"):
+        make(tmp_path).train(broken, None, 0.01, 1, "all")
+
+
+def test_only_so_many_checkpoints(tmp_path):
+    class Few(SquaresConfig):
+        CHECKPOINTS_TO_KEEP = 2
+        VALIDATION_STEPS = 0
+
+    model = train(make(tmp_path, Few), 3)
+    names = sorted(p.name for p in Path(model.log_dir).glob("*.h5"))
+    assert names == ["mask_rcnn_squares_0002.h5", "mask_rcnn_squares_0003.h5"]
+
+
+def test_regions_from_outside_and_two_slices_a_batch(tmp_path):
+    class Outside(SquaresConfig):
+        USE_RPN_ROIS = False
+        USE_MINI_MASK = False
+        GPU_COUNT = 2
+        IMAGES_PER_GPU = 1
+
+    model = train(make(tmp_path, Outside), 1)
+    assert np.isfinite(float(log_rows(model)[0]["loss"]))
+    inference = MaskRCNN("inference", SquaresConfig(), str(tmp_path))
+    report = inference.load_weights(model.find_last())
+    assert not report.left_over and not report.initial
+
+
+def test_whole_images_in_pad64_mode(tmp_path):
+    class Wide(SquaresConfig):
+        IMAGE_RESIZE_MODE = "pad64"
+        IMAGE_MIN_DIM = 128
+        IMAGE_MAX_DIM = 64
+
+    model = train(make(tmp_path, Wide), 1)
+    assert model.keras_model.input["input_image"].shape[1:] == (128, 128, 3)
