@@ -1,0 +1,162 @@
+"""NucleusDataset: the images and masks of the Kaggle 2018 Data Science Bowl.
+
+Reads Kaggle's layout from folders or straight from Kaggle's zip files (see storage.py).
+Shapes: H, W pixels, N nuclei, L label layers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+ROOT_DIR = str(Path(__file__).resolve().parents[2])
+if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
+    sys.path.insert(0, ROOT_DIR)
+
+from mrcnn.dataset import Dataset  # noqa: E402
+from mrcnn.errors import MRCNNWarning, UserError  # noqa: E402
+from samples.nucleus.pictures import decode_mask, decode_picture, to_uint8_rgb  # noqa: E402
+from samples.nucleus.storage import Entry, FolderStore, ZipStore, open_subset  # noqa: E402
+
+# stage1_train has no fixed split. These 25 images, which matterport's sample lists, are the
+# customary validation set; `train` is everything else.
+VAL_IMAGE_IDS = [
+    "0c2550a23b8a0f29a7575de8c61690d3c31bc897dd5ba66caec201d201a278c2",
+    "92f31f591929a30e4309ab75185c96ff4314ce0a7ead2ed2c2171897ad1da0c7",
+    "1e488c42eb1a54a3e8412b1f12cde530f950f238d71078f2ede6a85a02168e1f",
+    "c901794d1a421d52e5734500c0a2a8ca84651fb93b19cec2f411855e70cae339",
+    "8e507d58f4c27cd2a82bee79fe27b069befd62a46fdaed20970a95a2ba819c7b",
+    "60cb718759bff13f81c4055a7679e81326f78b6a193a2d856546097c949b20ff",
+    "da5f98f2b8a64eee735a398de48ed42cd31bf17a6063db46a9e0783ac13cd844",
+    "9ebcfaf2322932d464f15b5662cae4d669b2d785b8299556d73fffcae8365d32",
+    "1b44d22643830cd4f23c9deadb0bd499fb392fb2cd9526d81547d93077d983df",
+    "97126a9791f0c1176e4563ad679a301dac27c59011f579e808bbd6e9f4cd1034",
+    "e81c758e1ca177b0942ecad62cf8d321ffc315376135bcbed3df932a6e5b40c0",
+    "f29fd9c52e04403cd2c7d43b6fe2479292e53b2f61969d25256d2d2aca7c6a81",
+    "0ea221716cf13710214dcd331a61cea48308c3940df1d28cfc7fd817c83714e1",
+    "3ab9cab6212fabd723a2c5a1949c2ded19980398b56e6080978e796f45cbbc90",
+    "ebc18868864ad075548cc1784f4f9a237bb98335f9645ee727dac8332a3e3716",
+    "bb61fc17daf8bdd4e16fdcf50137a8d7762bec486ede9249d92e511fcb693676",
+    "e1bcb583985325d0ef5f3ef52957d0371c96d4af767b13e48102bca9d5351a9b",
+    "947c0d94c8213ac7aaa41c4efc95d854246550298259cf1bb489654d0e969050",
+    "cbca32daaae36a872a11da4eaff65d1068ff3f154eedc9d3fc0c214a4e5d32bd",
+    "f4c4db3df4ff0de90f44b027fc2e28c16bf7e5c75ea75b0a9762bbb7ac86e7a3",
+    "4193474b2f1c72f735b13633b219d9cabdd43c21d9c2bb4dfc4809f104ba4c06",
+    "f73e37957c74f554be132986f38b6f1d75339f636dfe2b681a0cf3f88d2733af",
+    "a4c44fc5f5bf213e2be6091ccaed49d8bf039d78f6fbd9c4d7b7428cfcb2eda4",
+    "cab4875269f44a701c5e58190a1d2f6fcb577ea79d842522dcab20ccb39b7ad2",
+    "8ecdb93582b2d5270457b36651b62776256ade3aaa2d7432ae65c14f07432d49",
+]
+
+
+class NucleusDataset(Dataset):
+    """One class, "nucleus" (class id 1). Use:
+
+        dataset = NucleusDataset()
+        dataset.load_nucleus("/path/to/dsb2018", "train")
+        dataset.prepare()
+    """
+
+    def load_nucleus(self, dataset_dir: str | os.PathLike, subset: str) -> None:
+        """Add the images of a subset, sorted by image id.
+
+        dataset_dir: folder that holds `stage1_train/` (or `stage1_train.zip`), `stage1_test/`...
+        subset: "train" (stage1_train without VAL_IMAGE_IDS), "val" (VAL_IMAGE_IDS of
+            stage1_train; absent ones are skipped with a line), or the name of any folder or
+            zip file with the same layout. Images without a masks folder can be detected on.
+        Raises UserError where there is nothing to read.
+        """
+        self.add_class("nucleus", 1, "nucleus")
+        store = open_subset(dataset_dir, "stage1_train" if subset in ("train", "val") else subset)
+        entries = {entry.image_id: entry for entry in store.entries}
+        image_ids = sorted(entries)
+        if subset == "train":
+            image_ids = sorted(set(image_ids) - set(VAL_IMAGE_IDS))
+        elif subset == "val":
+            image_ids = sorted(set(VAL_IMAGE_IDS) & set(image_ids))
+            absent = len(VAL_IMAGE_IDS) - len(image_ids)
+            if absent:
+                print(f"Skipped {absent} of {len(VAL_IMAGE_IDS)} validation images: not in the "
+                      f"data set (first: {min(set(VAL_IMAGE_IDS) - set(image_ids))[:12]}...)",
+                      file=sys.stderr)
+        if not image_ids:
+            raise UserError(f"{dataset_dir}: no images are left in the subset {subset}")
+        for image_id in image_ids:
+            entry = entries[image_id]
+            self.add_image("nucleus", image_id=image_id, path=store.name(entry.image),
+                           entry=entry, store=store)
+
+    def _files(self, image_id: int) -> tuple[Entry, FolderStore | ZipStore]:
+        info = self.image_info[image_id]
+        return info["entry"], info["store"]
+
+    def is_labelled(self, image_id: int) -> bool:
+        """True where the image has a masks folder (which may be empty: no nuclei)."""
+        return self._files(image_id)[0].masks is not None
+
+    def load_image(self, image_id: int) -> np.ndarray:
+        """uint8 RGB [H, W, 3]; deeper pictures are scaled, see `pictures.to_uint8_rgb`."""
+        entry, store = self._files(image_id)
+        name = store.name(entry.image)
+        return to_uint8_rgb(decode_picture(store.read(entry.image), name), name)
+
+    def load_layers(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """The truth as label layers.
+
+        Returns layers int32 [H, W, L] and class ids int32 [N], all 1. Nucleus number i has the
+        value i + 1 in exactly one layer; only nuclei that share pixels need a second layer.
+        Masks without a pixel are left out. Raises UserError for an image without masks folder,
+        or where a mask has another size than the others.
+        """
+        entry, store = self._files(image_id)
+        if entry.masks is None:
+            raise UserError(f"{store.name(entry.image)}: has no masks folder beside its images "
+                            "folder; such an image works for detect only")
+        layers: list[np.ndarray] = []
+        size: tuple[int, int] | None = None
+        count = 0
+        for member in entry.masks:
+            patch, (y, x), mask_size = decode_mask(store.read(member), store.name(member))
+            size = size or mask_size
+            if mask_size != size:
+                raise UserError(f"{store.name(member)}: {mask_size[0]} x {mask_size[1]} pixels, "
+                                f"other masks of the image are {size[0]} x {size[1]}")
+            if patch.size:
+                count += 1
+                window = (slice(y, y + patch.shape[0]), slice(x, x + patch.shape[1]))
+                _paint(layers, size, window, patch, count)
+        if count < len(entry.masks):
+            warnings.warn(f"{store.name(entry.image)}: {len(entry.masks) - count} of its masks "
+                          "are empty and left out", MRCNNWarning, stacklevel=2)
+        if not layers:
+            layers = [np.zeros(size or self.load_image(image_id).shape[:2], np.int32)]
+        return np.stack(layers, axis=-1), np.ones(count, np.int32)
+
+    def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Instance masks bool [H, W, N] and class ids int32 [N]."""
+        from mrcnn.masks import layers_to_masks
+
+        layers, class_ids = self.load_layers(image_id)
+        return layers_to_masks(layers, len(class_ids)), class_ids
+
+    def image_reference(self, image_id: int) -> str:
+        """The image's id in the data set."""
+        info = self.image_info[image_id]
+        if info["source"] == "nucleus":
+            return info["id"]
+        return super().image_reference(image_id)
+
+
+def _paint(layers: list[np.ndarray], size: tuple[int, int], window: tuple[slice, slice],
+           patch: np.ndarray, label: int) -> None:
+    """Write the label into the first layer where the patch's pixels are free."""
+    for layer in layers:
+        if not layer[window][patch].any():
+            layer[window][patch] = label
+            return
+    layers.append(np.zeros(size, np.int32))
+    layers[-1][window][patch] = label

@@ -1,0 +1,195 @@
+"""Scores of a set of images: one row an image, a summary, a table, files and pictures.
+
+Shapes: H, W pixels, L label layers, G true and D detected nuclei, T IoU thresholds.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mrcnn import metrics
+from mrcnn.atomic import atomic_path
+from mrcnn.metrics import IOU_THRESHOLDS
+from samples.nucleus import drawing
+from samples.nucleus.kinds import KINDS, kind_of
+
+PIXEL_SCORES = {
+    "pixel_accuracy": metrics.pixel_accuracy,
+    "mean_accuracy": metrics.mean_accuracy,
+    "mean_iu": metrics.mean_iu,
+    "frequency_weighted_iu": metrics.frequency_weighted_iu,
+}
+# Titles of the single numbers in the table.
+TITLES = {
+    "score": "Competition score",
+    "panoptic_quality": "Panoptic quality",
+    "aggregated_jaccard_index": "Aggregated Jaccard",
+    "coco_ap": "COCO AP .50:.95",
+    "coco_ap_50": "COCO AP .50",
+    "coco_ap_75": "COCO AP .75",
+    "pixel_accuracy": "Pixel accuracy",
+    "mean_accuracy": "Mean accuracy",
+    "mean_iu": "Mean IU",
+    "frequency_weighted_iu": "Frequency weighted IU",
+}
+PERCENT = [f"{round(100 * t)}" for t in IOU_THRESHOLDS]
+
+
+class Evaluation:
+    """Collects images with `add`; `summary`, `table` and `write` tell what they amount to."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict] = []
+        self.ious: list[np.ndarray] = []
+        self.scores: list[np.ndarray | None] = []
+        self.confusion = np.zeros((2, 2), np.int64)
+
+    def add(self, image_id: str, image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
+            scores: np.ndarray | None = None, seconds: float | None = None) -> dict:
+        """Score one image and return its row.
+
+        image uint8 [H, W, 3]; truth int [H, W, L]; labels int [H, W]; scores [D]: confidences
+        by ascending label, None where they are not known; seconds: of the detection.
+        """
+        iou = metrics.iou_matrix(truth, labels)
+        confusion = metrics.pixel_confusion(truth.any(axis=-1), labels > 0)
+        areas = np.bincount(truth.ravel())[1:]
+        by_threshold = metrics.threshold_scores(iou)
+        row = {
+            "image_id": image_id,
+            "kind": kind_of(image, areas[areas > 0]),
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "true": iou.shape[0],
+            "detected": iou.shape[1],
+            "score": float(by_threshold.mean()),
+            "panoptic_quality": metrics.panoptic_quality(iou),
+            "aggregated_jaccard_index": metrics.aggregated_jaccard_index(truth, labels),
+            **{name: score(confusion) for name, score in PIXEL_SCORES.items()},
+            **{f"ap_{p}": float(v) for p, v in zip(PERCENT, by_threshold, strict=True)},
+            **{f"f1_{p}": float(v) for p, v in zip(PERCENT, metrics.f1(iou), strict=True)},
+            "seconds": seconds,
+        }
+        self.rows.append(row)
+        self.ious.append(iou)
+        self.scores.append(scores)
+        self.confusion += confusion
+        return row
+
+    def mean(self, key: str, rows: Sequence[dict] | None = None) -> float:
+        """Mean of a column over all images (or the given rows)."""
+        rows = self.rows if rows is None else rows
+        return float(np.mean([row[key] for row in rows])) if rows else float("nan")
+
+    def summary(self) -> dict:
+        """Everything as plain numbers, ready for JSON.
+
+        Instance scores are means over the images; COCO AP is pooled over all detections, and
+        the pixel scores over all pixels. COCO AP is None where confidences are not known.
+        """
+        pooled = np.sum([metrics.count_matches(iou) for iou in self.ious] or
+                        [np.zeros((len(IOU_THRESHOLDS), 3), int)], axis=0)
+        coco = [None] * 3
+        if self.rows and all(s is not None for s in self.scores):
+            ap = metrics.coco_ap(self.ious, self.scores)
+            coco = [None if np.isnan(v) else float(v) for v in (ap.mean(), ap[0], ap[5])]
+        seconds = [row["seconds"] for row in self.rows if row["seconds"] is not None]
+        return {
+            "images": len(self.rows),
+            "true": sum(row["true"] for row in self.rows),
+            "detected": sum(row["detected"] for row in self.rows),
+            "score": self.mean("score"),
+            "thresholds": IOU_THRESHOLDS.tolist(),
+            "tp_over_tp_fp_fn": [self.mean(f"ap_{p}") for p in PERCENT],
+            "f1": [self.mean(f"f1_{p}") for p in PERCENT],
+            "pooled_tp_fp_fn": pooled.tolist(),
+            "panoptic_quality": self.mean("panoptic_quality"),
+            "aggregated_jaccard_index": self.mean("aggregated_jaccard_index"),
+            **dict(zip(("coco_ap", "coco_ap_50", "coco_ap_75"), coco, strict=True)),
+            **{name: score(self.confusion) for name, score in PIXEL_SCORES.items()},
+            "by_kind": self.by_kind(),
+            "seconds_per_image": float(np.median(seconds)) if seconds else None,
+        }
+
+    def by_kind(self) -> dict[str, dict]:
+        """Images, score and TP / (TP + FP + FN) at .50 of every kind that occurs."""
+        result = {}
+        for kind in KINDS:
+            rows = [row for row in self.rows if row["kind"] == kind]
+            if rows:
+                result[kind] = {"images": len(rows), "score": self.mean("score", rows),
+                                "ap_50": self.mean("ap_50", rows)}
+        return result
+
+    def table(self) -> str:
+        """The summary for people."""
+        summary = self.summary()
+        lines = [f"{summary['images']} images, {summary['true']} true nuclei, "
+                 f"{summary['detected']} detected", ""]
+        for key, title in TITLES.items():
+            value = summary[key]
+            lines.append(f"{title:<24}" + ("     - (needs confidences)" if value is None
+                                           else f"{value:8.4f}"))
+        lines += ["", "IoU threshold           " + "".join(f"{t:7.2f}" for t in IOU_THRESHOLDS)]
+        for title, key in (("TP / (TP + FP + FN)", "tp_over_tp_fp_fn"), ("F1", "f1")):
+            lines.append(f"{title:<24}" + "".join(f"{v:7.3f}" for v in summary[key]))
+        lines += ["", f"{'Kind of image':<30}{'images':>7}{'score':>8}{'at .50':>8}"]
+        for kind, values in summary["by_kind"].items():
+            lines.append(f"{kind:<30}{values['images']:7d}{values['score']:8.4f}"
+                         f"{values['ap_50']:8.4f}")
+        if summary["seconds_per_image"] is not None:
+            lines += ["", f"Detection took {summary['seconds_per_image']:.2f} s an image (median)"]
+        return "\n".join(lines)
+
+    def write(self, folder: str | os.PathLike, **facts) -> None:
+        """Write metrics.json (the summary and any further `facts`) and metrics.csv (a row an
+        image) into the folder, each whole or not at all."""
+        folder = Path(folder)
+        with atomic_path(folder / "metrics.json") as temporary:
+            text = json.dumps({**facts, **self.summary()}, indent=2)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        with atomic_path(folder / "metrics.csv") as temporary, \
+                open(temporary, "w", newline="", encoding="utf-8") as file:
+            if self.rows:
+                writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(self.rows)
+
+
+def figure(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
+           scores: np.ndarray | None, row: dict) -> np.ndarray:
+    """The picture of one image with captions `score/IoU` (see `drawing`)."""
+    iou = metrics.iou_matrix(truth, labels)
+    best = iou.max(axis=0) if len(iou) else np.zeros(iou.shape[1])
+    captions = []
+    for index, (y, x) in enumerate(_corners(labels)):
+        confidence = f"{scores[index]:.2f}/" if scores is not None else ""
+        captions.append(((confidence + f"{best[index]:.2f}").replace("0.", "."), y, x))
+    title = (f"score {row['score']:.3f}   truth green ({row['true']})   detected red "
+             f"({row['detected']})   both yellow   caption "
+             f"{'score/' if scores is not None else ''}IoU")
+    return drawing.truth_and_detections(image, truth, labels, captions, title)
+
+
+def _corners(labels: np.ndarray) -> list[tuple[int, int]]:
+    """Top left corner (y, x) of each instance's box, by ascending label."""
+    y, x = np.nonzero(labels)
+    present, index = np.unique(labels[y, x], return_inverse=True)
+    top = np.full(len(present), labels.shape[0])
+    left = np.full(len(present), labels.shape[1])
+    np.minimum.at(top, index, y)
+    np.minimum.at(left, index, x)
+    return list(zip(top.tolist(), left.tolist(), strict=True))
+
+
+def timed(function, *arguments):
+    """(result, seconds) of a call."""
+    started = time.perf_counter()
+    return function(*arguments), time.perf_counter() - started

@@ -1,0 +1,190 @@
+"""Mask R-CNN on the nuclei of the 2018 Data Science Bowl: train, detect, evaluate, synthesize.
+
+    python samples/nucleus/nucleus.py train    --dataset DIR --subset train --weights imagenet
+    python samples/nucleus/nucleus.py detect   --dataset DIR --subset stage1_test --weights last
+    python samples/nucleus/nucleus.py evaluate --dataset DIR --subset val --weights last
+    python samples/nucleus/nucleus.py synthesize --output DIR
+
+As a module it has the names of matterport's sample: NucleusConfig, NucleusInferenceConfig,
+NucleusDataset, VAL_IMAGE_IDS, train, detect, rle_encode, rle_decode, mask_to_rle.
+The network (Keras) is imported only by the functions that need it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT_DIR = str(Path(__file__).resolve().parents[2])
+if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
+    sys.path.insert(0, ROOT_DIR)
+
+from mrcnn.config import Config  # noqa: E402
+from mrcnn.errors import UserError  # noqa: E402
+from samples.nucleus.dsb2018 import VAL_IMAGE_IDS, NucleusDataset  # noqa: E402
+from samples.nucleus.submission import mask_to_rle, rle_decode, rle_encode  # noqa: E402
+
+__all__ = ["VAL_IMAGE_IDS", "NucleusConfig", "NucleusDataset", "NucleusInferenceConfig",
+           "detect", "main", "mask_to_rle", "rle_decode", "rle_encode", "train"]
+
+DEFAULT_LOGS_DIR = os.path.join(ROOT_DIR, "logs")
+RESULTS_DIR = os.path.join(ROOT_DIR, "results", "nucleus")
+SHIPPED_WEIGHTS = os.path.join(ROOT_DIR, "weights", "mask_rcnn_nucleus.h5")
+
+
+class NucleusConfig(Config):
+    """Training. What differs from matterport's sample is for speed on a CPU or for alignment."""
+
+    NAME = "nucleus"
+    NUM_CLASSES = 1 + 1  # background + nucleus
+
+    # ResNet-50: half of ResNet-101's time, and nuclei need little context.
+    BACKBONE = "resnet50"
+
+    # Small crops, several a batch: more different pictures a second than one large crop.
+    IMAGES_PER_GPU = 4
+    IMAGE_RESIZE_MODE = "crop"
+    IMAGE_MIN_DIM = IMAGE_MAX_DIM = 256
+    # Nuclei are small: twice the size brings most of them above 16 pixels, and halves whatever
+    # is left of misalignment.
+    IMAGE_MIN_SCALE = 2.0
+    # The kinds of microscopy differ by a factor of ten in the size of nuclei.
+    IMAGE_SCALE_JITTER = (0.6, 1.5)
+
+    # Passes over the 591 images of the subset "train"; the command line sets both itself.
+    STEPS_PER_EPOCH = 591 // IMAGES_PER_GPU
+    VALIDATION_STEPS = 24 // IMAGES_PER_GPU
+
+    # Nuclei are 5 to 150 pixels across once enlarged.
+    RPN_ANCHOR_SCALES = (8, 16, 32, 64, 128)
+
+    # Half a pixel of systematic offset costs more of the score than most tricks gain.
+    PIXEL_CONVENTION = "exact"
+
+    # bfloat16 convolutions where the hardware has them: about twice as fast, as accurate.
+    PRECISION = "auto"
+
+    # Two classes and simple shapes: half of the usual width of pyramid and heads is enough.
+    TOP_DOWN_PYRAMID_SIZE = 128
+    RPN_CONV_CHANNELS = 256
+    FPN_CLASSIF_FC_LAYERS_SIZE = 512
+    MASK_CONV_CHANNELS = 128
+
+    # A crop holds a few dozen nuclei at most.
+    TRAIN_ROIS_PER_IMAGE = 64
+    RPN_TRAIN_ANCHORS_PER_IMAGE = 256
+    RPN_NMS_THRESHOLD = 0.7
+    PRE_NMS_LIMIT = 2000
+    POST_NMS_ROIS_TRAINING = 500
+    POST_NMS_ROIS_INFERENCE = 1000
+
+    # No image of the set has more than 375 nuclei: none is ever cut.
+    MAX_GT_INSTANCES = 400
+    DETECTION_MAX_INSTANCES = 512
+
+    # Two classes: below .5 the background is the likelier one.
+    DETECTION_MIN_CONFIDENCE = 0.5
+    DETECTION_NMS_THRESHOLD = 0.3
+
+    # Mean of the training images (RGB), as in matterport's sample: most are nearly black.
+    MEAN_PIXEL = np.array([43.53, 39.56, 48.22])
+
+    # Crops are few and the heads start from nothing: true boxes as regions give them examples
+    # from the first step on.
+    TRAIN_GT_AS_ROIS = True
+
+    # Adam gets further than SGD in the few thousand steps that a processor has time for. Full
+    # steps from the start would spoil the pretrained weights.
+    OPTIMIZER = "adam"
+    LEARNING_RATE = 3e-4
+    LEARNING_SCHEDULE = "cosine"
+    LEARNING_WARMUP_STEPS = 50
+
+
+class NucleusInferenceConfig(NucleusConfig):
+    """Detection: whole images, one at a time, enlarged and padded to multiples of 64."""
+
+    GPU_COUNT = 1
+    IMAGES_PER_GPU = 1
+    IMAGE_RESIZE_MODE = "pad64"
+
+
+# (layers, share of all epochs by which the stage ends, factor of LEARNING_RATE). The heads start
+# from random numbers: they learn alone first, so that their large gradients spare the backbone.
+STAGES = (("heads", 0.05, 1.0), ("all", 1.0, 1.0))
+DEFAULT_EPOCHS = 20
+
+
+def train(model, dataset_dir: str, subset: str, epochs: int = DEFAULT_EPOCHS) -> None:
+    """Train a `MaskRCNN` in "training" mode in STAGES up to `epochs` epochs in all.
+
+    A model that has been loaded from a checkpoint goes on where that stopped. Validates on the
+    subset "val" where the data set has it; nothing is chosen by it.
+    Raises UserError for data that cannot be trained on.
+    """
+    from mrcnn.augment import RandomAugmentation
+
+    dataset_train = load_dataset(dataset_dir, subset, labelled=True)
+    try:
+        dataset_val = load_dataset(dataset_dir, "val", labelled=True)
+    except UserError as error:
+        print(f"No validation: {error}", file=sys.stderr)
+        dataset_val = None
+    if model.epoch >= epochs:
+        print(f"Nothing to train: {model.epoch} epochs are done already, {epochs} were asked for")
+    start = 0
+    for layers, share, factor in STAGES:
+        end = epochs if share == 1.0 else min(epochs, max(1, round(share * epochs)))
+        if end > start and model.epoch < end:
+            print(f"Training {layers}: to epoch {end} of {epochs}")
+            model.train(dataset_train, dataset_val, layers=layers, epochs=end,
+                        learning_rate=model.config.LEARNING_RATE * factor,
+                        augmentation=RandomAugmentation())
+        start = end
+
+
+def load_dataset(dataset_dir: str, subset: str, labelled: bool = False) -> NucleusDataset:
+    """A prepared NucleusDataset; `labelled` demands a masks folder of every image."""
+    dataset = NucleusDataset()
+    dataset.load_nucleus(dataset_dir, subset)
+    dataset.prepare()
+    bare = [i for i in dataset.image_ids if labelled and not dataset.is_labelled(i)]
+    if bare:
+        raise UserError(f"{len(bare)} of {len(dataset.image_ids)} images in {subset} have no "
+                        f"masks folder (first: {dataset.image_reference(bare[0])}); such images "
+                        "work for detect only")
+    return dataset
+
+
+def results_folder(name: str) -> Path:
+    """results/nucleus/<name>_<time>, not made yet."""
+    return Path(RESULTS_DIR) / f"{name}_{datetime.datetime.now():%Y%m%dT%H%M%S}"
+
+
+def detect(model, dataset_dir: str, subset: str, output: str | os.PathLike | None = None,
+           limit: int | None = None, pictures: bool = True) -> list[str]:
+    """Detect with a `MaskRCNN` in "inference" mode; writes submit.csv and pictures.
+
+    output: folder, by default results/nucleus/submit_<time>. limit: only the first images.
+    Returns the ids of images that could not be read (empty rows stand for them in the file).
+    """
+    from samples.nucleus.runs import run_detect
+
+    dataset = load_dataset(dataset_dir, subset)
+    return run_detect(model, dataset, Path(output or results_folder("submit")), limit, pictures)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns the exit code: 0, 2 for errors, 130 after Ctrl-C."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes
+    from samples.nucleus.cli import run
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""A progress line with the time left, for loops over images."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+    """`12/50 [=====>        ] ETA 0:01:40 <note>`: redrawn in place on a terminal, otherwise a
+    plain line at the first step, every 20 seconds and at the end. Writes to stderr."""
+
+    WIDTH = 24
+
+    def __init__(self, total: int, what: str, stream: TextIO | None = None, interval: float = 20):
+        self.total, self.what, self.interval = total, what, interval
+        self.stream = stream or sys.stderr
+        self.in_place = self.stream.isatty()
+        self.started = self.shown = time.monotonic()
+        self.done = 0
+
+    def step(self, note: str = "") -> None:
+        """Count one more; `note` is shown at the end of the line."""
+        self.done += 1
+        now = time.monotonic()
+        finished = self.done >= self.total
+        if not (self.in_place or finished or self.done == 1 or now - self.shown > self.interval):
+            return
+        self.shown = now
+        left = (now - self.started) / self.done * (self.total - self.done)
+        filled = self.WIDTH * self.done // max(self.total, 1)
+        bar = "=" * filled + " " * (self.WIDTH - filled)
+        clock = f"took {hms(now - self.started)}" if finished else f"ETA {hms(left)}"
+        line = f"{self.what} {self.done}/{self.total} [{bar}] {clock} {note}".rstrip()
+        if self.in_place:
+            self.stream.write(f"\r{line[:110]:<110}" + ("\n" if finished else ""))
+        else:
+            self.stream.write(line + "\n")
+        self.stream.flush()
+
+    def message(self, text: str) -> None:
+        """A line of its own that the progress line does not overwrite."""
+        if self.in_place:
+            self.stream.write(f"\r{'':<110}\r")
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+
+def hms(seconds: float) -> str:
+    """Seconds as H:MM:SS."""
+    seconds = round(seconds)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

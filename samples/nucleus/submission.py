@@ -1,0 +1,229 @@
+"""Kaggle's submission format: run-length codes, no overlaps, one CSV row a nucleus.
+
+    ImageId,EncodedPixels
+    <id>,<start> <length> <start> <length> ...
+    <id of an image without nuclei>,
+
+Pixels are numbered from 1, column by column (top to bottom, then left to right).
+Shapes: H, W pixels, N instances.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mrcnn.errors import UserError
+
+HEADER = ["ImageId", "EncodedPixels"]
+
+
+# --- run-length codes ---------------------------------------------------------------------
+
+
+def label_runs(labels: np.ndarray) -> dict[int, str]:
+    """Run-length codes of all instances of a label map [H, W] (0 background), one pass.
+
+    Returns {label: "start length start length ..."}, labels ascending.
+    """
+    columns = np.asarray(labels).T.ravel()
+    if not columns.size:
+        return {}
+    starts = np.flatnonzero(np.concatenate([[True], columns[1:] != columns[:-1]]))
+    lengths = np.diff(np.append(starts, columns.size))
+    values = columns[starts]
+    order = np.argsort(values, kind="stable")
+    order = order[values[order] > 0]
+    if not len(order):
+        return {}
+    pairs = np.stack([starts[order] + 1, lengths[order]], axis=1)
+    present, first = np.unique(values[order], return_index=True)
+    groups = np.split(pairs, first[1:])
+    return {int(label): " ".join(map(str, group.ravel().tolist()))
+            for label, group in zip(present, groups, strict=True)}
+
+
+def rle_encode(mask: np.ndarray) -> str:
+    """Run-length code of one mask [H, W]; "" for an empty mask."""
+    if np.ndim(mask) != 2:
+        raise UserError(f"rle_encode: a mask of shape [H, W] is needed, not {np.shape(mask)}")
+    return label_runs(np.asarray(mask) != 0).get(1, "")
+
+
+def rle_pixels(rle: str, shape: Sequence[int]) -> np.ndarray:
+    """Zero-based, column-major pixel numbers of a run-length code, ascending by run.
+
+    Raises UserError where the code is not pairs of whole numbers inside the image.
+    """
+    try:
+        runs = np.array(rle.split(), dtype=np.int64)
+    except (ValueError, OverflowError):
+        raise UserError("run-length code: holds something that is not a whole number") from None
+    if len(runs) % 2:
+        raise UserError("run-length code: an odd count of numbers, expected start length pairs")
+    starts, lengths = runs[::2] - 1, runs[1::2]
+    size = int(shape[0]) * int(shape[1])
+    if (starts < 0).any() or (lengths < 1).any() or (starts > size - lengths).any():
+        raise UserError(f"run-length code: a run lies outside the {shape[0]} x {shape[1]} image")
+    # Each run's first pixel, repeated, plus a count that starts at zero within each run.
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(starts, lengths) + within
+
+
+def rle_decode(rle: str, shape: Sequence[int]) -> np.ndarray:
+    """Run-length code -> bool mask [H, W]. Raises UserError for a wrong code."""
+    mask = np.zeros(int(shape[0]) * int(shape[1]), bool)
+    mask[rle_pixels(rle, shape)] = True
+    return mask.reshape(int(shape[1]), int(shape[0])).T
+
+
+# --- overlaps -----------------------------------------------------------------------------
+
+
+def remove_overlaps(masks: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Masks bool [H, W, N] -> label map int32 [H, W] without overlaps.
+
+    A pixel claimed several times goes to the instance of the highest score (of two equal
+    scores, the first). Label k is the instance of rank k: 1 for the highest score. Instances
+    that keep no pixel do not occur.
+    """
+    labels = np.zeros(masks.shape[:2], np.int32)
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    planes = np.ascontiguousarray(np.moveaxis(masks, -1, 0))
+    for rank in range(len(order), 0, -1):  # the best is painted last, over all others
+        labels[planes[order[rank - 1]].astype(bool)] = rank
+    return labels
+
+
+def ranked_scores(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Scores of the instances left in `remove_overlaps(masks, scores)`, by ascending label."""
+    present = np.unique(labels)
+    return np.sort(np.asarray(scores, np.float64))[::-1][present[present > 0] - 1]
+
+
+def mask_to_rle(image_id: str, mask: np.ndarray, scores: np.ndarray) -> str:
+    """The CSV lines of one image (matterport's function): masks [H, W, N], scores [N]."""
+    runs = label_runs(remove_overlaps(mask, scores)).values()
+    return "\n".join(f"{image_id},{code}" for code in runs) or f"{image_id},"
+
+
+# --- the CSV file -------------------------------------------------------------------------
+
+
+class SubmissionWriter:
+    """Writes submit.csv image by image.
+
+    Rows go to `<name>.partial` and to disk at once, so that an interrupted run leaves what it
+    has; `close` gives the finished file its name in one step. `scores.csv`, written beside it,
+    holds one confidence a row, for scores that need them (Kaggle's format has no place).
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.scores_path = self.path.with_name("scores.csv")
+        self._scores_partial = self.path.with_name("scores.csv.partial")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.partial, "w", newline="", encoding="utf-8")
+            self._scores = open(self._scores_partial, "w", newline="", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+        self._rows = csv.writer(self._file, lineterminator="\n")
+        self._score_rows = csv.writer(self._scores, lineterminator="\n")
+        self._rows.writerow(HEADER)
+        self._score_rows.writerow(["ImageId", "Score"])
+
+    def add(self, image_id: str, labels: np.ndarray, scores: np.ndarray | None = None) -> None:
+        """Write an image's rows. labels: map [H, W]; scores [N]: of its instances, ascending
+        label."""
+        codes = list(label_runs(labels).values())
+        self._rows.writerows([image_id, code] for code in codes or [""])
+        if scores is not None:
+            self._score_rows.writerows([image_id, f"{score:.6f}"] for score in scores)
+        self._file.flush()
+        self._scores.flush()
+
+    def close(self, complete: bool = True) -> None:
+        """Close the files; give them their final names where the run is complete."""
+        for file in (self._file, self._scores):
+            if not file.closed:
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+        if complete:
+            os.replace(self.partial, self.path)
+            os.replace(self._scores_partial, self.scores_path)
+
+
+class Submission:
+    """A submission file in memory: image id -> run-length codes with their line numbers."""
+
+    def __init__(self, path: str | os.PathLike):
+        """Read the file. Raises UserError naming file and line where it is not a submission."""
+        self.path = Path(path)
+        self._rows: dict[str, list[tuple[int, str]]] = {}
+        # One image's masks fit one field; csv's own limit of 128 KiB is too small for large ones.
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        try:
+            with open(self.path, newline="", encoding="utf-8-sig") as file:
+                self._read(csv.reader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{self.path}: cannot be read ({error})") from None
+        self._scores = self._read_scores(self.path.with_name("scores.csv"))
+
+    def _read(self, rows: Iterable[list[str]]) -> None:
+        header = next(iter(rows), [])
+        if [field.strip() for field in header] != HEADER:
+            raise UserError(f"{self.path}: the first line must be {','.join(HEADER)}")
+        for number, row in enumerate(rows, 2):
+            if not row:
+                continue
+            if len(row) != 2 or not row[0].strip():
+                raise UserError(f"{self.path} line {number}: expected <ImageId>,<runs>")
+            codes = self._rows.setdefault(row[0].strip(), [])
+            if row[1].strip():
+                codes.append((number, row[1].strip()))
+
+    def _read_scores(self, path: Path) -> dict[str, list[float]]:
+        """The confidences that `detect` writes beside a submission; {} without such a file."""
+        scores: dict[str, list[float]] = {}
+        if not path.is_file():
+            return scores
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in list(csv.reader(file))[1:]:
+                try:
+                    scores.setdefault(row[0], []).append(float(row[1]))
+                except (IndexError, ValueError):
+                    raise UserError(f"{path}: not a list of ImageId,Score") from None
+        return scores
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Ids in the order of the file."""
+        return list(self._rows)
+
+    def labels(self, image_id: str, shape: Sequence[int]) -> np.ndarray:
+        """The image's label map int32 [H, W], numbered in the file's order; zeros for an image
+        that the file does not have. Raises UserError for bad runs and for overlaps."""
+        labels = np.zeros(int(shape[0]) * int(shape[1]), np.int32)
+        for label, (number, code) in enumerate(self._rows.get(image_id, []), 1):
+            try:
+                pixels = rle_pixels(code, shape)
+            except UserError as error:
+                raise UserError(f"{self.path} line {number}: {error}") from None
+            if labels[pixels].any():
+                raise UserError(f"{self.path} line {number}: overlaps an earlier mask of "
+                                f"{image_id}; Kaggle does not accept that")
+            labels[pixels] = label
+        return np.ascontiguousarray(labels.reshape(int(shape[1]), int(shape[0])).T)
+
+    def scores(self, image_id: str) -> np.ndarray | None:
+        """Confidences [N] of the image's instances, or None where they are not known."""
+        count, scores = len(self._rows.get(image_id, [])), self._scores.get(image_id, [])
+        return np.array(scores) if len(scores) == count else None

@@ -1,0 +1,104 @@
+"""Data sets of synthetic nuclei in the layout of the 2018 Data Science Bowl, with exact masks.
+
+    <output>/<subset>/<ImageId>/images/<ImageId>.png     RGBA, like the competition's files
+    <output>/<subset>/<ImageId>/masks/<MaskId>.png       one nucleus each, 0 or 255, disjoint
+
+The kinds of picture are those of the competition: small nuclei in fluorescence, large ones with
+texture, stained tissue, and cells in bright field. The pictures of one seed, subset and size are
+always the same, and the first pictures of a large set are those of a small one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from skimage.io import imsave
+
+from mrcnn.errors import UserError
+from samples.nucleus import synthetic_kinds
+from samples.nucleus.synthetic_shapes import Scene
+
+KINDS = {
+    "fluorescence-small": synthetic_kinds.fluorescence_small,
+    "fluorescence-large": synthetic_kinds.fluorescence_large,
+    "tissue": synthetic_kinds.tissue,
+    "bright-field": synthetic_kinds.bright_field,
+}
+MIN_SIZE, MAX_SIZE = 64, 4096
+
+
+def synthesize(
+    output: str | Path,
+    count: int = 16,
+    size: int = 256,
+    seed: int = 0,
+    subset: str = "stage1_train",
+    kinds: Sequence[str] = tuple(KINDS),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write `count` pictures of size x size pixels into `<output>/<subset>`.
+
+    kinds: names out of KINDS, taken in turn; a name may be given several times to have more of it.
+    progress: called with (pictures done, count) after each picture.
+    Returns the image ids, hexadecimal names that depend on seed, subset and number alone.
+    Raises UserError for values that are not allowed and for a subset folder that holds something.
+    """
+    _check(count, size, seed, subset, kinds)
+    folder = Path(output) / subset
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder: remove it or choose another --output")
+    image_ids = []
+    for index in range(count):
+        image_id = _name(seed, subset, index)
+        image, labels = draw_image(kinds[index % len(kinds)], size, (seed, subset, index))
+        _write(folder / image_id, image_id, image, labels)
+        image_ids.append(image_id)
+        if progress:
+            progress(index + 1, count)
+    return image_ids
+
+
+def draw_image(kind: str, size: int, key: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """One picture of a kind: image uint8 [size, size, 3], labels int32 [size, size].
+
+    Labels are 0 for background and 1 to N for the N nuclei. `key` (numbers and words) selects
+    the picture.
+    """
+    rng = np.random.default_rng(int(_name(*key), 16))
+    scene = Scene((size, size))
+    image = KINDS[kind](scene, rng)
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    return image, scene.labels
+
+
+def _check(count: int, size: int, seed: int, subset: str, kinds: Sequence[str]) -> None:
+    if count < 1:
+        raise UserError(f"--count {count} is not allowed: a whole number from 1")
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise UserError(f"--size {size} is not allowed: from {MIN_SIZE} to {MAX_SIZE} pixels")
+    if seed < 0:
+        raise UserError(f"--seed {seed} is not allowed: a whole number from 0")
+    if not subset or Path(subset).name != subset or subset in (".", ".."):
+        raise UserError(f"--subset {subset!r} is not allowed: the name of one folder")
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise UserError(f"kinds {unknown} are unknown: choose from {', '.join(KINDS)}")
+
+
+def _name(*key) -> str:
+    return hashlib.sha256("/".join(map(str, key)).encode()).hexdigest()
+
+
+def _write(folder: Path, image_id: str, image: np.ndarray, labels: np.ndarray) -> None:
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    opaque = np.full((*labels.shape, 1), 255, np.uint8)
+    imsave(folder / "images" / f"{image_id}.png", np.concatenate([image, opaque], axis=2))
+    for number in range(1, int(labels.max()) + 1):
+        mask = np.where(labels == number, 255, 0).astype(np.uint8)
+        path = folder / "masks" / f"{_name(image_id, number)}.png"
+        imsave(path, mask, check_contrast=False)

@@ -1,0 +1,313 @@
+"""The nucleus command line, run for real on small synthetic data and a small network."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samples.nucleus import drawing, nucleus
+from samples.nucleus.cli import run
+from samples.nucleus.evaluate import Evaluation, figure
+from samples.nucleus.progress import Progress
+from samples.nucleus.submission import Submission, SubmissionWriter
+from samples.nucleus.synthesize import synthesize
+
+SCRIPT = Path(nucleus.__file__)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four synthetic pictures in stage1_train; the same four, one broken, in broken."""
+    root = tmp_path_factory.mktemp("data")
+    first = synthesize(root, 4, 64, 0, "stage1_train")[0]
+    shutil.copytree(root / "stage1_train", root / "broken")
+    (root / "broken" / first / "images" / f"{first}.png").write_bytes(b"rubbish")
+    return root
+
+
+@pytest.fixture(scope="module")
+def perfect(data, tmp_path_factory):
+    """A submission file that holds the truth of stage1_train."""
+    path = tmp_path_factory.mktemp("perfect") / "submit.csv"
+    dataset = nucleus.load_dataset(str(data), "stage1_train")
+    writer = SubmissionWriter(path)
+    for i in dataset.image_ids:
+        labels = dataset.load_layers(i)[0][..., 0]
+        writer.add(dataset.image_reference(i), labels)
+    writer.close()
+    path.with_name("scores.csv").unlink()
+    return path
+
+
+def small_backbone(image, stage5=True, train_bn=None):
+    """Five convolutions in place of ResNet's stages; names as users of BACKBONE choose them."""
+    from keras import layers
+
+    stages, x = [], image
+    for stage in range(1, 6):
+        x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu",
+                          name=f"small_{stage}")(x)
+        stages.append(x)
+    return stages
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The nucleus configuration with a network that compiles in seconds."""
+    monkeypatch.setattr(nucleus.NucleusConfig, "BACKBONE", staticmethod(small_backbone))
+    monkeypatch.setattr(nucleus.NucleusConfig, "COMPUTE_BACKBONE_SHAPE", staticmethod(
+        lambda shape: np.array([[shape[0] // s, shape[1] // s] for s in (4, 8, 16, 32, 64)])))
+    sizes = {"IMAGE_MIN_DIM": 64, "IMAGE_MAX_DIM": 64, "TOP_DOWN_PYRAMID_SIZE": 16,
+             "IMAGE_MIN_SCALE": 1.0, "IMAGE_SCALE_JITTER": (1.0, 1.0),
+             "RPN_CONV_CHANNELS": 16, "FPN_CLASSIF_FC_LAYERS_SIZE": 32, "MASK_CONV_CHANNELS": 16,
+             "PRE_NMS_LIMIT": 200, "POST_NMS_ROIS_TRAINING": 50, "POST_NMS_ROIS_INFERENCE": 40,
+             "TRAIN_ROIS_PER_IMAGE": 16, "MAX_GT_INSTANCES": 100, "DETECTION_MAX_INSTANCES": 40,
+             "PRECISION": "float32"}
+    for name, value in sizes.items():
+        monkeypatch.setattr(nucleus.NucleusConfig, name, value)
+
+
+@pytest.mark.parametrize("command", ["train", "detect", "evaluate", "synthesize"])
+def test_help_from_any_directory(command, tmp_path):
+    result = subprocess.run([sys.executable, SCRIPT, command, "--help"], cwd=tmp_path,
+                            capture_output=True, text=True, check=True)
+    assert "examples:" in result.stdout and f"nucleus.py {command} --" in result.stdout
+
+
+def test_scoring_a_file_does_not_import_keras(data, perfect, tmp_path):
+    code = (f"import sys; sys.path.insert(0, {str(SCRIPT.parents[2])!r})\n"
+            "from samples.nucleus.nucleus import main\n"
+            f"code = main(['evaluate', '--dataset', {str(data)!r}, '--subset', 'stage1_train',"
+            f" '--submission', {str(perfect)!r}, '--output', 'out'])\n"
+            "assert not {'keras', 'tensorflow', 'matplotlib'} & set(sys.modules)\n"
+            "sys.exit(code)\n")
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
+                            text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "evaluate 4/4" in result.stderr and "Competition score" in result.stdout
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["detect", "--subset", "x", "--weights", "last"], "detect needs --dataset"),
+    (["evaluate", "--dataset", "absent", "--subset", "x"], "evaluate needs --weights"),
+    (["detect", "--dataset", "absent", "--subset", "x", "--weights", "last"], "no such folder"),
+    (["train", "--dataset", "DATA", "--subset", "y", "--weights", "imagenet"], "neither a folder"),
+    (["detect", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "absent.h5"],
+     "absent.h5: no such file"),
+    (["detect", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "imagenet"],
+     "train from it first"),
+    (["synthesize", "--output", "DATA"], "not an empty folder"),
+])
+def test_wrong_input_is_one_line_and_code_2(arguments, message, data, capsys):
+    assert run([a.replace("DATA", str(data)) for a in arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and message in lines[0]
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["fly"], ["detect", "--limit", "0"], ["detect", "--min-confidence", "1.5"],
+    ["train", "--seed", "-1"], ["train", "--epochs", "many"],
+])
+def test_wrong_flags(arguments):
+    with pytest.raises(SystemExit) as error:
+        run(arguments)
+    assert error.value.code == 2
+
+
+def test_flags_may_stand_before_the_command(data, perfect, tmp_path):
+    assert run(["--dataset", str(data), "--subset=stage1_train", "evaluate",
+                "--submission", str(perfect), "--output", str(tmp_path), "--no-pictures"]) == 0
+
+
+def test_evaluate_a_perfect_file(data, perfect, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(["evaluate", "--dataset", str(data), "--subset", "stage1_train", "--submission",
+                str(perfect), "--output", str(out)]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["score"] == metrics["mean_iu"] == metrics["panoptic_quality"] == 1.0
+    assert metrics["images"] == 4 and metrics["complete"] and metrics["failed"] == []
+    assert metrics["coco_ap"] is None  # needs confidences
+    with open(out / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and all(float(row["ap_95"]) == 1 for row in rows)
+    assert {p.stem for p in out.glob("*.png")} == {row["image_id"] for row in rows}
+    assert "TP / (TP + FP + FN)" in capsys.readouterr().out
+
+
+def test_bad_images_are_named_and_skipped(data, perfect, tmp_path, capsys):
+    assert run(["evaluate", "--dataset", str(data), "--subset", "broken", "--submission",
+                str(perfect), "--output", str(tmp_path), "--no-pictures"]) == 2
+    errors = capsys.readouterr().err
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["images"] == 3 and len(metrics["failed"]) == 1
+    assert f"{metrics['failed'][0]}: skipped" in errors and "1 images failed" in errors
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_images_absent_from_a_file(data, perfect, tmp_path, capsys):
+    lines = perfect.read_text().splitlines()
+    first = lines[1].split(",")[0]
+    part = tmp_path / "part.csv"
+    part.write_text("\n".join([lines[0]] + [n for n in lines if n.startswith(first)]) + "\n")
+    arguments = ["evaluate", "--dataset", str(data), "--subset", "stage1_train", "--output",
+                 str(tmp_path / "out"), "--no-pictures", "--submission"]
+    assert run([*arguments, str(part)]) == 0
+    assert "3 of 4 images are not in it" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["score"] == 0.25
+    part.write_text(lines[0] + "\nother,\n")
+    assert run([*arguments, str(part)]) == 2
+
+
+def test_train_detect_evaluate(data, tmp_path, small, monkeypatch, capsys):
+    """The whole way: random weights, two stages, going on, detection, scores."""
+    from mrcnn.model import MaskRCNN
+
+    start = tmp_path / "start.h5"
+    MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
+    logs = tmp_path / "logs"
+    common = ["--dataset", str(data), "--subset", "stage1_train", "--logs", str(logs)]
+    train = ["train", *common, "--steps", "1", "--batch-size", "2"]
+    assert run([*train, "--weights", str(start), "--epochs", "2", "--seed", "3"]) == 0
+    output = capsys.readouterr()
+    assert "Training heads: to epoch 1 of 2" in output.out
+    assert "Training all: to epoch 2 of 2" in output.out
+    assert "No validation" in output.err  # the data set has none of the 25 images
+    assert run([*train, "--weights", "last", "--epochs", "3"]) == 0
+    output = capsys.readouterr()
+    assert "Training heads" not in output.out and "to epoch 3 of 3" in output.out
+    assert len(list(logs.glob("*/mask_rcnn_nucleus_*.h5"))) == 3
+    assert run([*train, "--weights", "last", "--epochs", "3"]) == 0
+    assert "Nothing to train" in capsys.readouterr().out
+
+    found = tmp_path / "found"
+    assert run(["detect", *common, "--weights", "last", "--output", str(found), "--limit", "2",
+                "--min-confidence", "0"]) == 0
+    submission = Submission(found / "submit.csv")
+    assert len(submission.image_ids) == 2 == len(list(found.glob("*.png")))
+    for image_id in submission.image_ids:
+        labels = submission.labels(image_id, (64, 64))  # raises where masks overlap
+        assert len(np.unique(labels)) - 1 == len(submission.scores(image_id))
+
+    scores = tmp_path / "scores"
+    assert run(["evaluate", *common, "--weights", "last", "--output", str(scores)]) == 0
+    metrics = json.loads((scores / "metrics.json").read_text())
+    assert metrics["images"] == 4 and metrics["seconds_per_image"] > 0
+    again = tmp_path / "again"
+    assert run(["evaluate", *common, "--submission", str(scores / "submit.csv"),
+                "--output", str(again)]) == 0
+    second = json.loads((again / "metrics.json").read_text())
+    assert second["score"] == metrics["score"] and second["detected"] == metrics["detected"]
+
+
+class StoppingModel:
+    """Finds nothing, and is interrupted at the second image."""
+
+    calls = 0
+
+    def detect(self, images, verbose=0):
+        self.calls += 1
+        if self.calls == 2:
+            raise KeyboardInterrupt
+        return [{"masks": np.zeros((*images[0].shape[:2], 0), bool), "scores": np.zeros(0)}]
+
+
+def test_an_interrupted_run_says_where_its_rows_are(data, tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        nucleus.detect(StoppingModel(), str(data), "stage1_train", tmp_path)
+    assert "submit.csv.partial" in capsys.readouterr().out
+    assert len(Submission(tmp_path / "submit.csv.partial").image_ids) == 1
+    assert not (tmp_path / "submit.csv").exists()
+
+
+def test_a_broken_image_gets_an_empty_row(data, tmp_path, capsys):
+    class Blind(StoppingModel):
+        calls = 2
+
+    failed = nucleus.detect(Blind(), str(data), "broken", tmp_path, pictures=False)
+    assert len(failed) == 1
+    assert sorted(Submission(tmp_path / "submit.csv").image_ids) == sorted(
+        p.name for p in (data / "broken").iterdir())
+
+
+def test_configurations_are_valid():
+    config, inference = nucleus.NucleusConfig(), nucleus.NucleusInferenceConfig()
+    assert config.exact_pixels and config.BATCH_SIZE == 4
+    assert inference.BATCH_SIZE == 1 and inference.IMAGE_RESIZE_MODE == "pad64"
+    assert config.MAX_GT_INSTANCES >= 375 and inference.DETECTION_MAX_INSTANCES >= 375
+
+
+# --- pictures and the progress line ---------------------------------------------------------
+
+
+def test_figure_colours():
+    image = np.full((40, 60, 3), 200, np.uint8)
+    truth, labels = np.zeros((40, 60, 1), int), np.zeros((40, 60), int)
+    truth[5:15, 5:15, 0] = 1
+    labels[5:15, 5:15] = 4  # the same outline: yellow
+    truth[20:30, 20:30, 0] = 2
+    labels[20:30, 40:50] = 7
+    row = Evaluation().add("a", image, truth, labels, np.array([0.9, 0.5]))
+    picture = figure(image, truth, labels, np.array([0.9, 0.5]), row)
+    zoom = drawing.zoom_for(image.shape)
+    assert picture.shape == (40 * zoom + drawing.HEADER_PIXELS, 60 * zoom, 3)
+
+    def colour(y, x):
+        return tuple(picture[int(y * zoom) + drawing.HEADER_PIXELS, x * zoom])
+
+    assert colour(14.75, 10) == drawing.YELLOW
+    assert colour(29.75, 25) == drawing.GREEN
+    assert colour(29.75, 45) == drawing.RED
+    assert colour(35, 5) == (200, 200, 200)
+
+
+def test_outline():
+    labels = np.zeros((5, 6), int)
+    labels[:, 1:5] = [1, 1, 2, 2]
+    assert drawing.outline(labels)[2].tolist() == [False, True, True, True, True, False]
+    whole = drawing.outline(np.ones((5, 5), int))
+    assert whole.sum() == 16 and not whole[1:4, 1:4].any()
+    assert drawing.outline(np.ones((7, 7), int), 2).sum() == 49 - 9
+    assert not drawing.outline(np.zeros((3, 3), int)).any()
+
+
+def test_pictures_without_nuclei(tmp_path):
+    image, nothing = np.full((30, 30, 3), 9, np.uint8), np.zeros((30, 30), int)
+    row = Evaluation().add("a", image, nothing[..., None], nothing)
+    assert row["score"] == 1
+    figure(image, nothing[..., None], nothing, None, row)
+    drawing.save_png(tmp_path / "a.png", drawing.detections_only(image, nothing, "none"))
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (120, 120 + drawing.HEADER_PIXELS)
+
+
+def test_evaluation_summary_means():
+    evaluation = Evaluation()
+    image = np.zeros((10, 10, 3), np.uint8)
+    truth = np.zeros((10, 10, 1), int)
+    truth[2:4, 2:4] = 1
+    evaluation.add("right", image, truth, truth[..., 0], np.array([0.9]), 1.0)
+    evaluation.add("missed", image, truth, np.zeros((10, 10), int), np.zeros(0), 3.0)
+    summary = evaluation.summary()
+    assert summary["score"] == 0.5 and summary["f1"] == [0.5] * 10
+    assert summary["pooled_tp_fp_fn"][0] == [1, 0, 1]
+    assert summary["pixel_accuracy"] == pytest.approx(196 / 200)
+    assert summary["coco_ap"] == pytest.approx(51 / 101)
+    assert summary["seconds_per_image"] == 2.0
+    assert summary["by_kind"] == {
+        "fluorescence, small nuclei": {"images": 2, "score": 0.5, "ap_50": 0.5}}
+
+
+def test_progress_line(capsys):
+    line = Progress(2, "detect")
+    line.step("one")
+    line.message("a.png: skipped")
+    line.step()
+    shown = capsys.readouterr().err.splitlines()
+    assert "1/2" in shown[0] and "ETA" in shown[0] and shown[0].endswith("one")
+    assert shown[1] == "a.png: skipped" and "2/2" in shown[2] and "took" in shown[2]
