@@ -11,7 +11,7 @@ from typing import Any
 
 from mrcnn.dataset import Dataset
 from mrcnn.masks import expand_mask, minimize_mask, mold_mask, resize_mask
-from mrcnn.molding import resize, resize_image, unmold_mask
+from mrcnn.molding import resize, resize_image
 from mrcnn.numpy_boxes import (
     apply_box_deltas,
     box_refinement,
@@ -22,6 +22,7 @@ from mrcnn.numpy_boxes import (
     non_max_suppression,
     norm_boxes,
 )
+from mrcnn.unmolding import unmold_mask
 
 # Name -> module that defines it.
 _LAZY = {
