@@ -2,7 +2,7 @@
 
 `BatchLoader` feeds `train`: batch i of epoch e is a pure function of (config.SEED, e, i), whatever
 the number of threads and the order of access, so a resumed run sees what an uninterrupted one
-would XX
+would.
 
 Shapes: B images, H W pixels, C channels, L label layers, N instances of one image,
 G = MAX_GT_INSTANCES, M = IMAGE_META_SIZE.
@@ -82,6 +82,7 @@ class BatchLoader(keras.utils.PyDataset):
         self.steps = int(default_steps if steps is None else steps)
         self.plain_sources = frozenset(no_augmentation_sources or ())
         self.epoch = start_epoch
+        self.image_shape: tuple[int, ...] | None = None  # all images must have it, where given
         self.cache = ImageCache(int(config.CACHE_MB * 2**20))
         self.broken = BrokenImages(dataset)
         # The first UserError of a batch. TensorFlow turns what a data thread raises into an error
@@ -108,11 +109,12 @@ class BatchLoader(keras.utils.PyDataset):
     def _batch(self, index: int) -> tuple[dict[str, np.ndarray]]:
         entries = [self._entry(position) for position in self._positions(index)]
         shapes = {entry["input_image"].shape for entry in entries}
+        if self.image_shape is not None:
+            shapes.add(tuple(self.image_shape))
         if len(shapes) > 1:
             raise UserError(
                 f'IMAGE_RESIZE_MODE = "{self.config.IMAGE_RESIZE_MODE}" gives images of different '
-                f'shapes {sorted(shapes)} in one batch: use "square" or "crop", or '
-                "IMAGES_PER_GPU = 1 and no quarter turns"
+                f'shapes {sorted(shapes)} in one run: use "square" or "crop"'
             )
         return ({key: np.stack([entry[key] for entry in entries]) for key in entries[0]},)
 

@@ -38,7 +38,8 @@ def refine_detections_graph(rois, probs, deltas, window, config):
     chosen = chosen * np.asarray(config.BBOX_STD_DEV, "float32")
     boxes = clip_boxes_graph(apply_box_deltas_graph(rois, chosen), window)
 
-    wanted = (class_ids > 0) & (scores >= config.DETECTION_MIN_CONFIDENCE) & (box_area(boxes) > 0)
+    confidence = config.DETECTION_MIN_CONFIDENCE or 0.0
+    wanted = (class_ids > 0) & (scores >= confidence) & (box_area(boxes) > 0)
     # Boxes of different classes never meet: each class gets its own unit square.
     shifted = boxes + 2.0 * ops.cast(class_ids, "float32")[..., None]
     keep, valid = non_max_suppression_graph(

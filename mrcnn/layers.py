@@ -10,12 +10,23 @@ from keras import ops
 class BatchNorm(keras.layers.BatchNormalization):
     """Batch normalization that can be frozen (matterport: `BatchNorm`).
 
-    `training=False` freezes the statistics, `None` follows the model, `True` always trains, as
-    `Config.TRAIN_BN` says. Frozen, it is one multiply-add in the input's own dtype, where Keras
-    would go through float32 and back.
+    Called with `training=False` while the graph is built, the statistics stay frozen; with `True`
+    the batch's own are always used; `None` follows the model, as `Config.TRAIN_BN` says. Frozen,
+    it is one multiply-add in the input's own dtype, where Keras would go through float32 and back.
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.mode = None
+
+    def __call__(self, inputs, training=None, **kwargs):
+        # A functional model replaces the `training` of its layers by its own: remember it here.
+        if training is not None and isinstance(inputs, keras.KerasTensor):
+            self.mode = training
+        return super().__call__(inputs, training=training, **kwargs)
+
     def call(self, inputs, training=None, mask=None):
+        training = training if self.mode is None else self.mode
         if training and self.trainable:
             return super().call(inputs, training=training, mask=mask)
         scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)

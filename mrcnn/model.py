@@ -7,8 +7,6 @@ them together.
 """
 
 import copy
-import datetime
-import re
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from . import molding, state, training, weights
+from . import checkpoints, inspection, molding, state, training, unmolding, weights
 from .anchors import compute_backbone_shapes, image_anchors, normalized_anchors
 from .boxes import (
     apply_box_deltas_graph,
@@ -37,7 +35,7 @@ from .compat import (
 from .data import BatchLoader
 from .detection import DetectionLayer
 from .download import resolve_weights
-from .errors import MissingFileError, MRCNNWarning, UserError
+from .errors import MRCNNWarning, UserError
 from .generator import data_generator, load_image_gt
 from .heads import build_fpn_mask_graph, fpn_classifier_graph
 from .image_meta import parse_image_meta_graph
@@ -71,11 +69,6 @@ __all__ = [
     "refine_detections_graph", "resnet_graph", "rpn_bbox_loss_graph", "rpn_class_loss_graph",
     "rpn_graph", "smooth_l1_loss", "trim_zeros_graph", "unmold_image",
 ]  # fmt: skip
-
-# .../nucleus20180214T1105/mask_rcnn_nucleus_0012.h5: start of the run, and epochs done.
-CHECKPOINT_PATTERN = re.compile(
-    r"[\w-]+?(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})[/\\]mask_rcnn_[\w-]+?_(\d{4})\.h5$"
-)
 
 
 class MaskRCNN:
@@ -123,6 +116,9 @@ class MaskRCNN:
     def build(self, mode: str, config, image_shape=None) -> keras.Model:
         """The Keras model for one image shape, `config.IMAGE_SHAPE` by default."""
         shape = tuple(int(n) for n in (config.IMAGE_SHAPE if image_shape is None else image_shape))
+        if image_shape is None and config.IMAGE_RESIZE_MODE in ("none", "pad64"):
+            # Pictures bring their own shape; this is the one to begin with.
+            shape = (-(-shape[0] // 64) * 64, -(-shape[1] // 64) * 64, shape[2])
         if shape[0] % 64 or shape[1] % 64:
             raise UserError(
                 f"images of {shape[0]}x{shape[1]} pixels do not fit the network: both sides must "
@@ -185,50 +181,36 @@ class MaskRCNN:
         weights.save_weights(self.keras_model, str(filepath), half=half)
 
     def find_last(self) -> str:
-        """Path of the newest checkpoint of the newest run below `model_dir` that has one.
-
-        Raises:
-            MissingFileError: there is none (a FileNotFoundError, as in matterport).
-        """
-        name = self._name()
-        root = Path(self.model_dir)
-        runs = sorted(p for p in root.glob(f"{name}*") if p.is_dir()) if root.is_dir() else []
-        for run in reversed(runs):
-            checkpoints = sorted(run.glob("mask_rcnn*.h5"))
-            if checkpoints:
-                return str(checkpoints[-1])
-        raise MissingFileError(
-            f"{root}: no checkpoint mask_rcnn*.h5 in a folder {name}*: train first, or name a "
-            "weight file"
-        )
+        """Path of the newest checkpoint; see `checkpoints.find_last`."""
+        return checkpoints.find_last(self.model_dir, self._name())
 
     def get_imagenet_weights(self) -> str:
         """Path of the public ImageNet ResNet-50 weights, downloaded when they are not cached."""
         return resolve_weights("imagenet")
 
     def set_log_dir(self, model_path: str | None = None) -> None:
-        """Start a new run, or go on with the run that a checkpoint's path belongs to."""
-        self.epoch = 0
+        """Start a new run, or go on with the run that a checkpoint's path belongs to.
+
+        As in matterport another experiment's checkpoint gives its date and epoch, too; only a
+        checkpoint of this one (by NAME) is gone on with in its own folder, with its state.
+        """
+        name, run = self._name(), checkpoints.run_of(model_path)
         self._resume = None
-        started = datetime.datetime.now()
-        match = CHECKPOINT_PATTERN.search(str(model_path)) if model_path else None
-        if match:
-            *when, epoch = (int(group) for group in match.groups())
-            started = datetime.datetime(*when)
-            self.epoch = epoch
-        folder = Path(self.model_dir) / f"{self._name()}{started:%Y%m%dT%H%M}"
-        if match and Path(model_path).parent.is_dir():
-            folder = Path(model_path).parent
-            self._resume = state.read_progress(self._state_path(folder, self.epoch))
+        if run:
+            started, self.epoch = run
+            folder = checkpoints.run_folder(self.model_dir, name, started)
+            if Path(model_path).parent.name == folder.name:
+                folder = Path(model_path).parent
+            if Path(model_path).parent == folder and self.mode == "training":
+                self._resume = state.read_progress(checkpoints.state_path(folder, self.epoch))
+        else:
+            self.epoch = 0
+            folder = checkpoints.new_run_folder(self.model_dir, name)
         self.log_dir = str(folder)
-        self.checkpoint_path = str(folder / f"mask_rcnn_{self._name()}_{{epoch:04d}}.h5")
+        self.checkpoint_path = checkpoints.checkpoint_path(folder, name)
 
     def _name(self) -> str:
         return (self.config.NAME or "mask_rcnn").lower()
-
-    @staticmethod
-    def _state_path(folder, epoch: int) -> Path:
-        return Path(folder) / f"state_{epoch:04d}.npz"
 
     # ---- Training ----------------------------------------------------------------------------
 
@@ -275,7 +257,7 @@ class MaskRCNN:
             return
         config = self.config
         stage = {"layers": layers, "learning_rate": float(learning_rate), "epochs": int(epochs)}
-        resumes = bool(self._resume) and self._resume.get("stage") == stage
+        resumes = bool(self._resume) and _continues(self._resume, stage)
         start = self._resume["stage_start"] if resumes else self.epoch
         loader = BatchLoader(
             train_dataset, config, augmentation=augmentation, start_epoch=self.epoch,
@@ -284,57 +266,53 @@ class MaskRCNN:
         validation = None
         if val_dataset is not None and config.VALIDATION_STEPS:
             validation = BatchLoader(val_dataset, config, training=False)
-        self._fit_shape(loader)
+        self._fit_shape(loader, validation)
         self.set_trainable(training.LAYER_REGEX.get(layers, layers), verbose=0)
         total_steps = (epochs - start) * config.STEPS_PER_EPOCH
         self.compile(learning_rate, config.LEARNING_MOMENTUM, total_steps)
         if self._resume:
-            path = self._state_path(self.log_dir, self.epoch)
+            path = checkpoints.state_path(self.log_dir, self.epoch)
             state.load_state(path, self.keras_model, optimizer=resumes)
             self._resume = None
+            log("Going on with the saved optimizer" if resumes else "A new stage, a new optimizer")
         log(f"Epochs {self.epoch + 1} to {epochs}, layers {layers}, learning rate {learning_rate}")
         log(f"Logs, loss curve and checkpoints: {self.log_dir}")
 
         def save(epoch, logs):
-            self._save_checkpoint(epoch, {"epoch": epoch, "stage": stage, "stage_start": start})
+            self.epoch = epoch
+            progress = {"epoch": epoch, "stage": stage, "stage_start": start}
+            checkpoints.save(
+                self.keras_model, self.log_dir, self._name(), epoch, progress,
+                config.CHECKPOINTS_TO_KEEP,
+            )
+
+        def last_checkpoint():
+            return checkpoints.newest(self.log_dir)
 
         try:
             training.fit(
                 self.keras_model, loader, validation, self.epoch, epochs, self.log_dir, save,
-                self._last_checkpoint, custom_callbacks or (),
+                last_checkpoint, custom_callbacks or (),
             )
         except KeyboardInterrupt:
-            last = self._last_checkpoint()
+            last = last_checkpoint()
             log(f"Stopped. Go on from {last}" if last else "Stopped before the first checkpoint")
             raise
         self.epoch = max(self.epoch, epochs)
 
-    def _fit_shape(self, loader) -> None:
-        """Rebuild the training model where "none" and "pad64" give images another shape."""
+    def _fit_shape(self, loader, validation) -> None:
+        """Rebuild the training model where "none" and "pad64" give images another shape.
+
+        All images of a run must have that shape: the loaders say so in one line if they do not.
+        """
         if self.config.IMAGE_RESIZE_MODE not in ("none", "pad64"):
             return
         shape = loader[0][0]["input_image"].shape[1:]
+        for batches in (loader, validation):
+            if batches is not None:
+                batches.image_shape = shape
         if shape != tuple(self.keras_model.input["input_image"].shape[1:]):
             self.keras_model = self.build("training", self.config, shape)
-
-    def _save_checkpoint(self, epoch: int, progress: dict) -> None:
-        """Write weights and state of a finished epoch; drop what is no longer wanted."""
-        self.epoch = epoch
-        folder = Path(self.log_dir)
-        # The state first: a checkpoint that exists has its state.
-        state.save_state(self._state_path(folder, epoch), self.keras_model, progress)
-        weights.save_weights(self.keras_model, self.checkpoint_path.format(epoch=epoch))
-        for old in folder.glob("state_*.npz"):
-            if old != self._state_path(folder, epoch):
-                old.unlink()
-        keep = self.config.CHECKPOINTS_TO_KEEP
-        if keep:
-            for old in sorted(folder.glob("mask_rcnn*.h5"))[:-keep]:
-                old.unlink()
-
-    def _last_checkpoint(self) -> str | None:
-        found = sorted(Path(self.log_dir).glob("mask_rcnn*.h5"))
-        return str(found[-1]) if found else None
 
     # ---- Detection ---------------------------------------------------------------------------
 
@@ -346,7 +324,7 @@ class MaskRCNN:
         self, detections, mrcnn_mask, original_image_shape, image_shape, window
     ):
         """Network output of one image to boxes, class ids, scores and masks of the picture."""
-        return molding.unmold_detections(
+        return unmolding.unmold_detections(
             detections, mrcnn_mask, original_image_shape, image_shape, window, self.config
         )
 
@@ -403,9 +381,17 @@ class MaskRCNN:
         count = len(molded)
         rows = np.arange(max(count, self.config.BATCH_SIZE)) % count
         model = self.build("inference", self.config, molded.shape[1:])
-        outputs = model.predict_on_batch(
-            [molded[rows].astype(np.float32), metas[rows].astype(np.float32)]
-        )
+        inputs = [molded[rows].astype(np.float32), metas[rows].astype(np.float32)]
+        try:
+            outputs = model.predict_on_batch(inputs)
+        except Exception as error:
+            # Every backend has its own name for it.
+            if type(error).__name__ not in ("ResourceExhaustedError", "OutOfMemoryError"):
+                raise
+            raise UserError(
+                f"{len(rows)} images of {molded.shape[1]}x{molded.shape[2]} pixels do not fit into "
+                "memory: lower IMAGE_MIN_SCALE, IMAGES_PER_GPU or POST_NMS_ROIS_INFERENCE"
+            ) from error
         return [np.asarray(output)[:count] for output in outputs]
 
     def _result(self, found, row, original_shape, molded_shape, meta) -> dict:
@@ -438,32 +424,16 @@ class MaskRCNN:
     # ---- Looking inside (matterport's tools) ---------------------------------------------------
 
     def ancestor(self, tensor, name: str, checked=None):
-        """The nearest tensor above `tensor` whose layer is called `name` (or matches it)."""
-        checked = set() if checked is None else checked
-        history = getattr(tensor, "_keras_history", None)
-        if history is None or id(history.operation) in checked:
-            return None
-        operation = history.operation
-        checked.add(id(operation))
-        name = re.sub(r"(\\)?/.*|:\d+$", "", name)  # "ROI/rpn_anchors:0" in TensorFlow 1
-        for node in operation._inbound_nodes:
-            for parent in node.input_tensors:
-                if re.fullmatch(name, parent._keras_history.operation.name):
-                    return parent
-                found = self.ancestor(parent, name, checked)
-                if found is not None:
-                    return found
-        return None
+        """See `inspection.ancestor`."""
+        return inspection.ancestor(tensor, name, checked)
 
     def find_trainable_layer(self, layer):
-        """The layer inside a wrapper, or the layer itself."""
-        inner = getattr(layer, "layer", None)
-        return self.find_trainable_layer(inner) if inner is not None else layer
+        """See `inspection.find_trainable_layer`."""
+        return inspection.find_trainable_layer(layer)
 
     def get_trainable_layers(self) -> list:
-        """All layers that have weights, those of nested models as their model."""
-        found = (self.find_trainable_layer(layer) for layer in self.keras_model.layers)
-        return [layer for layer in found if layer.get_weights()]
+        """See `inspection.get_trainable_layers`."""
+        return inspection.get_trainable_layers(self.keras_model)
 
     def run_graph(self, images, outputs, image_metas=None) -> dict:
         """Compute any tensors of the inference model.
@@ -476,20 +446,22 @@ class MaskRCNN:
         Returns:
             {name: array} in the order asked for.
         """
+        molded = images
         if image_metas is None:
             molded, image_metas, _ = self.mold_inputs(images)
-        else:
-            molded = images
-        molded = np.asarray(molded, np.float32)
-        expected = tuple(self.keras_model.inputs[0].shape[1:])
-        if molded.shape[1:] != expected:
-            raise UserError(
-                f"run_graph: the molded images are {molded.shape[1:]}, keras_model takes {expected}"
-            )
-        names, tensors = zip(*outputs, strict=True)
-        model = keras.Model(self.keras_model.inputs, list(tensors))
-        values = model.predict_on_batch([molded, np.asarray(image_metas, np.float32)])
-        result = {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
-        for name, value in result.items():
+        found = inspection.run_graph(self.keras_model, molded, image_metas, outputs)
+        for name, value in found.items():
             log(name, value)
-        return result
+        return found
+
+
+def _continues(saved: dict, stage: dict) -> bool:
+    """Whether a stage of training goes on with the optimizer of a checkpoint.
+
+    The layers must be the same, and either the learning rate too (perhaps for more epochs), or
+    the saved stage was not finished and only its rate is changed.
+    """
+    old = saved["stage"]
+    unfinished = saved["epoch"] < old["epochs"]
+    same_rate = old["learning_rate"] == stage["learning_rate"]
+    return old["layers"] == stage["layers"] and (same_rate or unfinished)

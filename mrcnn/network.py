@@ -33,6 +33,14 @@ from .rpn import ProposalLayer, build_rpn_model
 from .targets import RoiTargetLayer, RpnTargetLayer
 
 
+def compiles_whole_graphs() -> bool:
+    """Whether models are compiled by XLA: on JAX only.
+
+    On TensorFlow its graph executor is faster on processors, and XLA has no kernel for its NMS.
+    """
+    return keras.backend.backend() == "jax"
+
+
 class AnchorsLayer(layers.Layer):
     """The anchors of an image shape as a constant [1, A, 4], normalised."""
 
@@ -141,11 +149,13 @@ def inference_model(config, bank: LayerBank, image_shape) -> keras.Model:
     detect = bank(DetectionLayer, config, name="mrcnn_detection")
     detections = detect([rois, classes, deltas, image_meta])
     masks = segment(detections[..., :4], pyramid, image_meta, config, bank)
-    return keras.Model(
+    model = keras.Model(
         [image, image_meta],
         [detections, classes, deltas, masks, rois, rpn_class, rpn_bbox],
         name="mask_rcnn",
     )
+    model.jit_compile = compiles_whole_graphs()
+    return model
 
 
 def training_inputs(config, image_shape) -> dict:

@@ -20,6 +20,8 @@ from .callbacks import (
     optional_tensorboard,
 )
 from .config_rules import LOSS_NAMES
+from .errors import UserError
+from .network import compiles_whole_graphs
 
 # What matterport's names for the stages of fine-tuning stand for. Layers are named res4a_...,
 # bn4a_... in the backbone, and by what they serve above it.
@@ -54,11 +56,6 @@ class TrainingModel(keras.Model):
         self.loss_weights = [float(config.LOSS_WEIGHTS.get(name, 1.0)) for name in LOSS_NAMES]
         self.weight_decay = float(config.WEIGHT_DECAY)
         self.loss_trackers = [keras.metrics.Mean(name=name) for name in LOSS_NAMES]
-
-    @property
-    def metrics(self):
-        # Keras keeps the total under "loss" itself.
-        return [*super().metrics, *self.loss_trackers]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         for tracker, loss in zip(self.loss_trackers, y_pred, strict=True):
@@ -112,9 +109,7 @@ def make_optimizer(config, learning_rate: float, total_steps: int):
 
 def compile_model(model, optimizer):
     """Get a training model ready for `fit`."""
-    # XLA is slower than the graph executor on processors and has no kernel for TensorFlow's NMS.
-    jit = keras.backend.backend() == "jax"
-    model.compile(optimizer=optimizer, jit_compile=jit)
+    model.compile(optimizer=optimizer, jit_compile=compiles_whole_graphs())
 
 
 def set_trainable(model: keras.Model, layer_regex: str) -> list[str]:
@@ -122,7 +117,17 @@ def set_trainable(model: keras.Model, layer_regex: str) -> list[str]:
 
     Returns:
         The names of the trainable layers that have weights.
+
+    Raises:
+        UserError: not a regular expression.
     """
+    try:
+        re.compile(layer_regex)
+    except re.error as error:
+        raise UserError(
+            f"layers = {layer_regex!r} is no regular expression ({error}), nor one of "
+            f"{', '.join(LAYER_REGEX)}"
+        ) from error
     names = []
     for layer in getattr(model, "inner_model", model).layers:
         if isinstance(layer, keras.Model):
@@ -161,6 +166,7 @@ def fit(model, loader, validation, first_epoch, epochs, log_dir, save, last_good
         LossCurve(csv_path, log_dir / "loss_curve.png"),
         *optional_tensorboard(log_dir),
     ]
+    progress = ProgressLine()
     try:
         return model.fit(
             loader,
@@ -168,7 +174,7 @@ def fit(model, loader, validation, first_epoch, epochs, log_dir, save, last_good
             initial_epoch=first_epoch,
             epochs=epochs,
             shuffle=False,  # the loader shuffles, reproducibly
-            callbacks=[*own, *callbacks, ProgressLine()],
+            callbacks=[*own, *callbacks, progress],
             verbose=0,
         )
     except Exception:
@@ -177,3 +183,5 @@ def fit(model, loader, validation, first_epoch, epochs, log_dir, save, last_good
             if batches is not None and batches.error is not None:
                 raise batches.error from None
         raise
+    finally:
+        progress.finish()

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mrcnn import molding
+from mrcnn import unmolding
 from mrcnn.config import Config
 from mrcnn.model import MaskRCNN
 
@@ -113,7 +113,7 @@ def test_detect(model, expected):
 def test_detect_molded(model, expected):
     [result] = model.detect_molded(expected["molded"], expected["image_meta"])
     assert result["masks"].shape == (256, 256, 50)
-    wanted = molding.unmold_detections(
+    wanted = unmolding.unmold_detections(
         expected["mrcnn_detection"][0], expected["mrcnn_mask"][0], (256, 256, 3), (256, 256, 3),
         (0, 0, 256, 256), model.config,
     )

@@ -203,3 +203,20 @@ def test_bfloat16_keeps_boxes_and_losses_in_float32(tiny_config, rng):
     difference = np.abs(np.asarray(outputs[5]) - np.asarray(reference[5]))
     assert np.median(difference) < 0.02
     assert all(v.dtype == "float32" for v in model.variables)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("train_bn, moves", [(False, False), (None, True)])
+def test_frozen_batch_norm_keeps_its_statistics(tiny_config, rng, train_bn, moves):
+    tiny_config.TRAIN_BN = train_bn
+    model = training_model(tiny_config)
+    set_weights(model)
+
+    def statistics():
+        return {v.path: ops.convert_to_numpy(v) for v in model.weights if "moving" in v.path}
+
+    before = statistics()
+    model.train_on_batch(training_batch(tiny_config, rng))
+    changed = [path for path, value in statistics().items() if (value != before[path]).any()]
+    assert bool(changed) == moves
+    assert len(before) == len([v for v in model.weights if "gamma" in v.path]) * 2
