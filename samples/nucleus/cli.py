@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="nucleus.py", description="Mask R-CNN for nuclei in microscope pictures.",
         epilog="examples:\n" + "\n".join(EXAMPLES.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_data_flags(parser, weights=True)
+    _add_data_flags(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     made = {}
     for name in COMMANDS:
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
             epilog="examples:\n" + EXAMPLES[name],
             formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("train", "detect", "evaluate"):
-        _add_data_flags(made[name], weights=True)
+        _add_data_flags(made[name])
     _add_train_flags(made["train"])
     for name in ("detect", "evaluate"):
         _add_detect_flags(made[name], name)
@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_data_flags(parser: argparse.ArgumentParser, weights: bool) -> None:
+def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     # SUPPRESS: a flag given before the command must not be reset by the command's default.
     add = parser.add_argument
     add("--dataset", metavar="DIR", default=argparse.SUPPRESS,
@@ -196,6 +196,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     _need(options, "dataset", "subset")
     if not options.submission:
         _need(options, "weights")
+    elif options.min_confidence is not None:
+        raise UserError("--min-confidence is for detecting: it has no effect on --submission")
     dataset = nucleus.load_dataset(options.dataset, options.subset, labelled=True)
     output = Path(options.output or nucleus.results_folder("evaluate"))
     if options.submission:
@@ -250,7 +252,7 @@ def run(arguments: list[str] | None = None) -> int:
                                                                file=sys.stderr)
         try:
             return command(options)
-        except UserError as error:
+        except (UserError, OSError) as error:  # OSError: no permission, disk full
             print(f"nucleus.py: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:

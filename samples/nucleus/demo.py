@@ -63,7 +63,6 @@ def train_from_nothing(data: Path, logs: Path, size: Size, seed: int) -> Path:
         SEED = seed
         # Random weights, unlike pretrained ones, need the batch norm to learn its statistics.
         TRAIN_BN = None
-        OPTIMIZER = "adam"
         LEARNING_RATE = 0.001
 
     model = MaskRCNN("training", DemoConfig(), str(logs))
@@ -102,6 +101,7 @@ def demo(output: Path, weights: Path | None, size: Size, seed: int) -> None:
     subset = ["--dataset", str(data), "--subset", "stage1_test"]
     run("detect", *subset, "--weights", str(weights), "--output", str(results))
     submission, scores = results / "submit.csv", output / "scores"
+    print("\nAll scores from here on are scores on synthetic images.")
     run("evaluate", *subset, "--submission", str(submission), "--output", str(scores))
     score = json.loads((scores / "metrics.json").read_text())["score"]
     print(
@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"--weights {weights}: no such file")
         size = QUICK if chosen.quick else FULL
         demo(output, weights if weights.is_file() else None, size, chosen.seed)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"demo.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

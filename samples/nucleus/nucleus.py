@@ -55,12 +55,16 @@ class NucleusConfig(Config):
     # The kinds of microscopy differ by a factor of ten in the size of nuclei.
     IMAGE_SCALE_JITTER = (0.6, 1.5)
 
-    # Passes over the 591 images of the subset "train"; the command line sets both itself.
+    # Once through some 590 training and 24 validation images. The command line sets both itself.
     STEPS_PER_EPOCH = 591 // IMAGES_PER_GPU
     VALIDATION_STEPS = 24 // IMAGES_PER_GPU
 
     # Nuclei are 5 to 150 pixels across once enlarged.
     RPN_ANCHOR_SCALES = (8, 16, 32, 64, 128)
+
+    # The batch norms learn: the public ImageNet statistics are not those of microscopy, and layers
+    # without pretrained kernels have no statistics at all.
+    TRAIN_BN = None
 
     # Half a pixel of systematic offset costs more of the score than most tricks gain.
     PIXEL_CONVENTION = "exact"

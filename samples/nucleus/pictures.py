@@ -116,7 +116,7 @@ def decode_mask(data: bytes, name: str) -> tuple[np.ndarray, tuple[int, int], tu
         if data[:4] not in (b"II*\0", b"MM\0*"):
             with Image.open(io.BytesIO(data)) as picture:
                 _refuse_pixels(picture.size, name)
-                if picture.mode in ("1", "L", "I;16", "I"):
+                if picture.mode in ("1", "L"):
                     box = picture.getbbox()
                     size = (picture.height, picture.width)
                     if box is None:

@@ -121,7 +121,9 @@ def run_evaluate(dataset, output: Path, source: str, model=None,
         failed = each_image(dataset, limit, "evaluate", work)
         complete = True
     except KeyboardInterrupt:
-        print(f"Stopped. The scores of the {len(evaluation.rows)} images so far are in {output}")
+        if evaluation.rows:
+            print(f"Stopped. The scores of the {len(evaluation.rows)} images so far are in "
+                  f"{output}")
         raise
     finally:
         if writer is not None:

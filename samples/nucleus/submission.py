@@ -141,13 +141,16 @@ class SubmissionWriter:
 
     def add(self, image_id: str, labels: np.ndarray, scores: np.ndarray | None = None) -> None:
         """Write an image's rows. labels: map [H, W]; scores [N]: of its instances, ascending
-        label."""
+        label. Raises UserError where the file system refuses."""
         codes = list(label_runs(labels).values())
-        self._rows.writerows([image_id, code] for code in codes or [""])
-        if scores is not None:
-            self._score_rows.writerows([image_id, f"{score:.6f}"] for score in scores)
-        self._file.flush()
-        self._scores.flush()
+        try:
+            self._rows.writerows([image_id, code] for code in codes or [""])
+            if scores is not None:
+                self._score_rows.writerows([image_id, f"{score:.6f}"] for score in scores)
+            self._file.flush()
+            self._scores.flush()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
 
     def close(self, complete: bool = True) -> None:
         """Close the files; give them their final names where the run is complete."""
@@ -195,12 +198,12 @@ class Submission:
         scores: dict[str, list[float]] = {}
         if not path.is_file():
             return scores
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in list(csv.reader(file))[1:]:
-                try:
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                for row in list(csv.reader(file))[1:]:
                     scores.setdefault(row[0], []).append(float(row[1]))
-                except (IndexError, ValueError):
-                    raise UserError(f"{path}: not a list of ImageId,Score") from None
+        except (OSError, IndexError, ValueError, csv.Error):
+            raise UserError(f"{path}: not a readable list of ImageId,Score") from None
         return scores
 
     @property

@@ -97,7 +97,8 @@ def _write(folder: Path, image_id: str, image: np.ndarray, labels: np.ndarray) -
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     opaque = np.full((*labels.shape, 1), 255, np.uint8)
-    imsave(folder / "images" / f"{image_id}.png", np.concatenate([image, opaque], axis=2))
+    picture = np.concatenate([image, opaque], axis=2)
+    imsave(folder / "images" / f"{image_id}.png", picture, check_contrast=False)
     for number in range(1, int(labels.max()) + 1):
         mask = np.where(labels == number, 255, 0).astype(np.uint8)
         path = folder / "masks" / f"{_name(image_id, number)}.png"

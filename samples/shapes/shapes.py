@@ -27,6 +27,7 @@ if ROOT_DIR not in sys.path:
 import mrcnn.model as modellib  # noqa: E402
 from mrcnn import utils, visualize  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
+from mrcnn.download import resolve_weights  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
 
 DEFAULT_LOGS_DIR = os.path.join(ROOT_DIR, "logs")
@@ -192,12 +193,9 @@ def load_weights(model, weights: str) -> None:
     elif weights == "imagenet":
         model.load_weights(model.get_imagenet_weights(), by_name=True)
     elif weights == "coco":
-        path = os.path.join(ROOT_DIR, "mask_rcnn_coco.h5")
-        if not os.path.exists(path):
-            utils.download_trained_weights(path)
         # The COCO model knows other classes: the layers that depend on them start anew.
         heads = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
-        model.load_weights(path, by_name=True, exclude=heads)
+        model.load_weights(resolve_weights("coco"), by_name=True, exclude=heads)
     else:
         model.load_weights(weights, by_name=True)
 
@@ -223,13 +221,14 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
 
 
 def main(arguments=None) -> int:
-    """Run the command line; returns the exit code: 0, or 2 for a mistake of the user."""
+    """Run the command line; returns the exit code: 0, 2 for errors, 130 after Ctrl-C."""
     args = parse_arguments(arguments)
     try:
         if args.command == "detect" and args.weights == "none":
             raise UserError("detect needs trained weights: --weights last or a file")
         config = ShapesConfig() if args.command == "train" else InferenceConfig()
-        if args.steps:
+        config.SEED = args.seed
+        if args.steps is not None:
             config.STEPS_PER_EPOCH = args.steps
         mode = "training" if args.command == "train" else "inference"
         model = modellib.MaskRCNN(mode=mode, config=config, model_dir=args.logs)
@@ -242,9 +241,12 @@ def main(arguments=None) -> int:
             for number, result in enumerate(results):
                 print(f"image {number}: {len(result['rois'])} shapes")
             print(f"pictures are in {os.path.abspath(args.output)}")
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
