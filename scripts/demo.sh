@@ -1,0 +1,16 @@
+#!/bin/sh
+# Detects nuclei in synthetic microscope pictures and says where the results are:
+#
+#   sh scripts/demo.sh [options of samples/nucleus/demo.py]
+#
+# Makes its own virtual environment in .venv-demo.
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/environment.sh
+
+install() {
+    install_with_tensorflow "$1" ""
+}
+
+environment .venv-demo tensorflow install
+exec .venv-demo/bin/python samples/nucleus/demo.py "$@"

@@ -1,0 +1,56 @@
+#!/bin/sh
+# Runs the tests and the code checks:
+#
+#   sh scripts/test.sh                  ruff, and the whole suite on TensorFlow
+#   sh scripts/test.sh --backends       then also the tests marked `backend` on JAX and on Torch
+#   sh scripts/test.sh -k masks -x      other arguments go to pytest
+#
+# Makes its own virtual environments in .venv-test, .venv-test-jax and .venv-test-torch.
+# TORCH names the Torch to install, e.g. TORCH=torch (from PyPI on Linux: gigabytes, with CUDA).
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/environment.sh
+torch=${TORCH:-torch==2.13.0}
+
+backends=no
+if [ "${1:-}" = --backends ]; then
+    backends=yes
+    shift
+fi
+
+install_tensorflow() {
+    install_with_tensorflow "$1" "[dev]"
+}
+
+# JAX and Torch come without TensorFlow and without imaug: the package must not need them.
+install_jax() {
+    "$1/bin/python" scripts/requirements.py jax test > "$1/requirements.txt" &&
+        pip_install "$1" --requirement "$1/requirements.txt" &&
+        pip_install "$1" --no-deps --editable .
+}
+
+install_torch() {
+    "$1/bin/python" scripts/requirements.py test > "$1/requirements.txt" &&
+        pip_install "$1" "$torch" --requirement "$1/requirements.txt" &&
+        pip_install "$1" --no-deps --editable .
+}
+
+on_backend() {
+    backend=$1
+    shift
+    echo "== Tests marked 'backend' on $backend =="
+    KERAS_BACKEND=$backend ".venv-test-$backend/bin/python" -m pytest -m backend "$@"
+}
+
+environment .venv-test "tensorflow dev" install_tensorflow
+echo "== Code checks =="
+.venv-test/bin/ruff check .
+echo "== All tests on TensorFlow =="
+KERAS_BACKEND=tensorflow .venv-test/bin/python -m pytest "$@"
+
+if [ "$backends" = yes ]; then
+    environment .venv-test-jax jax install_jax
+    on_backend jax "$@"
+    environment .venv-test-torch "$torch" install_torch
+    on_backend torch "$@"
+fi
