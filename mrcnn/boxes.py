@@ -6,10 +6,17 @@ dy, dx, log(dh), log(dw) relative to a box (report equation 17).
 Shape shorthand: B images, N M boxes.
 """
 
+import numpy as np
 from keras import ops
 
 
+def constant(values):
+    """Numbers as a float32 tensor. (Torch takes no NumPy arrays beside tensors with gradients.)"""
+    return ops.convert_to_tensor(np.asarray(values, "float32"))
+
+
 def _split(boxes):
+    boxes = constant(boxes) if isinstance(boxes, np.ndarray) else boxes
     return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
 
 

@@ -4,13 +4,13 @@ Source: report section 3.8.5; matterport `refine_detections_graph`, `DetectionLa
 Shape shorthand: B images, R regions, K classes, D detections at most.
 """
 
-import numpy as np
 from keras import layers, ops
 
 from .boxes import (
     apply_box_deltas_graph,
     box_area,
     clip_boxes_graph,
+    constant,
     norm_boxes_graph,
 )
 from .image_meta import parse_image_meta_graph
@@ -32,10 +32,11 @@ def refine_detections_graph(rois, probs, deltas, window, config):
         [B, D, 6]: box (normalised), class id, score, by falling score; zero rows where there are
         fewer.
     """
+    rois, probs, deltas, window = map(ops.convert_to_tensor, (rois, probs, deltas, window))
     class_ids = ops.cast(ops.argmax(probs, axis=-1), "int32")
     scores = ops.max(probs, axis=-1)
     chosen = ops.take_along_axis(deltas, class_ids[..., None, None], axis=2)[:, :, 0]
-    chosen = chosen * np.asarray(config.BBOX_STD_DEV, "float32")
+    chosen = chosen * constant(config.BBOX_STD_DEV)
     boxes = clip_boxes_graph(apply_box_deltas_graph(rois, chosen), window)
 
     confidence = config.DETECTION_MIN_CONFIDENCE or 0.0

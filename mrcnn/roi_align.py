@@ -7,6 +7,7 @@ Shape shorthand: B images, R regions, P pooled rows and columns, C channels, L l
 import numpy as np
 from keras import layers, ops
 
+from .boxes import constant
 from .image_meta import parse_image_meta_graph
 
 # A region of 224 x 224 pixels is pooled from P4 (Lin et al., equation 1), others by their size.
@@ -50,12 +51,12 @@ def sample_positions(start, end, count: int, size, exact: bool):
     """
     start, end, size = start[..., None], end[..., None], ops.cast(size, "float32")[..., None]
     if exact:
-        steps = (np.arange(count, dtype="float32") + 0.5) / count
+        steps = constant((np.arange(count) + 0.5) / count)
         position = (start + (end - start) * steps) * size - 0.5
         inside = (position >= -0.5) & (position <= size - 0.5)
         return ops.clip(position, 0.0, size - 1.0), inside
     # A single sample is taken in the middle, as tf.image.crop_and_resize does.
-    steps = np.linspace(0.0, 1.0, count, dtype="float32") if count > 1 else np.float32([0.5])
+    steps = constant(np.linspace(0.0, 1.0, count) if count > 1 else [0.5])
     position = (start + (end - start) * steps) * (size - 1.0)
     inside = (position >= 0.0) & (position <= size - 1.0)
     return ops.clip(position, 0.0, size - 1.0), inside

@@ -5,10 +5,9 @@ Shape shorthand: B images, A anchors, N candidates, R proposals.
 """
 
 import keras
-import numpy as np
 from keras import layers, ops
 
-from .boxes import apply_box_deltas_graph, clip_boxes_graph
+from .boxes import apply_box_deltas_graph, clip_boxes_graph, constant
 from .nms import non_max_suppression_graph
 
 
@@ -72,9 +71,9 @@ class ProposalLayer(layers.Layer):
             anchors = ops.take(anchors[0], order, axis=0)
         else:
             anchors = ops.take_along_axis(anchors, order[..., None], axis=1)
-        deltas = deltas * np.asarray(self.config.RPN_BBOX_STD_DEV, "float32")
+        deltas = deltas * constant(self.config.RPN_BBOX_STD_DEV)
         boxes = apply_box_deltas_graph(anchors, deltas)
-        boxes = clip_boxes_graph(boxes, np.array([0, 0, 1, 1], "float32"))
+        boxes = clip_boxes_graph(boxes, constant([0, 0, 1, 1]))
         keep, valid = non_max_suppression_graph(
             boxes, scores, self.proposal_count, self.nms_threshold
         )

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from .boxes import box_area, box_refinement_graph, overlaps_graph
+from .boxes import box_area, box_refinement_graph, constant, overlaps_graph
 from .roi_align import bilinear_grid, sample_positions
 
 # Report section 3.9.4: an anchor is positive above the first, negative below the second.
@@ -40,6 +40,7 @@ def random_choice(mask, count, limit: int, priority):
     Returns:
         bool [B, N].
     """
+    mask = ops.convert_to_tensor(mask)
     priority = ops.where(mask, priority, -1.0)
     limit = min(limit, mask.shape[1])
     best, _ = ops.top_k(priority, limit)
@@ -108,7 +109,7 @@ class RpnTargetLayer(layers.Layer):
 
         matched = ops.take_along_axis(gt_boxes, instance[..., None], axis=1)
         deltas = box_refinement_graph(anchors[None], matched)
-        deltas = deltas / np.asarray(self.config.RPN_BBOX_STD_DEV, "float32")
+        deltas = deltas / constant(self.config.RPN_BBOX_STD_DEV)
         return match, ops.where(positive[..., None], deltas, 0.0)
 
     def compute_output_shape(self, input_shape):
@@ -228,7 +229,7 @@ def detection_targets(proposals, gt_class_ids, gt_boxes, gt_masks, config, prior
     instance = ops.take_along_axis(best, index, axis=1)
     class_ids = ops.where(positive, ops.take_along_axis(gt_class_ids, instance, axis=1), 0)
     matched = ops.take_along_axis(gt_boxes, instance[..., None], axis=1)
-    deltas = box_refinement_graph(rois, matched) / np.asarray(config.BBOX_STD_DEV, "float32")
+    deltas = box_refinement_graph(rois, matched) / constant(config.BBOX_STD_DEV)
     front = slice(None, positive_limit)
     masks = mask_targets(rois[:, front], instance[:, front], gt_boxes, gt_masks, config)
     return (

@@ -46,7 +46,7 @@ def training_batch(config, rng, images=2, objects=2):
     ids = np.zeros((images, config.MAX_GT_INSTANCES), "int32")
     boxes = np.zeros((images, config.MAX_GT_INSTANCES, 4), "float32")
     ids[:, :objects] = 1
-    boxes[:, :objects] = [[4, 4, 24, 30], [30, 28, 60, 50]][:objects]
+    boxes[:, :objects] = np.array([[4, 4, 24, 30], [30, 28, 60, 50]])[:objects]
     masks = np.ones((images, config.MAX_GT_INSTANCES, *config.MINI_MASK_SHAPE), "uint8")
     return {
         "input_image": pictures, "input_image_meta": metas, "input_gt_class_ids": ids,
