@@ -96,3 +96,15 @@ def save(model: keras.Model, folder, name: str, epoch: int, progress: dict, keep
     if keep:
         for old in sorted(folder.glob("mask_rcnn*.h5"))[:-keep]:
             old.unlink()
+
+
+def continues(saved: dict, stage: dict) -> bool:
+    """Whether a stage of training goes on with the optimizer of a checkpoint.
+
+    The layers must be the same, and either the learning rate too (perhaps for more epochs), or
+    the saved stage was not finished and only its rate is changed.
+    """
+    old = saved["stage"]
+    unfinished = saved["epoch"] < old["epochs"]
+    same_rate = old["learning_rate"] == stage["learning_rate"]
+    return old["layers"] == stage["layers"] and (same_rate or unfinished)

@@ -4,6 +4,9 @@ Source: report section 3.8.5; matterport `refine_detections_graph`, `DetectionLa
 Shape shorthand: B images, R regions, K classes, D detections at most.
 """
 
+import copy
+
+import numpy as np
 from keras import layers, ops
 
 from .boxes import (
@@ -78,3 +81,16 @@ class DetectionLayer(layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0][0], self.config.DETECTION_MAX_INSTANCES, 6)
+
+
+def count_detections(rois, classes, deltas, meta, config) -> int:
+    """Detections of one image that there would be without `DETECTION_MAX_INSTANCES`.
+
+    Args:
+        rois, classes, deltas, meta: arrays [R, 4], [R, K], [R, K, 4] and [M].
+    """
+    config = copy.copy(config)
+    config.DETECTION_MAX_INSTANCES = len(rois)
+    inputs = [np.asarray(a, np.float32)[None] for a in (rois, classes, deltas, meta)]
+    detections = ops.convert_to_numpy(DetectionLayer(config)(inputs))
+    return int(np.sum(detections[0, :, 4] > 0))

@@ -33,7 +33,7 @@ from .compat import (
     trim_zeros_graph,
 )
 from .data import BatchLoader
-from .detection import DetectionLayer
+from .detection import DetectionLayer, count_detections
 from .download import resolve_weights
 from .errors import MRCNNWarning, UserError
 from .generator import data_generator, load_image_gt
@@ -257,7 +257,7 @@ class MaskRCNN:
             return
         config = self.config
         stage = {"layers": layers, "learning_rate": float(learning_rate), "epochs": int(epochs)}
-        resumes = bool(self._resume) and _continues(self._resume, stage)
+        resumes = bool(self._resume) and checkpoints.continues(self._resume, stage)
         start = self._resume["stage_start"] if resumes else self.epoch
         loader = BatchLoader(
             train_dataset, config, augmentation=augmentation, start_epoch=self.epoch,
@@ -398,7 +398,7 @@ class MaskRCNN:
         detections, classes, deltas, masks, rois = (array[row] for array in found[:5])
         limit = self.config.DETECTION_MAX_INSTANCES
         if detections[-1, 4] > 0:  # every row is taken: were there more?
-            total = self._count_detections(rois, classes, deltas, meta)
+            total = count_detections(rois, classes, deltas, meta, self.config)
             if total > limit:
                 warnings.warn(
                     f"{total} detections, only the best {limit} are kept: raise "
@@ -411,15 +411,6 @@ class MaskRCNN:
             detections, masks, original_shape, molded_shape, window
         )
         return {"rois": boxes, "class_ids": class_ids, "scores": scores, "masks": full_masks}
-
-    def _count_detections(self, rois, classes, deltas, meta) -> int:
-        """Detections there would be without `DETECTION_MAX_INSTANCES`."""
-        config = copy.copy(self.config)
-        config.DETECTION_MAX_INSTANCES = len(rois)
-        layer = DetectionLayer(config)
-        inputs = [np.asarray(a, np.float32)[None] for a in (rois, classes, deltas, meta)]
-        detections = keras.ops.convert_to_numpy(layer(inputs))
-        return int(np.sum(detections[0, :, 4] > 0))
 
     # ---- Looking inside (matterport's tools) ---------------------------------------------------
 
@@ -453,15 +444,3 @@ class MaskRCNN:
         for name, value in found.items():
             log(name, value)
         return found
-
-
-def _continues(saved: dict, stage: dict) -> bool:
-    """Whether a stage of training goes on with the optimizer of a checkpoint.
-
-    The layers must be the same, and either the learning rate too (perhaps for more epochs), or
-    the saved stage was not finished and only its rate is changed.
-    """
-    old = saved["stage"]
-    unfinished = saved["epoch"] < old["epochs"]
-    same_rate = old["learning_rate"] == stage["learning_rate"]
-    return old["layers"] == stage["layers"] and (same_rate or unfinished)

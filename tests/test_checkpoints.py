@@ -47,3 +47,18 @@ def test_saving_keeps_the_newest(tmp_path):
 def test_find_last_where_there_is_nothing(tmp_path):
     with pytest.raises(MissingFileError, match="train first"):
         checkpoints.find_last(tmp_path / "absent", "tiny")
+
+
+@pytest.mark.parametrize(
+    "stage, epochs_done, expected",
+    [
+        ({"layers": "all", "learning_rate": 0.1, "epochs": 4}, 2, True),  # interrupted
+        ({"layers": "all", "learning_rate": 0.1, "epochs": 9}, 4, True),  # more epochs
+        ({"layers": "all", "learning_rate": 0.2, "epochs": 4}, 2, True),  # another rate midway
+        ({"layers": "all", "learning_rate": 0.2, "epochs": 9}, 4, False),  # the next stage
+        ({"layers": "heads", "learning_rate": 0.1, "epochs": 4}, 2, False),  # other layers
+    ],
+)
+def test_when_the_optimizer_goes_on(stage, epochs_done, expected):
+    saved = {"epoch": epochs_done, "stage": {"layers": "all", "learning_rate": 0.1, "epochs": 4}}
+    assert checkpoints.continues(saved, stage) == expected
