@@ -11,7 +11,6 @@ callbacks in the order of the list, and that order matters here:
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,7 +30,6 @@ __all__ = [
     "ProgressLine",
     "StopOnNonFiniteLoss",
     "TensorBoardLog",
-    "optional_tensorboard",
 ]
 
 
@@ -150,8 +148,3 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.save(epoch + 1, dict(logs or {}))
-
-
-def optional_tensorboard(log_dir: str | os.PathLike) -> list[keras.callbacks.Callback]:
-    """The TensorBoard log in a list, to be added to a list of callbacks. Needs no TensorFlow."""
-    return [TensorBoardLog(log_dir)]

@@ -12,16 +12,11 @@ from typing import TextIO
 
 import keras
 
-# The names of the loss trackers, in the order of the paper's loss; "loss" is the weighted total
-# and includes the weight decay.
-PART_LOSSES = (
-    "rpn_class_loss",
-    "rpn_bbox_loss",
-    "mrcnn_class_loss",
-    "mrcnn_bbox_loss",
-    "mrcnn_mask_loss",
-)
-LOSSES = ("loss", *PART_LOSSES)
+from mrcnn.config_rules import LOSS_NAMES
+
+# The loss trackers in the order of the network's outputs; "loss" is the weighted total and
+# includes the weight decay.
+LOSSES = ("loss", *LOSS_NAMES)
 
 
 class ProgressLine(keras.callbacks.Callback):
@@ -160,7 +155,7 @@ def losses_text(logs: dict[str, float] | None) -> str:
     logs = logs or {}
     parts = [
         f"{name.removeprefix('mrcnn_').removesuffix('_loss')} {number_text(logs[name])}"
-        for name in PART_LOSSES
+        for name in LOSS_NAMES
         if name in logs
     ]
     total = f"loss {logs['loss']:.3f}" if "loss" in logs else "loss ?"

@@ -17,7 +17,7 @@ from .callbacks import (
     LossCurve,
     ProgressLine,
     StopOnNonFiniteLoss,
-    optional_tensorboard,
+    TensorBoardLog,
 )
 from .config_rules import LOSS_NAMES
 from .errors import UserError
@@ -164,7 +164,7 @@ def fit(model, loader, validation, first_epoch, epochs, log_dir, save, last_good
         Checkpoint(save),
         CSVLog(csv_path),
         LossCurve(csv_path, log_dir / "loss_curve.png"),
-        *optional_tensorboard(log_dir),
+        TensorBoardLog(log_dir),
     ]
     progress = ProgressLine()
     try:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 import keras
 
 from mrcnn.atomic import atomic_path
+from mrcnn.config_rules import LOSS_NAMES
 from mrcnn.errors import UserError
-from mrcnn.progress import LOSSES, PART_LOSSES
+from mrcnn.progress import LOSSES
 
 
 class CSVLog(keras.callbacks.Callback):
@@ -95,7 +96,7 @@ def loss_curve_png(rows: list[dict[str, float]]) -> bytes:
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = (("Total loss", ("loss",)), ("Parts of the loss (dashed: validation)", PART_LOSSES))
+    panels = (("Total loss", ("loss",)), ("Parts of the loss (dashed: validation)", LOSS_NAMES))
     for axes, (title, names) in zip(figure.subplots(1, 2), panels, strict=True):
         for number, name in enumerate(names):
             for prefix, style in (("", "-"), ("val_", "--")):

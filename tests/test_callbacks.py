@@ -280,7 +280,7 @@ def test_crc32c_known_values():
 
 def test_tensorboard_log_is_read_by_tensorflow(tmp_path):
     tf = pytest.importorskip("tensorflow")
-    fit(C.optional_tensorboard(tmp_path), epochs=3, initial_epoch=1, validation=Loader())
+    fit([C.TensorBoardLog(tmp_path)], epochs=3, initial_epoch=1, validation=Loader())
     for run, tags in (("train", {"epoch_loss", "epoch_learning_rate"}),
                       ("validation", {"epoch_loss"})):
         (path,) = (tmp_path / run).iterdir()
@@ -302,7 +302,7 @@ def test_tensorboard_values_and_large_steps(tmp_path):
 
 
 def test_tensorboard_log_needs_no_tensorflow(tmp_path):
-    fit(C.optional_tensorboard(tmp_path), epochs=1)
+    fit([C.TensorBoardLog(tmp_path)], epochs=1)
     (path,) = (tmp_path / "train").iterdir()
     assert b"epoch_loss" in path.read_bytes()
     assert not (tmp_path / "validation").exists()
