@@ -56,7 +56,7 @@ def mask_features(
     rois, feature_maps, image_meta, pool_size, train_bn, channels, exact, bank,
 ):
     """The mask branch up to its last layer: [B, R, 2 pool_size, 2 pool_size, channels]."""
-    regions = rois.shape[1]
+    regions = ops.shape(rois)[1]
     align = bank(PyramidROIAlign, (pool_size, pool_size), exact=exact, name="roi_align_mask")
     x = align([rois, image_meta, *feature_maps])
     x = ops.reshape(x, (-1, *x.shape[2:]))

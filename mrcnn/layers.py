@@ -44,7 +44,7 @@ class RoiConv2D(keras.layers.Conv2D):
         super().build((None, *input_shape[2:]))
 
     def call(self, inputs, logits=False):
-        regions = inputs.shape[1]
+        regions = ops.shape(inputs)[1]
         outputs = self.convolution_op(ops.reshape(inputs, (-1, *inputs.shape[2:])), self.kernel)
         outputs = ops.reshape(outputs, (-1, regions, *outputs.shape[1:])) + self.bias
         return outputs if logits else self.activation(outputs)

@@ -88,8 +88,13 @@ def backbone_stages(image, config, bank):
     return bank(as_model, name="backbone")(image)
 
 
-def proposals_of(pyramid, image, image_shape, count, config, bank):
+def proposals_of(pyramid, anchors, count, config, bank):
     """Run the region proposal network over the pyramid.
+
+    Args:
+        pyramid: [P2, ... P6].
+        anchors: [1, A, 4] normalised, level by level.
+        count: proposals wanted.
 
     Returns:
         logits [B, A, 2], probabilities [B, A, 2], deltas [B, A, 4], proposals [B, count, 4].
@@ -108,7 +113,6 @@ def proposals_of(pyramid, image, image_shape, count, config, bank):
         bank(layers.Concatenate, axis=1, name=name, dtype="float32")(list(parts))
         for name, parts in zip(names, zip(*per_level, strict=True), strict=True)
     )
-    anchors = AnchorsLayer(normalized_anchors(config, image_shape), name="anchors")(image)
     propose = bank(ProposalLayer, count, config.RPN_NMS_THRESHOLD, config, name="ROI")
     return logits, probabilities, deltas, propose([probabilities, deltas, anchors])
 
@@ -142,8 +146,9 @@ def inference_model(config, bank: LayerBank, image_shape) -> keras.Model:
     pyramid = feature_pyramid(
         backbone_stages(image, config, bank), config.TOP_DOWN_PYRAMID_SIZE, bank
     )
+    anchors = AnchorsLayer(normalized_anchors(config, image_shape), name="anchors")(image)
     _, rpn_class, rpn_bbox, rois = proposals_of(
-        pyramid, image, image_shape, config.POST_NMS_ROIS_INFERENCE, config, bank
+        pyramid, anchors, config.POST_NMS_ROIS_INFERENCE, config, bank
     )
     _, classes, deltas = classify(rois, pyramid, image_meta, config, bank)
     detect = bank(DetectionLayer, config, name="mrcnn_detection")
@@ -183,11 +188,13 @@ def training_outputs(inputs, config, bank: LayerBank, image_shape) -> list:
     pyramid = feature_pyramid(
         backbone_stages(image, config, bank), config.TOP_DOWN_PYRAMID_SIZE, bank
     )
+    anchors = AnchorsLayer(normalized_anchors(config, image_shape), name="anchors")(image)
     rpn_logits, _, rpn_deltas, proposals = proposals_of(
-        pyramid, image, image_shape, config.POST_NMS_ROIS_TRAINING, config, bank
+        pyramid, anchors, config.POST_NMS_ROIS_TRAINING, config, bank
     )
-    anchors = image_anchors(config, image_shape)
-    rpn_match, rpn_targets = RpnTargetLayer(anchors, config, name="rpn_targets")(
+    rpn_match, rpn_targets = RpnTargetLayer(
+        image_anchors(config, image_shape), config, name="rpn_targets"
+    )(
         [gt_class_ids, gt_boxes]
     )
 

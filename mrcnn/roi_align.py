@@ -98,6 +98,11 @@ def bilinear_grid(table, offset, height, width, y, x, inside):
     return (upper * (1 - wy) + lower * wy) * inside
 
 
+def _integers(values):
+    """Numbers or scalar tensors as one int32 tensor [L]."""
+    return ops.stack([ops.cast(value, "int32") for value in values])
+
+
 class PyramidROIAlign(layers.Layer):
     """Pools regions from the level that fits their size (matterport's layer).
 
@@ -121,17 +126,18 @@ class PyramidROIAlign(layers.Layer):
         shape = ops.cast(parse_image_meta_graph(image_meta)["image_shape"], "float32")
         level = roi_levels(boxes, shape[:, :1] * shape[:, 1:2], len(feature_maps))
 
-        sizes = np.array([f.shape[1:3] for f in feature_maps], "int32")  # [L, 2]
-        cells = int(np.sum(sizes[:, 0] * sizes[:, 1]))
-        starts = np.concatenate([[0], np.cumsum(sizes[:, 0] * sizes[:, 1])[:-1]]).astype("int32")
-        height = ops.take(sizes[:, 0], level, axis=0)
-        width = ops.take(sizes[:, 1], level, axis=0)
+        # Numbers, or tensors where the image's size is known only when the graph runs.
+        heights, widths = zip(*(ops.shape(f)[1:3] for f in feature_maps), strict=True)
+        areas = [h * w for h, w in zip(heights, widths, strict=True)]
+        starts = [sum(areas[:i]) for i in range(len(areas))]
+        height = ops.take(_integers(heights), level, axis=0)
+        width = ops.take(_integers(widths), level, axis=0)
         image = ops.arange(ops.shape(boxes)[0], dtype="int32")[:, None]
-        offset = ops.take(starts, level, axis=0) + image * cells
+        offset = ops.take(_integers(starts), level, axis=0) + image * sum(areas)
 
         channels = feature_maps[0].shape[-1]
-        table = ops.concatenate([ops.reshape(f, (-1, f.shape[1] * f.shape[2], channels))
-                                 for f in feature_maps], axis=1)
+        table = ops.concatenate([ops.reshape(f, (-1, area, channels))
+                                 for f, area in zip(feature_maps, areas, strict=True)], axis=1)
         if training:  # gradients of many regions add up in the table: not in 8 bits
             table = ops.cast(table, "float32")
         y, y_in = sample_positions(boxes[..., 0], boxes[..., 2], self.pool_shape[0], height,

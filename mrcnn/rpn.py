@@ -48,6 +48,15 @@ def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512, dt
     return keras.Model(features, outputs, name="rpn_model")
 
 
+def _at_most(limit: int, scores):
+    """`limit`, or the number of columns of `scores` [B, A] where that is smaller.
+
+    A tensor where A is known only when the graph runs.
+    """
+    count = ops.shape(scores)[1]
+    return min(limit, count) if isinstance(count, int) else ops.minimum(limit, count)
+
+
 class ProposalLayer(layers.Layer):
     """The best, non-overlapping proposals of every image (matterport's layer).
 
@@ -64,8 +73,7 @@ class ProposalLayer(layers.Layer):
     def call(self, inputs):
         probabilities, deltas, anchors = inputs
         scores = probabilities[..., 1]
-        candidates = min(self.config.PRE_NMS_LIMIT, probabilities.shape[1])
-        scores, order = ops.top_k(scores, candidates)
+        scores, order = ops.top_k(scores, _at_most(self.config.PRE_NMS_LIMIT, scores))
         deltas = ops.take_along_axis(deltas, order[..., None], axis=1)
         if anchors.shape[0] == 1:
             anchors = ops.take(anchors[0], order, axis=0)
