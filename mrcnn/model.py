@@ -7,8 +7,6 @@ them together.
 """
 
 import copy
-import warnings
-from collections import defaultdict
 from pathlib import Path
 
 import keras
@@ -33,9 +31,11 @@ from .compat import (
     trim_zeros_graph,
 )
 from .data import BatchLoader
-from .detection import DetectionLayer, count_detections
+from .detection import DetectionLayer
+from .detector import check_sides, detect_molded, detect_patches, with_masks
 from .download import resolve_weights
-from .errors import MRCNNWarning, UserError
+from .errors import UserError
+from .fast_network import FastNetwork
 from .generator import data_generator, load_image_gt
 from .heads import build_fpn_mask_graph, fpn_classifier_graph
 from .image_meta import parse_image_meta_graph
@@ -75,9 +75,8 @@ class MaskRCNN:
     """Mask R-CNN (matterport's class).
 
     Attributes:
-        keras_model: the functional model. For "inference" it is the one for
-            `config.IMAGE_SHAPE`; pictures of other shapes ("none", "pad64") get models of their
-            own that share its weights.
+        keras_model: the functional model for `config.IMAGE_SHAPE`, which holds the weights.
+            Detection runs a faster form of it on pictures of any shape, see `fast_network`.
         epoch: epochs trained so far.
         log_dir, checkpoint_path: where training writes.
     """
@@ -103,8 +102,8 @@ class MaskRCNN:
         self.mode = mode
         self.config = config
         self.model_dir = str(model_dir)
-        self._models: dict[tuple[int, ...], keras.Model] = {}
-        self._anchors: dict[tuple[int, ...], np.ndarray] = {}
+        self._network: FastNetwork | None = None
+        self._anchors: tuple[tuple[int, ...], np.ndarray] | None = None
         self._resume: dict | None = None
         self.set_log_dir()
         keras.utils.set_random_seed(config.SEED)
@@ -119,16 +118,9 @@ class MaskRCNN:
         if image_shape is None and config.IMAGE_RESIZE_MODE in ("none", "pad64"):
             # Pictures bring their own shape; this is the one to begin with.
             shape = (-(-shape[0] // 64) * 64, -(-shape[1] // 64) * 64, shape[2])
-        if shape[0] % 64 or shape[1] % 64:
-            raise UserError(
-                f"images of {shape[0]}x{shape[1]} pixels do not fit the network: both sides must "
-                "be multiples of 64; set IMAGE_MIN_DIM and IMAGE_MAX_DIM so, or "
-                'IMAGE_RESIZE_MODE = "pad64"'
-            )
+        check_sides(shape)
         if mode == "inference":
-            if shape not in self._models:
-                self._models[shape] = inference_model(config, self.bank, shape)
-            return self._models[shape]
+            return inference_model(config, self.bank, shape)
         inputs = training_inputs(config, shape)
         outputs = training_outputs(inputs, config, self.bank, shape)
         model = training.TrainingModel(inputs, outputs, config, name="mask_rcnn_training")
@@ -144,10 +136,10 @@ class MaskRCNN:
     def get_anchors(self, image_shape) -> np.ndarray:
         """Anchors of an image shape, float32 [A, 4], normalised; `anchors` has them in pixels."""
         shape = tuple(int(n) for n in image_shape)
-        if shape not in self._anchors:
+        if self._anchors is None or self._anchors[0] != shape:
             self.anchors = image_anchors(self.config, shape)
-            self._anchors[shape] = normalized_anchors(self.config, shape)
-        return self._anchors[shape]
+            self._anchors = shape, normalized_anchors(self.config, shape)
+        return self._anchors[1]
 
     # ---- Weights and log folders -------------------------------------------------------------
 
@@ -339,78 +331,32 @@ class MaskRCNN:
             For every picture, in order, a dictionary: rois int32 [N, 4] in pixels, class_ids
             int32 [N], scores float32 [N] and masks bool [H, W, N].
         """
-        self._check_inference("detect")
-        molded, metas, _ = zip(*(self.mold_inputs([image]) for image in images), strict=True) \
-            if len(images) else ((), (), ())
         if verbose:
             log(f"Processing {len(images)} images")
             for image in images:
                 log("image", image)
-        by_shape = defaultdict(list)
-        for position, array in enumerate(molded):
-            by_shape[array.shape].append(position)
-        results: list = [None] * len(images)
-        size = self.config.BATCH_SIZE
-        for positions in by_shape.values():
-            for first in range(0, len(positions), size):
-                chunk = positions[first : first + size]
-                arrays = np.concatenate([molded[p] for p in chunk])
-                found = self._run(arrays, np.concatenate([metas[p] for p in chunk]))
-                for row, position in enumerate(chunk):
-                    results[position] = self._result(
-                        found, row, images[position].shape, arrays.shape[1:], metas[position][0]
-                    )
-        return results
+        return [with_masks(found, image.shape) for found, image in
+                zip(self.detect_patches(images), images, strict=True)]
+
+    def detect_patches(self, images) -> list[dict]:
+        """As `detect`, but "patches" (y, x, bool [h, w]) in place of "masks".
+
+        See `detector.detect_patches`; hundreds of objects on a large picture need little memory.
+        """
+        return detect_patches(self._fast(), images, self.config)
 
     def detect_molded(self, molded_images, image_metas, verbose: int = 0) -> list[dict]:
         """As `detect`, for pictures that are molded already; results are in molded pixels."""
-        self._check_inference("detect_molded")
-        found = self._run(np.asarray(molded_images), np.asarray(image_metas))
         shape = np.shape(molded_images)[1:]
-        whole = (0, 0, shape[0], shape[1])
-        metas = np.array(image_metas, copy=True)
-        metas[:, 7:11] = whole
-        return [self._result(found, i, shape, shape, metas[i]) for i in range(len(metas))]
+        found = detect_molded(self._fast(), molded_images, image_metas, self.config)
+        return [with_masks(result, shape) for result in found]
 
-    def _check_inference(self, method: str) -> None:
+    def _fast(self) -> FastNetwork:
         if self.mode != "inference":
-            raise UserError(f'{method}() needs MaskRCNN(mode="inference", ...)')
-
-    def _run(self, molded, metas) -> list[np.ndarray]:
-        """The inference model on a batch, filled up to `BATCH_SIZE` so that it compiles once."""
-        count = len(molded)
-        rows = np.arange(max(count, self.config.BATCH_SIZE)) % count
-        model = self.build("inference", self.config, molded.shape[1:])
-        inputs = [molded[rows].astype(np.float32), metas[rows].astype(np.float32)]
-        try:
-            outputs = model.predict_on_batch(inputs)
-        except Exception as error:
-            # Every backend has its own name for it.
-            if type(error).__name__ not in ("ResourceExhaustedError", "OutOfMemoryError"):
-                raise
-            raise UserError(
-                f"{len(rows)} images of {molded.shape[1]}x{molded.shape[2]} pixels do not fit into "
-                "memory: lower IMAGE_MIN_SCALE, IMAGES_PER_GPU or POST_NMS_ROIS_INFERENCE"
-            ) from error
-        return [np.asarray(output)[:count] for output in outputs]
-
-    def _result(self, found, row, original_shape, molded_shape, meta) -> dict:
-        detections, classes, deltas, masks, rois = (array[row] for array in found[:5])
-        limit = self.config.DETECTION_MAX_INSTANCES
-        if detections[-1, 4] > 0:  # every row is taken: were there more?
-            total = count_detections(rois, classes, deltas, meta, self.config)
-            if total > limit:
-                warnings.warn(
-                    f"{total} detections, only the best {limit} are kept: raise "
-                    "DETECTION_MAX_INSTANCES",
-                    MRCNNWarning,
-                    stacklevel=3,
-                )
-        window = parse_image_meta(meta[None])["window"][0]
-        boxes, class_ids, scores, full_masks = self.unmold_detections(
-            detections, masks, original_shape, molded_shape, window
-        )
-        return {"rois": boxes, "class_ids": class_ids, "scores": scores, "masks": full_masks}
+            raise UserError('detection needs MaskRCNN(mode="inference", ...)')
+        if self._network is None:
+            self._network = FastNetwork(self.config, self.bank)
+        return self._network
 
     # ---- Looking inside (matterport's tools) ---------------------------------------------------
 

@@ -6,7 +6,6 @@ convention.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -54,17 +53,36 @@ def paste_mask(
         (y, x, patch): patch is bool and belongs at rows y.. and columns x.. of the image; it is
         empty when no pixel centre of the image lies inside the box.
     """
-    starts, axes = [], []
-    for axis in range(2):
-        low, high = float(box[axis]), float(box[axis + 2])
-        start = max(0, math.ceil(low - 0.5))
-        stop = min(int(image_shape[axis]), math.ceil(high - 0.5))
-        pixels = np.arange(start, max(start, stop))
-        cells = (pixels + 0.5 - low) * (mask.shape[axis] / max(high - low, 1e-9))
-        starts.append(start)
-        axes.append(clamped_weights(cells, mask.shape[axis]))
-    patch = axes[0] @ np.asarray(mask, np.float32) @ axes[1].T >= threshold
-    return starts[0], starts[1], patch
+    masks, boxes = np.asarray(mask)[np.newaxis], np.asarray(box)[np.newaxis]
+    return paste_masks(masks, boxes, image_shape, threshold)[0]
+
+
+def paste_masks(
+    masks: np.ndarray, boxes: np.ndarray, image_shape: Sequence[int], threshold: float = 0.5
+) -> list[tuple[int, int, np.ndarray]]:
+    """``paste_mask`` of many masks [N, h, w] with boxes [N, 4]; the same results, sooner."""
+    masks, boxes = np.asarray(masks, np.float32), np.asarray(boxes, np.float64)
+    tops, rows = _paste_weights(boxes[:, 0], boxes[:, 2], masks.shape[1], int(image_shape[0]))
+    lefts, columns = _paste_weights(boxes[:, 1], boxes[:, 3], masks.shape[2], int(image_shape[1]))
+    patches = [r @ mask @ c.T >= threshold for r, mask, c in zip(rows, masks, columns, strict=True)]
+    return list(zip(tops, lefts, patches, strict=True))
+
+
+def _paste_weights(
+    low: np.ndarray, high: np.ndarray, cells: int, size: int
+) -> tuple[list[int], list[np.ndarray]]:
+    """One axis of every box: its first pixel, and the weights float32 [pixels, cells] that sample
+    the mask's cells at the pixel centres inside the box."""
+    starts = np.maximum(np.ceil(low - 0.5), 0).astype(np.int64)
+    stops = np.minimum(np.ceil(high - 0.5), size).astype(np.int64)
+    counts = np.maximum(stops - starts, 0)
+    ends = np.cumsum(counts)
+    # The pixels of all boxes in one row: a few large operations instead of a few for each box.
+    box = np.repeat(np.arange(len(counts)), counts)
+    pixels = np.arange(len(box)) + (starts - ends + counts)[box]
+    scale = cells / np.maximum(high - low, 1e-9)
+    weights = clamped_weights((pixels + 0.5 - low[box]) * scale[box], cells)
+    return starts.tolist(), [weights[e - n : e] for e, n in zip(ends, counts, strict=True)]
 
 
 def unmold_detections(
@@ -93,10 +111,7 @@ def unmold_detections(
     boxes, class_ids, scores, patches = unmold_patches(
         detections, mrcnn_mask, original_image_shape, image_shape, window, config
     )
-    masks = np.zeros((len(boxes), *original_image_shape[:2]), bool)
-    for plane, (y, x, patch) in zip(masks, patches, strict=True):
-        plane[y : y + patch.shape[0], x : x + patch.shape[1]] = patch
-    return boxes, class_ids, scores, np.moveaxis(masks, 0, -1)
+    return boxes, class_ids, scores, patches_to_masks(patches, original_image_shape)
 
 
 def unmold_patches(
@@ -131,18 +146,28 @@ def unmold_patches(
         rounded = np.clip(rounded, 0, [height, width, height, width]).astype(np.int32)
     keep = np.flatnonzero((rounded[:, 2:] > rounded[:, :2]).all(axis=1))
 
-    paste = paste_mask if exact else _paste_into_whole_pixels
-    patches = [
-        paste(probabilities[i], boxes[i], (height, width), config.MASK_THRESHOLD) for i in keep
-    ]
+    paste = paste_masks if exact else _paste_into_whole_pixels
+    patches = paste(probabilities[keep], boxes[keep], (height, width), config.MASK_THRESHOLD)
     return rounded[keep], class_ids[keep], scores[keep], patches
 
 
+def patches_to_masks(
+    patches: Sequence[tuple[int, int, np.ndarray]], image_shape: Sequence[int]
+) -> np.ndarray:
+    """Masks bool [H, W, N], a view of [N, H, W] memory, from N patches (y, x, bool [h, w])."""
+    masks = np.zeros((len(patches), *image_shape[:2]), bool)
+    for plane, (y, x, patch) in zip(masks, patches, strict=True):
+        plane[y : y + patch.shape[0], x : x + patch.shape[1]] = patch
+    return np.moveaxis(masks, 0, -1)
+
+
 def _paste_into_whole_pixels(
-    mask: np.ndarray, box: np.ndarray, shape: tuple[int, int], threshold: float
-) -> tuple[int, int, np.ndarray]:
-    """As ``unmold_mask``, but return only (y, x, patch), cut off at the image's edges."""
-    y1, x1, y2, x2 = (int(edge) for edge in box)
-    patch = resize(mask, (y2 - y1, x2 - x1)) >= threshold
-    top, left = max(0, y1), max(0, x1)
-    return top, left, patch[top - y1 : shape[0] - y1, left - x1 : shape[1] - x1]
+    masks: np.ndarray, boxes: np.ndarray, shape: tuple[int, int], threshold: float
+) -> list[tuple[int, int, np.ndarray]]:
+    """As ``unmold_mask`` of each, but only (y, x, patch), cut off at the image's edges."""
+    patches = []
+    for mask, (y1, x1, y2, x2) in zip(masks, boxes.tolist(), strict=True):
+        patch = resize(mask, (y2 - y1, x2 - x1)) >= threshold
+        top, left = max(0, y1), max(0, x1)
+        patches.append((top, left, patch[top - y1 : shape[0] - y1, left - x1 : shape[1] - x1]))
+    return patches

@@ -1,0 +1,155 @@
+"""The inference network in its fast form: what `MaskRCNN.detect` runs.
+
+It computes what `network.inference_model` does, from the same functions, but
+- with batch norms folded into the convolutions and kernels stored in the compute dtype (`folding`),
+- with masks for the detections that there are, not for all `DETECTION_MAX_INSTANCES` rows,
+- with no new graph for a new picture size, where the backend allows it (`compiled`).
+
+Shape shorthand: B images, H W rows and columns of the molded image, A anchors, R proposals,
+D detections at most, N of them there, K classes, M length of the image meta data.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from .anchors import normalized_anchors
+from .compiled import compiled
+from .detection import DetectionLayer
+from .errors import UserError
+from .folding import FoldedBank, fold
+from .fpn import feature_pyramid
+from .layers import LayerBank
+from .network import (
+    backbone_stages,
+    classify,
+    compiles_whole_graphs,
+    inference_model,
+    proposals_of,
+    segment,
+)
+
+MASKED_LEVELS = 4  # P2 to P5; P6 serves the region proposals only
+ANCHOR_SETS_KEPT = 16  # one a picture size, some megabytes each
+
+
+class Found(NamedTuple):
+    """Raw output for a batch, NumPy arrays float32."""
+
+    detections: np.ndarray  # [B, D, 6] normalised box, class id, score; zero rows are padding
+    classes: np.ndarray  # [B, R, K]
+    deltas: np.ndarray  # [B, R, K, 4]
+    masks: np.ndarray  # [B, N or more, h, w, K] probabilities of the first detections
+    rois: np.ndarray  # [B, R, 4]
+
+
+class FastNetwork:
+    """The inference network for molded images of any size, with the weights of a `LayerBank`."""
+
+    def __init__(self, config, bank: LayerBank):
+        """
+        Args:
+            config: as the network was built with.
+            bank: of the network; its weights are watched, and folded again when they change.
+        """
+        self.config = config
+        self.source = bank
+        dtype = keras.dtype_policies.get(bank.dtype).compute_dtype
+        self.bank = FoldedBank(dtype)
+        # Makes the layers and their variables; sizes do not matter to them.
+        inference_model(config, self.bank, (64, 64, config.IMAGE_CHANNEL_COUNT))
+        self.anchors = lru_cache(ANCHOR_SETS_KEPT)(
+            lambda height, width: normalized_anchors(config, (height, width))[None]
+        )
+        tensor, variables = keras.KerasTensor, _variables(self.bank)
+        image = tensor((None, None, None, config.IMAGE_CHANNEL_COUNT))
+        meta, anchors = tensor((None, config.IMAGE_META_SIZE)), tensor((1, None, 4))
+        self._find = compiled(self._find_graph, variables, [image, meta, anchors])
+        boxes = tensor((None, None, 4))
+        levels = [tensor((None, None, None, config.TOP_DOWN_PYRAMID_SIZE), dtype)] * MASKED_LEVELS
+        self._mask = compiled(self._mask_graph, variables, [boxes, meta, *levels])
+        watched = _variables(bank)
+        self._sums = compiled(
+            lambda: [ops.stack([ops.sum(ops.cast(v, "float32")) for v in watched])], watched, []
+        )
+        self._folded: np.ndarray | None = None
+
+    def __call__(self, images: np.ndarray, metas: np.ndarray) -> Found:
+        """
+        Args:
+            images: [B, H, W, C] molded, H and W multiples of 64.
+            metas: [B, M].
+
+        Raises:
+            UserError: they do not fit into memory.
+        """
+        try:
+            return self._run(np.asarray(images, np.float32), np.asarray(metas, np.float32))
+        except Exception as error:
+            # Every backend has its own name for it.
+            if type(error).__name__ not in ("ResourceExhaustedError", "OutOfMemoryError"):
+                raise
+            raise UserError(
+                f"{len(images)} images of {images.shape[1]}x{images.shape[2]} pixels do not fit "
+                "into memory: lower IMAGE_MIN_SCALE, IMAGES_PER_GPU or POST_NMS_ROIS_INFERENCE"
+            ) from error
+
+    def _run(self, images, metas) -> Found:
+        self._fold_if_changed()
+        found = self._find(images, metas, self.anchors(*images.shape[1:3]))
+        detections, classes, deltas, rois = map(ops.convert_to_numpy, found[:4])
+        count = int(np.count_nonzero(detections[..., 4], axis=1).max())
+        # XLA compiles for every number of regions, for seconds; the others do not mind many.
+        boxes = detections[:, : padded_count(count, 1 if compiles_whole_graphs() else 8), :4]
+        if count:
+            [masks] = self._mask(boxes, metas, *found[4:])
+            masks = ops.convert_to_numpy(masks)
+        else:
+            shape = (len(images), 0, *self.config.MASK_SHAPE, classes.shape[-1])
+            masks = np.zeros(shape, np.float32)
+        return Found(detections, classes, deltas, masks, rois)
+
+    def _find_graph(self, image, meta, anchors):
+        """Detections without masks: [detections, classes, deltas, rois, P2, P3, P4, P5]."""
+        config, bank = self.config, self.bank
+        stages = backbone_stages(image, config, bank)
+        pyramid = feature_pyramid(stages, config.TOP_DOWN_PYRAMID_SIZE, bank)
+        count = config.POST_NMS_ROIS_INFERENCE
+        _, _, _, rois = proposals_of(pyramid, anchors, count, config, bank)
+        _, classes, deltas = classify(rois, pyramid, meta, config, bank)
+        detect = bank(DetectionLayer, config, name="mrcnn_detection")
+        detections = detect([rois, classes, deltas, meta])
+        return [detections, classes, deltas, rois, *pyramid[:MASKED_LEVELS]]
+
+    def _mask_graph(self, boxes, meta, *pyramid):
+        return [segment(boxes, pyramid, meta, self.config, self.bank)]
+
+    def _fold_if_changed(self) -> None:
+        """Fold the weights at first, and again when somebody has loaded or set others.
+
+        A sum over every tensor tells: some milliseconds, where folding takes a hundred.
+        """
+        sums = ops.convert_to_numpy(self._sums()[0])
+        if self._folded is None or not np.array_equal(sums, self._folded):
+            fold(self.source, self.bank)
+            self._folded = sums
+
+
+def padded_count(count: int, steps: int = 8) -> int:
+    """`count`, raised so that there are only `steps` different numbers between n and 2 n.
+
+    Backends prepare anew for every number of regions that the mask head sees.
+    """
+    step = 1
+    while count > 2 * steps * step:
+        step *= 2
+    return -(-count // step) * step
+
+
+def _variables(bank: LayerBank) -> list:
+    """All variables of a bank's layers, each once."""
+    found = {id(v): v for layer in bank.layers.values() for v in layer.variables}
+    return list(found.values())
