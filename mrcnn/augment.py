@@ -22,6 +22,7 @@ import numpy as np
 from scipy import ndimage
 
 from mrcnn.errors import UserError
+from mrcnn.resampling import contiguous_pixels
 
 Augmentation = Callable[
     [np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]
@@ -33,6 +34,11 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _mean(curve: np.ndarray, image: np.ndarray) -> float:
+    """Mean of curve[image], of a uint8 image and the 256 values of its levels."""
+    return float(np.bincount(image.ravel(), minlength=256) @ curve / image.size)
 
 
 def adjust_brightness(values: np.ndarray, factor: float) -> np.ndarray:
@@ -118,7 +124,7 @@ class RandomAugmentation:
             image, layers = image[steps], layers[steps]
         if self.right_angles and turns:
             image, layers = np.rot90(image, turns), np.rot90(layers, turns)
-        return np.ascontiguousarray(image), np.ascontiguousarray(layers)
+        return contiguous_pixels(image), contiguous_pixels(layers)
 
     def recolour(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The photometric half: uint8 [H, W, C] in and out."""
@@ -136,11 +142,9 @@ class RandomAugmentation:
         # One curve for all 256 values, rounded once: three roundings would cost a dark picture,
         # which lives on a few dozen values, much of what it shows.
         curve = adjust_gamma(np.arange(256.0), (1 + self.gamma) ** power)
-        curve = adjust_contrast(curve, (1 + self.contrast) ** stretch, curve[image].mean())
-        curve = adjust_brightness(curve, (1 + self.brightness) ** gain)
-        image = _to_uint8(curve)[image]
-        if do_invert:
-            image = invert(image)
+        curve = adjust_contrast(curve, (1 + self.contrast) ** stretch, _mean(curve, image))
+        curve = _to_uint8(adjust_brightness(curve, (1 + self.brightness) ** gain))
+        image = np.take(invert(curve) if do_invert else curve, image)
         if do_blur:
             image = blur(image, sigma)
         return image

@@ -13,6 +13,7 @@ Pyramid Networks* (2017). Lists, tuples and NumPy arrays are equally good for a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -169,6 +170,10 @@ class Config:
     # (new) Threads that prepare batches, and the megabytes of decoded pictures they may keep.
     DATA_WORKERS = 1
     CACHE_MB = 1024
+
+    # (new) Folder that keeps decoded pictures and masks for later runs, which then start at full
+    # speed. Changed files are noticed. Needs Dataset.fingerprint. None: nothing is kept.
+    CACHE_DIR: str | os.PathLike | None = None
 
     # ---- Optimisation --------------------------------------------------------------------------
     # Batches per epoch, and validation batches at the end of each epoch (0: none).

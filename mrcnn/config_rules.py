@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -82,6 +83,10 @@ def _is_flag(value: Any) -> bool:
     return isinstance(value, bool | np.bool_)
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and os.fspath(value) != ""
+
+
 def _are_loss_weights(value: Any) -> bool:
     return isinstance(value, dict) and all(
         name in LOSS_NAMES and _is_number(weight) and weight >= 0 for name, weight in value.items()
@@ -150,6 +155,7 @@ RULES: dict[str, Rule] = {
     "USE_RPN_ROIS": _FLAG,
     "DATA_WORKERS": _COUNT,
     "CACHE_MB": _NOT_NEGATIVE,
+    "CACHE_DIR": _optional((_is_path, "the path of a folder")),
     "STEPS_PER_EPOCH": _COUNT,
     "VALIDATION_STEPS": _COUNT_OR_ZERO,
     "OPTIMIZER": _choice("sgd", "adam"),

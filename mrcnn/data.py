@@ -23,7 +23,7 @@ from mrcnn.errors import UserError
 from mrcnn.examples import Example, make_example, select_instances
 from mrcnn.generator import data_generator, load_image_gt
 from mrcnn.numpy_targets import generate_random_rois
-from mrcnn.sources import BrokenImages, ImageCache, active_classes, load_arrays, warn_dropped
+from mrcnn.sources import BrokenImages, ImageReader, active_classes, warn_dropped
 
 __all__ = ["BatchLoader", "data_generator", "load_image_gt"]
 
@@ -83,7 +83,7 @@ class BatchLoader(keras.utils.PyDataset):
         self.plain_sources = frozenset(no_augmentation_sources or ())
         self.epoch = start_epoch
         self.image_shape: tuple[int, ...] | None = None  # all images must have it, where given
-        self.cache = ImageCache(int(config.CACHE_MB * 2**20))
+        self.reader = ImageReader(dataset, config)
         self.broken = BrokenImages(dataset)
         # The first UserError of a batch. TensorFlow turns what a data thread raises into an error
         # of its own; whoever calls fit can raise this one instead.
@@ -107,16 +107,21 @@ class BatchLoader(keras.utils.PyDataset):
             raise
 
     def _batch(self, index: int) -> tuple[dict[str, np.ndarray]]:
-        entries = [self._entry(position) for position in self._positions(index)]
-        shapes = {entry["input_image"].shape for entry in entries}
-        if self.image_shape is not None:
-            shapes.add(tuple(self.image_shape))
-        if len(shapes) > 1:
-            raise UserError(
-                f'IMAGE_RESIZE_MODE = "{self.config.IMAGE_RESIZE_MODE}" gives images of different '
-                f'shapes {sorted(shapes)} in one run: use "square" or "crop"'
-            )
-        return ({key: np.stack([entry[key] for entry in entries]) for key in entries[0]},)
+        batch: dict[str, np.ndarray] = {}
+        shapes = set() if self.image_shape is None else {tuple(self.image_shape)}
+        for row, position in enumerate(self._positions(index)):
+            entry = self._entry(position)
+            shapes.add(entry["input_image"].shape)
+            if len(shapes) > 1:
+                raise UserError(
+                    f'IMAGE_RESIZE_MODE = "{self.config.IMAGE_RESIZE_MODE}" gives images of '
+                    f'different shapes {sorted(shapes)} in one run: use "square" or "crop"'
+                )
+            for key, array in entry.items():
+                if row == 0:
+                    batch[key] = np.empty((self.config.BATCH_SIZE, *array.shape), array.dtype)
+                batch[key][row] = array
+        return (batch,)
 
     def on_epoch_begin(self) -> None:
         """Called by Keras."""
@@ -166,15 +171,11 @@ class BatchLoader(keras.utils.PyDataset):
         """The image at a place, or the next one that can be read: (id, arrays)."""
         while True:
             image_id = self._image_at(position)
-            arrays = self.cache.get(image_id)
-            if arrays is None and image_id not in self.broken.ids:
+            if image_id not in self.broken.ids:
                 try:
-                    arrays = load_arrays(self.dataset, image_id, self.config.IMAGE_CHANNEL_COUNT)
-                    self.cache.put(image_id, arrays)
+                    return image_id, self.reader.read(image_id)
                 except Exception as error:  # whatever a reader of files may raise
                     self.broken.report(image_id, error)
-            if arrays is not None:
-                return image_id, arrays
             position += 1
 
     def _entry(self, position: int) -> dict[str, np.ndarray]:

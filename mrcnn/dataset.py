@@ -128,6 +128,15 @@ class Dataset:
         """Return the path or address of the image."""
         return self.image_info[image_id]["path"]
 
+    def fingerprint(self, image_id: int) -> str | None:
+        """Return a text that changes whenever what the image is loaded from changes.
+
+        Config.CACHE_DIR needs it, to know what it has stored from what has changed since. The base
+        class cannot know which files ``load_mask`` reads and returns None: nothing is stored.
+        Override it, for example with the sizes and times of change of all files involved.
+        """
+        return None
+
     # ---- Loading -------------------------------------------------------------------------------
 
     def load_image(self, image_id: int) -> np.ndarray:

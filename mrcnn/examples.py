@@ -14,13 +14,15 @@ L label layers, N instances.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from mrcnn import masks, molding
 from mrcnn.augment import apply_augmentation
-from mrcnn.resampling import hat_weights
+from mrcnn.resampling import contiguous_pixels, sparse_hat_weights
 
 # A crop leaves slivers of instances at its edges. Below four pixels nobody could draw their
 # outline, and a box one pixel wide sends the log of its size in the targets astray.
@@ -140,28 +142,32 @@ def fit_whole(
     return image.astype(np.float32), (y1, x1, y2, x2), zoom, float(scale)
 
 
-def interpolation_matrix(size: int, out_size: int, zoom: float, start: int) -> np.ndarray:
-    """Linear interpolation along one axis as a matrix, float32 [out_size, size].
+@lru_cache(maxsize=64)
+def interpolation_matrix(size: int, out_size: int, zoom: float, start: int) -> csr_array:
+    """Linear interpolation along one axis as a sparse matrix, float32 [out_size, size].
 
     Output pixel i looks at the source coordinate (i + .5 - start) / zoom. When shrinking, the
     triangle widens to the output pixel's footprint, which keeps fine texture from aliasing.
-    Rows outside the source are zero (padding); at its rim the nearest pixel repeats.
+    Rows outside the source are zero (padding); at its rim the nearest pixel repeats. The result is
+    cached, since both axes of a square window share it, and must not be written to.
     """
     targets = (np.arange(out_size) + 0.5 - start) / zoom
-    weights = hat_weights(targets, size, max(1.0, 1 / zoom))
+    matrix = sparse_hat_weights(targets, size, max(1.0, 1 / zoom))
+    weights = matrix.data.reshape(out_size, -1)  # a view
     weights[(targets < 0) | (targets >= size)] = 0
     totals = weights.sum(axis=1, keepdims=True)
-    return weights / np.where(totals > 0, totals, 1)
+    weights /= np.where(totals > 0, totals, 1)
+    return matrix
 
 
-def interpolate(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def interpolate(image: np.ndarray, rows: csr_array, columns: csr_array) -> np.ndarray:
     """Apply one `interpolation_matrix` per axis: [h, w, C] -> float32 [H, W, C]."""
     height, width, channels = image.shape
-    tall = rows @ image.reshape(height, width * channels).astype(np.float32)
-    tall = tall.reshape(-1, width, channels).transpose(1, 0, 2).reshape(width, -1)
-    return np.ascontiguousarray(
-        (columns @ tall).reshape(len(columns), len(rows), channels).transpose(1, 0, 2)
-    )
+    # Columns first: what has to be transposed is then still small where the image is enlarged.
+    source = contiguous_pixels(image.transpose(1, 0, 2)).reshape(width, height * channels)
+    wide = (columns @ source.astype(np.float32)).reshape(-1, height, channels)
+    wide = contiguous_pixels(wide.transpose(1, 0, 2)).reshape(height, -1)
+    return (rows @ wide).reshape(rows.shape[0], columns.shape[0], channels)
 
 
 def enlarge_labels(
@@ -198,4 +204,4 @@ def select_instances(
     """Keep the instances with these indices (0-based), renumbered in that order."""
     table = np.zeros(count + 1, np.int32)
     table[kept + 1] = np.arange(1, len(kept) + 1)
-    return table[layers], kept
+    return np.take(table, layers), kept

@@ -7,6 +7,7 @@ by one matrix per axis.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -27,6 +28,38 @@ def hat_weights(centres: np.ndarray, size: int, support: float = 1.0) -> np.ndar
     """
     distance = np.abs(np.asarray(centres)[:, None] - (np.arange(size) + 0.5))
     return np.maximum(1 - distance / support, 0).astype(np.float32)
+
+
+def sparse_hat_weights(centres: np.ndarray, size: int, support: float = 1.0) -> csr_array:
+    """``hat_weights`` as a sparse matrix, without ever making the dense one.
+
+    Args:
+        centres, size, support: as for ``hat_weights``.
+
+    Returns:
+        float32 csr_array [n, size]. Every row stores as many weights, some of which may be zero.
+    """
+    centres = np.asarray(centres, np.float64)[:, None]
+    taps = math.ceil(2 * support)  # at most so many pixel centres lie under the triangle
+    indices = np.floor(centres - support + 0.5).astype(np.int32) + np.arange(taps, dtype=np.int32)
+    weights = np.maximum(1 - np.abs(centres - (indices + 0.5)) / support, 0)
+    weights[(indices < 0) | (indices >= size)] = 0
+    indices = np.clip(indices, 0, size - 1)
+    starts = np.arange(0, indices.size + 1, taps, dtype=np.int32)
+    values = weights.astype(np.float32).ravel()
+    return csr_array((values, indices.ravel(), starts), shape=(len(centres), size))
+
+
+def contiguous_pixels(image: np.ndarray) -> np.ndarray:
+    """Return image [..., C] in C order, for example after a transposition; no copy if it is.
+
+    A pixel is copied as one item, which takes a third of the time of NumPy's copying of three
+    channels one by one.
+    """
+    if image.flags.c_contiguous or image.size == 0 or image.strides[-1] != image.itemsize:
+        return np.ascontiguousarray(image)
+    pixels = image.view(np.dtype((np.void, image.shape[-1] * image.itemsize)))
+    return np.ascontiguousarray(pixels).view(image.dtype)
 
 
 def clamped_weights(centres: np.ndarray, size: int) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""Reading the images of a Dataset for training: a bounded cache, and patience with broken files.
+"""Reading the images of a Dataset for training: caches, and patience with broken files.
 
 Shapes: H W pixels, C channels, L label layers, N instances, K classes.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections import OrderedDict
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from mrcnn import molding
+from mrcnn.dataset import Dataset
+from mrcnn.disk_cache import DiskCache, cache_entry
 from mrcnn.errors import MRCNNWarning, UserError
 
 # A few broken files should not stop a night's training; more of them mean that something is wrong
@@ -105,7 +108,54 @@ def load_arrays(
     if layers.size and layers.max() > len(class_ids):
         raise ValueError(f"instance {layers.max()} but only {len(class_ids)} class ids")
     layers = layers.astype(np.min_scalar_type(len(class_ids)))
-    return molding.adapt_channels(image, channels), layers, class_ids
+    # A copy where it is a part of a larger array, which a cache would keep alive.
+    image = np.ascontiguousarray(molding.adapt_channels(image, channels))
+    return image, layers, class_ids
+
+
+class ImageReader:
+    """Reads images of a data set by way of a cache in memory and, if asked for, one on disk.
+
+    config: CACHE_MB bounds the memory, CACHE_DIR names the folder, IMAGE_CHANNEL_COUNT the kind of
+        picture wanted.
+    """
+
+    def __init__(self, dataset: Any, config: Any):
+        self.dataset = dataset
+        self.channels = config.IMAGE_CHANNEL_COUNT
+        self.memory = ImageCache(int(config.CACHE_MB * 2**20))
+        self.disk = _disk_cache(dataset, config.CACHE_DIR)
+
+    def read(self, image_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what `load_arrays` does, and raise what it raises."""
+        arrays = self.memory.get(image_id)
+        if arrays is None:
+            arrays = self._read_from_disk(image_id)
+            self.memory.put(image_id, arrays)
+        return arrays
+
+    def _read_from_disk(self, image_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # The key comes first: files that change while they are read will not match it next time.
+        entry = self.disk and cache_entry(self.dataset, image_id, self.channels)
+        arrays = self.disk.get(*entry) if entry else None
+        if arrays is None:
+            arrays = load_arrays(self.dataset, image_id, self.channels)
+            if entry:
+                self.disk.put(*entry, arrays)
+        return arrays
+
+
+def _disk_cache(dataset: Any, folder: str | os.PathLike | None) -> DiskCache | None:
+    if folder is None:
+        return None
+    if getattr(type(dataset), "fingerprint", Dataset.fingerprint) is Dataset.fingerprint:
+        warnings.warn(
+            f"CACHE_DIR has no effect: {type(dataset).__name__} does not override fingerprint()",
+            MRCNNWarning,
+            stacklevel=4,
+        )
+        return None
+    return DiskCache(folder)
 
 
 def warn_dropped(dataset: Any, image_id: int, count: int, limit: int) -> None:

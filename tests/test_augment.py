@@ -63,6 +63,19 @@ def test_curves_stay_within_their_limits(name, low, high):
     assert all(result[0, 0, 0] > result[2, 0, 0] > result[1, 0, 0] for result in results)
 
 
+def test_the_curve_is_gamma_then_contrast_then_brightness(image):
+    """Pixel by pixel, with one rounding at the end."""
+    change = RandomAugmentation(invert=0.5, grey=0, hue=0, blur=0)
+    for seed in range(8):
+        gain, stretch, power, _ = np.random.default_rng(seed).uniform(-1, 1, 4)
+        values = augment.adjust_gamma(image / 1.0, 1.3**power)
+        values = augment.adjust_contrast(values, 1.3**stretch, values.mean())
+        expected = np.clip(np.rint(augment.adjust_brightness(values, 1.3**gain)), 0, 255)
+        result = change.recolour(image, np.random.default_rng(seed)).astype(float)
+        inverted = np.abs(result - expected).max() > 1
+        np.testing.assert_array_equal(result, 255 - expected if inverted else expected)
+
+
 def test_faint_pictures_stay_visible():
     """Fluorescence often lives between 5 and 20 of 255."""
     image = np.full((8, 8, 3), 5, np.uint8)

@@ -125,6 +125,8 @@ def test_own_mean_pixel_is_kept(mean):
         ("BACKBONE", "resnet34"),
         ("BACKBONE", lambda image: image),
         ("COMPUTE_BACKBONE_SHAPE", "resnet50"),
+        ("CACHE_DIR", ""),
+        ("CACHE_DIR", 3),
         ("NUM_CLASSES", 0),
         ("RPN_ANCHOR_SCALES", (8, 16)),
         ("RPN_ANCHOR_SCALES", ((8, 16), 32, 64, 128, 256)),

@@ -410,7 +410,14 @@ def test_images_are_read_once_while_they_fit():
     for _ in range(3):
         run_epoch(loader)
     assert dataset.loads == 4
-    assert loader.cache.bytes <= loader.cache.max_bytes
+    assert loader.reader.memory.bytes <= loader.reader.memory.max_bytes
+
+
+def test_the_cache_keeps_no_larger_array_alive():
+    loader = BatchLoader(dataset_of(2, channels=4), TinyConfig())
+    image = loader.reader.read(0)[0]
+    assert image.shape[-1] == 3 and image.base is None
+    assert loader.reader.memory.get(0)[0] is image
 
 
 def test_the_cache_holds_no_more_than_its_bound():
@@ -428,10 +435,59 @@ def test_the_cache_holds_no_more_than_its_bound():
 def test_batches_do_not_depend_on_the_cache():
     dataset, config = dataset_of(4), TinyConfig()
     cached, uncached = BatchLoader(dataset, config), BatchLoader(dataset, config)
-    uncached.cache = ImageCache(0)
+    uncached.reader.memory = ImageCache(0)
     for one, two in zip(run_epoch(cached), run_epoch(uncached), strict=True):
         assert_same(one, two)
     loads = dataset.loads
     uncached.on_epoch_begin()
     uncached[0]
     assert dataset.loads == loads + 2
+
+
+class KnownSquares(SquaresDataset):
+    """A data set that can say when an image has changed."""
+
+    version = 0
+
+    def fingerprint(self, image_id):
+        return f"{self.image_info[image_id]['size']} {self.version}"
+
+
+def test_batches_do_not_depend_on_the_disk_cache(tmp_path):
+    sizes, moves = [(80, 100), (90, 70)], RandomAugmentation()
+    plain = run_epoch(BatchLoader(KnownSquares(sizes), TinyConfig(), augmentation=moves))
+    config = config_with(CACHE_DIR=tmp_path / "cache")
+    for expected_loads in (2, 0):  # the second time from the folder
+        dataset = KnownSquares(sizes)
+        loader = BatchLoader(dataset, config, augmentation=moves)
+        for one, two in zip(plain, run_epoch(loader), strict=True):
+            assert_same(one, two)
+        assert dataset.loads == expected_loads
+    dataset.version = 1
+    run_epoch(BatchLoader(dataset, config))
+    assert dataset.loads == 2
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_broken_images_are_not_cached(tmp_path):
+    config = config_with(CACHE_DIR=str(tmp_path))
+    for _ in range(2):
+        loader = BatchLoader(KnownSquares([(80, 100)] * 3, broken={1}), config)
+        with pytest.warns(MRCNNWarning, match="image1.png: cannot be used"):
+            run_epoch(loader)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_disk_cache_needs_fingerprints(tmp_path):
+    config = config_with(CACHE_DIR=tmp_path / "cache")
+    with pytest.warns(MRCNNWarning, match="SquaresDataset does not override fingerprint"):
+        loader = BatchLoader(dataset_of(3), config)
+    run_epoch(loader)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_disk_cache_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    config = config_with(CACHE_DIR=tmp_path / "file")
+    with pytest.raises(UserError, match="CACHE_DIR = .*file: not a folder"):
+        BatchLoader(KnownSquares([(80, 100)]), config)

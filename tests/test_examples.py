@@ -84,7 +84,7 @@ def test_interpolation_of_an_image_is_the_same_along_both_axes():
     image = np.random.default_rng(0).uniform(0, 255, (5, 8, 3))
     rows = examples.interpolation_matrix(5, 10, 2, 0)
     columns = examples.interpolation_matrix(8, 16, 2, 0)
-    expected = np.einsum("Yy,yxc,Xx->YXc", rows, image, columns)
+    expected = np.einsum("Yy,yxc,Xx->YXc", rows.toarray(), image, columns.toarray())
     np.testing.assert_allclose(examples.interpolate(image, rows, columns), expected, rtol=1e-4)
 
 

@@ -191,6 +191,25 @@ def test_layer_mini_masks_are_minimize_mask(exact):
     np.testing.assert_array_equal(mini, np.moveaxis(expected, -1, 0))
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("count", [1, 300])
+def test_layer_mini_masks_of_every_size(exact, count):
+    """From a single pixel to most of the image, at its edges too, in two layers."""
+    rng = np.random.default_rng(count)
+    masks = np.zeros((90, 150, count), bool)
+    for i in range(count):
+        height, width = rng.integers(1, [88, 148]) if i % 10 == 0 else rng.integers(1, 20, 2)
+        y, x = rng.integers(0, [91 - height, 151 - width])
+        masks[y : y + height, x : x + width, i] = rng.random((height, width)) < 0.8
+    boxes = extract_bboxes(masks)
+    expected = np.zeros((count, 28, 20), bool)
+    found = masks.any(axis=(0, 1))
+    minimized = mk.minimize_mask(boxes[found], masks[..., found], (28, 20), exact=exact)
+    expected[found] = np.moveaxis(minimized, -1, 0)
+    mini = mk.layer_mini_masks(mk.masks_to_layers(masks), boxes, (28, 20), exact)
+    np.testing.assert_array_equal(mini, expected)
+
+
 def test_layer_mini_mask_of_a_vanished_instance_is_empty():
     layers = np.zeros((9, 9, 1), np.int32)
     layers[2:5, 2:5] = 2

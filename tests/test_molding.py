@@ -7,7 +7,14 @@ from skimage.transform import resize as skimage_resize
 
 from mrcnn import molding
 from mrcnn.errors import UserError
-from mrcnn.resampling import nearest_indices, resize_smooth, resize_weights
+from mrcnn.resampling import (
+    contiguous_pixels,
+    hat_weights,
+    nearest_indices,
+    resize_smooth,
+    resize_weights,
+    sparse_hat_weights,
+)
 
 # ---- Resampling --------------------------------------------------------------------------------
 
@@ -21,6 +28,28 @@ def test_resize_weights_are_scikit_images(sizes):
     if sizes[1] >= sizes[0]:
         edge = skimage_resize(values, (sizes[1],), order=1, mode="edge", anti_aliasing=False)
         np.testing.assert_allclose(resize_weights(*sizes, exact=True) @ values, edge, atol=1e-6)
+
+
+@pytest.mark.parametrize("support", [1.0, 1.37, 2.5, 4.0])
+@pytest.mark.parametrize("size", [1, 2, 9, 40])
+def test_sparse_weights_are_the_dense_ones(size, support):
+    inside = np.linspace(0, size, 64 * size + 1)  # pixel centres and edges among them
+    centres = np.concatenate([inside, [-5.0, -support, size + support, size + 7.3]])
+    sparse = sparse_hat_weights(centres, size, support)
+    assert sparse.dtype == np.float32
+    np.testing.assert_array_equal(sparse.toarray(), hat_weights(centres, size, support))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_contiguous_pixels_change_the_memory_only(dtype, channels):
+    image = np.arange(4 * 6 * channels).reshape(4, 6, channels).astype(dtype)
+    views = [image, image[::-1, ::-1], np.rot90(image), image.transpose(1, 0, 2), image[:0],
+             image[..., :1], image[..., ::-1], np.broadcast_to(image[..., :1], (4, 6, 3))]
+    for view in views:
+        result = contiguous_pixels(view)
+        assert result.flags.c_contiguous and result.dtype == dtype
+        np.testing.assert_array_equal(result, view)
 
 
 @pytest.mark.parametrize("shape", [(37, 50), (90, 110), (61, 200), (40, 60)])
@@ -169,6 +198,18 @@ def test_resize_image_refuses(arguments, words):
 def test_resize_image_wants_channels():
     with pytest.raises(UserError, match="channels"):
         molding.resize_image(np.zeros((10, 10), np.uint8), 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("channels", "mean"), [(1, 12.5), (3, [1, 2, 3]), (5, [1, 2, 3, 4, 5]), (2, [9.0])]
+)
+def test_mold_image_subtracts_the_mean_pixel(channels, mean):
+    config = make_config(IMAGE_CHANNEL_COUNT=channels, MEAN_PIXEL=mean)
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 7, channels), dtype=np.uint8)
+    for image in (images, images[0]):
+        molded = molding.mold_image(image, config)
+        assert molded.dtype == np.float32
+        np.testing.assert_array_equal(molded, image.astype(np.float32) - np.float32(mean))
 
 
 @pytest.mark.parametrize(

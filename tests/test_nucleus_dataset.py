@@ -120,6 +120,37 @@ def test_zip_equals_folder(data, tmp_path, top):
     assert ids(load(other / "stage1_train.zip", "train")) == ["aa", "zz"]
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_fingerprints_follow_the_files(data, tmp_path, kind):
+    source = data / "stage1_train" / "zz"
+
+    def fingerprints():
+        if kind == "folder":
+            dataset = load(data, "stage1_train")
+        else:
+            (tmp_path / "packed").mkdir(exist_ok=True)
+            zipped(data / "stage1_train", tmp_path / "packed" / "stage1_train.zip")
+            dataset = load(tmp_path / "packed", "stage1_train")
+        return {dataset.image_reference(i): dataset.fingerprint(i) for i in dataset.image_ids}
+
+    before = fingerprints()
+    assert fingerprints() == before and len(set(before.values())) == 3
+    other = disjoint_masks()[::-1]
+    changes = [
+        lambda: (source / "masks" / "0.png").write_bytes(png(other[0])),
+        lambda: (source / "masks" / "2.png").unlink(),
+        lambda: (source / "masks" / "new.png").write_bytes(png(other[2])),
+        lambda: (source / "images" / "zz.png").write_bytes(png(np.zeros((12, 10), np.uint8))),
+    ]
+    seen = {before["zz"]}
+    for change in changes:
+        change()
+        now = fingerprints()
+        seen.add(now.pop("zz"))
+        assert now.items() <= before.items()
+    assert len(seen) == 5
+
+
 def test_layers_and_masks(data):
     dataset = load(data, "stage1_train")
     number = ids(dataset).index("zz")

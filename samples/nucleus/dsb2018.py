@@ -6,6 +6,7 @@ Shapes: H, W pixels, N nuclei, L label layers.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import warnings
@@ -97,6 +98,13 @@ class NucleusDataset(Dataset):
     def is_labelled(self, image_id: int) -> bool:
         """True where the image has a masks folder (which may be empty: no nuclei)."""
         return self._files(image_id)[0].masks is not None
+
+    def fingerprint(self, image_id: int) -> str:
+        """A digest of the names, sizes and times (zip: checksums) of the picture and its masks."""
+        entry, store = self._files(image_id)
+        members = [entry.image, *(entry.masks or [])]
+        states = [f"{member} {store.fingerprint(member)}" for member in members]
+        return hashlib.sha256("\n".join(states).encode()).hexdigest()
 
     def load_image(self, image_id: int) -> np.ndarray:
         """uint8 RGB [H, W, 3]; deeper pictures are scaled, see `pictures.to_uint8_rgb`."""

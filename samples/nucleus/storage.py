@@ -6,7 +6,8 @@ Both have Kaggle's layout, one folder an image:
     <ImageId>/masks/<anything>.png      one picture a nucleus, non-zero inside
 
 `open_subset` returns a `FolderStore` or a `ZipStore`; they hold the same list of `Entry` and
-the same `read(member) -> bytes`, which may be called from several threads at once.
+the same `read(member) -> bytes`, which may be called from several threads at once, and
+`fingerprint(member)`, which tells whether a file has changed without reading it.
 """
 
 from __future__ import annotations
@@ -71,6 +72,14 @@ class FolderStore:
         """A file's name for messages."""
         return str(self.folder / member)
 
+    def fingerprint(self, member: str) -> str:
+        """Changes when the file does: its size and time of change."""
+        try:
+            status = (self.folder / member).stat()
+        except OSError as error:
+            raise UserError(f"{self.name(member)}: cannot be read ({error.strerror})") from None
+        return f"{status.st_size}-{status.st_mtime_ns}"
+
     def read(self, member: str) -> bytes:
         """The bytes of one file."""
         path = self.folder / member
@@ -124,6 +133,11 @@ class ZipStore:
     def name(self, member: str) -> str:
         """A member's name for messages."""
         return f"{self.path}/{member}"
+
+    def fingerprint(self, member: str) -> str:
+        """Changes when the member does: its size and checksum."""
+        info = self._zip.getinfo(member)
+        return f"{info.file_size}-{info.CRC}"
 
     def read(self, member: str) -> bytes:
         """The bytes of one member, checked against its checksum."""
