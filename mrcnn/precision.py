@@ -18,6 +18,15 @@ def dtype_policy(precision: str) -> str:
     return "mixed_bfloat16" if precision == "bfloat16" else "float32"
 
 
+def explain(precision: str) -> str:
+    """One line for the user: which number type it is, and why."""
+    chosen = "float32" if dtype_policy(precision) == "float32" else "bfloat16"
+    if precision != "auto":
+        return f"Convolutions in {chosen}, as asked for"
+    reason = "has instructions for it" if chosen == "bfloat16" else "is no faster in bfloat16"
+    return f"Convolutions in {chosen}: this device {reason}"
+
+
 @lru_cache
 def bfloat16_is_fast() -> bool:
     """Whether the device has bfloat16 instructions: a GPU or TPU, or a processor with them."""

@@ -1,6 +1,7 @@
 """The nucleus command line, run for real on small synthetic data and a small network."""
 
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -10,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
+from mrcnn.errors import UserError
 from samples.nucleus import drawing, nucleus
 from samples.nucleus.cli import run
 from samples.nucleus.evaluate import Evaluation, figure
 from samples.nucleus.progress import Progress
-from samples.nucleus.submission import Submission, SubmissionWriter
+from samples.nucleus.runs import run_evaluate
+from samples.nucleus.submission import Submission, SubmissionWriter, label_map, ranked_scores
 from samples.nucleus.synthesize import synthesize
 
 SCRIPT = Path(nucleus.__file__)
@@ -102,6 +106,10 @@ def test_scoring_a_file_does_not_import_keras(data, perfect, tmp_path):
      "absent.h5: no such file"),
     (["detect", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "imagenet"],
      "train from it first"),
+    (["train", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "imagenet",
+      "--cache", __file__], "CACHE_DIR"),
+    (["train", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "imagenet",
+      "--cache", ""], "CACHE_DIR"),
     (["synthesize", "--output", "DATA"], "not an empty folder"),
 ])
 def test_wrong_input_is_one_line_and_code_2(arguments, message, data, capsys):
@@ -173,7 +181,10 @@ def test_train_detect_evaluate(data, tmp_path, small, monkeypatch, capsys):
     logs = tmp_path / "logs"
     common = ["--dataset", str(data), "--subset", "stage1_train", "--logs", str(logs)]
     train = ["train", *common, "--steps", "1", "--batch-size", "2"]
-    assert run([*train, "--weights", str(start), "--epochs", "2", "--seed", "3"]) == 0
+    cache = tmp_path / "cache"
+    assert run([*train, "--weights", str(start), "--epochs", "2", "--seed", "3",
+                "--cache", str(cache)]) == 0
+    assert len(list(cache.iterdir())) == 4
     output = capsys.readouterr()
     assert "Training heads: to epoch 1 of 2" in output.out
     assert "Training all: to epoch 2 of 2" in output.out
@@ -210,11 +221,11 @@ class StoppingModel:
 
     calls = 0
 
-    def detect(self, images, verbose=0):
+    def detect_patches(self, images):
         self.calls += 1
         if self.calls == 2:
             raise KeyboardInterrupt
-        return [{"masks": np.zeros((*images[0].shape[:2], 0), bool), "scores": np.zeros(0)}]
+        return [{"patches": [], "scores": np.zeros(0)}]
 
 
 def test_an_interrupted_run_says_where_its_rows_are(data, tmp_path, capsys):
@@ -223,6 +234,73 @@ def test_an_interrupted_run_says_where_its_rows_are(data, tmp_path, capsys):
     assert "submit.csv.partial" in capsys.readouterr().out
     assert len(Submission(tmp_path / "submit.csv.partial").image_ids) == 1
     assert not (tmp_path / "submit.csv").exists()
+
+
+def test_an_interrupted_evaluation_keeps_its_scores(data, tmp_path, capsys):
+    dataset = nucleus.load_dataset(str(data), "stage1_train")
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluate(dataset, tmp_path, "a model", StoppingModel())
+    assert "scores of the 1 images so far" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["images"] == 1 and not metrics["complete"]
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+class ThresholdModel:
+    """Finds what is bright; it needs no training, and its patches overlap."""
+
+    def detect_patches(self, images):
+        results = []
+        for image in images:
+            inside = image.mean(axis=-1) > image.mean()
+            corners = [(y, x) for y in range(0, 50, 10) for x in range(0, 50, 7)]
+            patches = [(y, x, inside[y : y + 12, x : x + 9]) for y, x in corners]
+            results.append({"patches": patches, "scores": np.linspace(0.5, 1, len(patches))})
+        return results
+
+
+def test_overlapped_runs_write_what_a_plain_loop_writes(data, tmp_path):
+    dataset = nucleus.load_dataset(str(data), "stage1_train")
+    plain, detected, scored = (tmp_path / name for name in ("plain", "detected", "scored"))
+    writer, evaluation, figures = SubmissionWriter(plain / "submit.csv"), Evaluation(), []
+    for i in dataset.image_ids:
+        image, truth, image_id = (dataset.load_image(i), dataset.load_layers(i)[0],
+                                  dataset.image_reference(i))
+        found = ThresholdModel().detect_patches([image])[0]
+        labels = label_map(found["patches"], found["scores"], image.shape)
+        scores = ranked_scores(labels, found["scores"])
+        writer.add(image_id, labels, scores)
+        title = f"{len(scores)} nuclei   {image_id}"
+        drawing.save_png(plain / f"{image_id}.png", drawing.detections_only(image, labels, title))
+        row = evaluation.add(image_id, image, truth, labels, scores)
+        figures.append(figure(image, truth, labels, scores, row, evaluation.ious[-1]))
+    writer.close()
+
+    assert nucleus.detect(ThresholdModel(), str(data), "stage1_train", detected) == []
+    names = sorted(path.name for path in plain.iterdir())
+    assert len(names) == 6 and names == sorted(path.name for path in detected.iterdir())
+    for name in names:
+        assert (plain / name).read_bytes() == (detected / name).read_bytes()
+
+    assert run_evaluate(dataset, scored, "a model", ThresholdModel()) == []
+    assert (plain / "submit.csv").read_bytes() == (scored / "submit.csv").read_bytes()
+    with open(scored / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, expected in zip(rows, evaluation.rows, strict=True):
+        assert {**row, "seconds": ""} == {**{k: str(v) for k, v in expected.items()}, "seconds": ""}
+    for row, picture in zip(rows, figures, strict=True):
+        with Image.open(scored / f"{row['image_id']}.png") as written:
+            np.testing.assert_array_equal(np.asarray(written), picture)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_ends_the_run_with_one_error(data, tmp_path, capsys):
+    (tmp_path / "submit.csv.partial").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="submit.csv: cannot be written .No space"):
+        nucleus.detect(ThresholdModel(), str(data), "stage1_train", tmp_path)
+    output = capsys.readouterr()
+    assert "skipped" not in output.err and "Submission:" not in output.out
+    assert not (tmp_path / "submit.csv").exists() and not list(tmp_path.glob("*.png"))
 
 
 def test_a_broken_image_gets_an_empty_row(data, tmp_path, capsys):
@@ -252,8 +330,9 @@ def test_figure_colours():
     labels[5:15, 5:15] = 4  # the same outline: yellow
     truth[20:30, 20:30, 0] = 2
     labels[20:30, 40:50] = 7
-    row = Evaluation().add("a", image, truth, labels, np.array([0.9, 0.5]))
-    picture = figure(image, truth, labels, np.array([0.9, 0.5]), row)
+    evaluation = Evaluation()
+    row = evaluation.add("a", image, truth, labels, np.array([0.9, 0.5]))
+    picture = figure(image, truth, labels, np.array([0.9, 0.5]), row, evaluation.ious[0])
     zoom = drawing.zoom_for(image.shape)
     assert picture.shape == (40 * zoom + drawing.HEADER_PIXELS, 60 * zoom, 3)
 
@@ -276,11 +355,30 @@ def test_outline():
     assert not drawing.outline(np.zeros((3, 3), int)).any()
 
 
+@pytest.mark.parametrize("thickness", [1, 2, 3])
+def test_outline_is_what_erosion_takes_away(thickness):
+    rng = np.random.default_rng(thickness)
+    labels = rng.integers(0, 4, (6, 7)).repeat(6, 0).repeat(5, 1)
+    cross = ndimage.generate_binary_structure(2, 1)
+    inner = [ndimage.binary_erosion(labels == label, cross, thickness) for label in (1, 2, 3)]
+    np.testing.assert_array_equal(drawing.outline(labels, thickness),
+                                  (labels > 0) & ~np.any(inner, axis=0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (7, 1), (33, 20)])
+def test_encoded_pictures_decode_to_themselves(shape):
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    with Image.open(io.BytesIO(drawing.encode_png(picture))) as decoded:
+        assert decoded.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(decoded), picture)
+
+
 def test_pictures_without_nuclei(tmp_path):
     image, nothing = np.full((30, 30, 3), 9, np.uint8), np.zeros((30, 30), int)
-    row = Evaluation().add("a", image, nothing[..., None], nothing)
+    evaluation = Evaluation()
+    row = evaluation.add("a", image, nothing[..., None], nothing)
     assert row["score"] == 1
-    figure(image, nothing[..., None], nothing, None, row)
+    figure(image, nothing[..., None], nothing, None, row, evaluation.ious[0])
     drawing.save_png(tmp_path / "a.png", drawing.detections_only(image, nothing, "none"))
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (120, 120 + drawing.HEADER_PIXELS)

@@ -83,6 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("train", "detect", "evaluate"):
         _add_data_flags(made[name])
+        made[name].add_argument(
+            "--precision", choices=("auto", "float32", "bfloat16"),
+            default=nucleus.NucleusConfig.PRECISION,
+            help="of the convolutions; auto takes bfloat16 where the device has instructions for "
+                 "it (default: %(default)s)")
     _add_train_flags(made["train"])
     for name in ("detect", "evaluate"):
         _add_detect_flags(made[name], name)
@@ -116,6 +121,9 @@ def _add_train_flags(parser: argparse.ArgumentParser) -> None:
                         help=f"crops a batch (default: {nucleus.NucleusConfig.IMAGES_PER_GPU})")
     parser.add_argument("--seed", type=whole, default=0, metavar="N",
                         help="of weights, order and augmentation (default: %(default)s)")
+    parser.add_argument("--cache", metavar="DIR",
+                        help="folder to keep decoded images in, which later runs start from "
+                             "(default: none)")
 
 
 def _add_detect_flags(parser: argparse.ArgumentParser, name: str) -> None:
@@ -151,9 +159,12 @@ def _need(options: argparse.Namespace, *flags: str) -> None:
 
 def train_command(options: argparse.Namespace) -> int:
     """nucleus.py train"""
+    from mrcnn.disk_cache import DiskCache
     from samples.nucleus.models import build_model
 
     _need(options, "dataset", "subset", "weights")
+    if options.cache is not None:
+        DiskCache(options.cache)  # a wrong folder is an error now, not after the model is built
     images = len(nucleus.load_dataset(options.dataset, options.subset, labelled=True).image_ids)
 
     class TrainConfig(nucleus.NucleusConfig):
@@ -161,6 +172,8 @@ def train_command(options: argparse.Namespace) -> int:
         STEPS_PER_EPOCH = options.steps or max(1, round(images / IMAGES_PER_GPU))
         VALIDATION_STEPS = max(1, round(24 / IMAGES_PER_GPU))
         SEED = options.seed
+        PRECISION = options.precision
+        CACHE_DIR = options.cache
 
     model = build_model("training", TrainConfig(), options.weights, options.logs)
     nucleus.train(model, options.dataset, options.subset, options.epochs)
@@ -171,6 +184,7 @@ def _inference_model(options: argparse.Namespace):
     from samples.nucleus.models import build_model
 
     config = nucleus.NucleusInferenceConfig()
+    config.PRECISION = options.precision
     if options.min_confidence is not None:
         config.DETECTION_MIN_CONFIDENCE = options.min_confidence
     return build_model("inference", config, options.weights, options.logs)

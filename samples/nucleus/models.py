@@ -27,7 +27,9 @@ def build_model(mode: str, config, weights: str, logs: str = DEFAULT_LOGS_DIR):
         raise UserError(f"--weights {weights}: no such file, nor one of {NAMED_WEIGHTS}")
 
     from mrcnn.model import MaskRCNN  # Keras: seconds
+    from mrcnn.precision import explain
 
+    print(explain(config.PRECISION))
     model = MaskRCNN(mode=mode, config=config, model_dir=logs)
     print(_load(model, name, weights).summary())
     return model
