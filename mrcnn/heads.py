@@ -6,7 +6,7 @@ Shape shorthand: B images, R regions, K classes, C channels.
 
 from keras import layers, ops
 
-from .layers import BatchNorm, LayerBank, RoiConv2D
+from .layers import BatchNorm, FullWindowConv2D, LayerBank, RoiConv2D
 from .roi_align import PyramidROIAlign
 
 
@@ -37,7 +37,8 @@ def fpn_classifier_graph(
     x = ops.reshape(x, (-1, *x.shape[2:]))
     # Two fully connected layers, written as convolutions as in the weight files.
     for number, window in ((1, pool_size), (2, 1)):
-        x = bank(layers.Conv2D, fc_layers_size, window, name=f"mrcnn_class_conv{number}")(x)
+        name = f"mrcnn_class_conv{number}"
+        x = bank(FullWindowConv2D, fc_layers_size, window, name=name)(x)
         x = bank(BatchNorm, name=f"mrcnn_class_bn{number}")(x, training=train_bn)
         x = bank(layers.Activation, "relu", name=f"mrcnn_class_relu{number}")(x)
     shared = bank(layers.Reshape, (fc_layers_size,), name="pool_squeeze")(x)

@@ -29,7 +29,7 @@ from .losses import (
     rpn_class_loss_graph,
 )
 from .resnet import resnet_graph
-from .rpn import ProposalLayer, build_rpn_model
+from .rpn import ProposalLayer, SampledRpn, build_rpn_model
 from .targets import RoiTargetLayer, RpnTargetLayer
 
 
@@ -88,6 +88,18 @@ def backbone_stages(image, config, bank):
     return bank(as_model, name="backbone")(image)
 
 
+def rpn_of(config, bank):
+    """The region proposal network, a model that all levels share."""
+
+    def rpn_model(name, dtype):
+        return build_rpn_model(
+            config.RPN_ANCHOR_STRIDE, len(config.RPN_ANCHOR_RATIOS), config.TOP_DOWN_PYRAMID_SIZE,
+            config.RPN_CONV_CHANNELS, dtype,
+        )
+
+    return bank(rpn_model, name="rpn_model")
+
+
 def proposals_of(pyramid, anchors, count, config, bank):
     """Run the region proposal network over the pyramid.
 
@@ -99,14 +111,7 @@ def proposals_of(pyramid, anchors, count, config, bank):
     Returns:
         logits [B, A, 2], probabilities [B, A, 2], deltas [B, A, 4], proposals [B, count, 4].
     """
-
-    def rpn_model(name, dtype):
-        return build_rpn_model(
-            config.RPN_ANCHOR_STRIDE, len(config.RPN_ANCHOR_RATIOS), config.TOP_DOWN_PYRAMID_SIZE,
-            config.RPN_CONV_CHANNELS, dtype,
-        )
-
-    rpn = bank(rpn_model, name="rpn_model")
+    rpn = rpn_of(config, bank)
     per_level = [rpn(level) for level in pyramid]
     names = ("rpn_class_logits", "rpn_class", "rpn_bbox")
     logits, probabilities, deltas = (
@@ -189,14 +194,22 @@ def training_outputs(inputs, config, bank: LayerBank, image_shape) -> list:
         backbone_stages(image, config, bank), config.TOP_DOWN_PYRAMID_SIZE, bank
     )
     anchors = AnchorsLayer(normalized_anchors(config, image_shape), name="anchors")(image)
-    rpn_logits, _, rpn_deltas, proposals = proposals_of(
+    logits, _, deltas, proposals = proposals_of(
         pyramid, anchors, config.POST_NMS_ROIS_TRAINING, config, bank
     )
-    rpn_match, rpn_targets = RpnTargetLayer(
+    rpn_index, rpn_match, rpn_targets = RpnTargetLayer(
         image_anchors(config, image_shape), config, name="rpn_targets"
-    )(
-        [gt_class_ids, gt_boxes]
-    )
+    )([gt_class_ids, gt_boxes])
+    if config.USE_RPN_ROIS:
+        rpn_logits, rpn_deltas = bank(
+            SampledRpn, rpn_of(config, bank), config.RPN_ANCHOR_STRIDE,
+            len(config.RPN_ANCHOR_RATIOS), name="rpn_sampled",
+        )([rpn_index, *pyramid])
+    else:
+        # Without proposals, only its whole outputs make the RPN a part of the model.
+        rpn_logits, rpn_deltas = (
+            ops.take_along_axis(whole, rpn_index[..., None], axis=1) for whole in (logits, deltas)
+        )
 
     def normalize(boxes):
         return norm_boxes_graph(boxes, image_shape[:2], exact=config.exact_pixels)

@@ -70,7 +70,7 @@ def _corners(position, size):
     return low, ops.minimum(low + 1, size[..., None] - 1), weight
 
 
-def bilinear_grid(table, offset, height, width, y, x, inside):
+def bilinear_grid(table, offset, height, width, y, x, inside, dtype=None):
     """Bilinear samples on a grid of rows y and columns x, from images laid out in one table.
 
     Args:
@@ -78,24 +78,30 @@ def bilinear_grid(table, offset, height, width, y, x, inside):
         offset, height, width: int32 [...], where an image starts in the table and its size.
         y, x: [..., P], [..., Q] positions in cells.
         inside: [..., P, Q] False where the result is zero.
+        dtype: of the arithmetic and the result; None takes the table's.
 
     Returns:
-        [..., P, Q, C] in the table's dtype.
+        [..., P, Q, C].
     """
+    dtype = dtype or table.dtype
     top, bottom, wy = _corners(y, height)
     left, right, wx = _corners(x, width)
     width, offset = width[..., None], offset[..., None]
-    inside = ops.cast(inside, table.dtype)[..., None]
-    wy = ops.cast(wy, table.dtype)[..., :, None, None]
-    wx = ops.cast(wx, table.dtype)[..., None, :, None]
+    wy, wx = wy[..., :, None], wx[..., None, :]
+    inside = ops.cast(inside, "float32")
 
-    def cells(row, column):
+    def corner(row, column, weight):
         index = (offset + row * width)[..., :, None] + column[..., None, :]
-        return ops.take(table, index, axis=0)
+        cells = ops.cast(ops.take(table, index, axis=0), dtype)
+        # One weight a sample: few passes over the cells, which are many times as large.
+        return cells * ops.cast(weight * inside, dtype)[..., None]
 
-    upper = cells(top, left) * (1 - wx) + cells(top, right) * wx
-    lower = cells(bottom, left) * (1 - wx) + cells(bottom, right) * wx
-    return (upper * (1 - wy) + lower * wy) * inside
+    return (
+        corner(top, left, (1 - wy) * (1 - wx))
+        + corner(top, right, (1 - wy) * wx)
+        + corner(bottom, left, wy * (1 - wx))
+        + corner(bottom, right, wy * wx)
+    )
 
 
 def _integers(values):

@@ -1,10 +1,11 @@
 """Region proposal network: which anchors hold an object, and boxes that fit it better.
 
 Source: report sections 3.9 to 3.9.4; matterport `rpn_graph`, `build_rpn_model`, `ProposalLayer`.
-Shape shorthand: B images, A anchors, N candidates, R proposals.
+Shape shorthand: B images, A anchors, S of them sampled, N candidates, R proposals, C channels.
 """
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from .boxes import apply_box_deltas_graph, clip_boxes_graph, constant
@@ -55,6 +56,94 @@ def _at_most(limit: int, scores):
     """
     count = ops.shape(scores)[1]
     return min(limit, count) if isinstance(count, int) else ops.minimum(limit, count)
+
+
+def window_cells(level_shapes, stride: int) -> np.ndarray:
+    """Which cells the 3x3 convolution reads for every one of its outputs, over all levels.
+
+    Args:
+        level_shapes: (height, width) of every pyramid level in cells.
+        stride: of the convolution, which pads as "same".
+
+    Returns:
+        int32 [outputs, 9]: indices of the levels' cells laid out one after the other, row by row;
+        what lies outside has the index after the last cell.
+    """
+
+    def positions(size):
+        outputs = -(-size // stride)
+        before = max((outputs - 1) * stride + 3 - size, 0) // 2
+        return np.arange(outputs)[:, None] * stride - before + np.arange(3)
+
+    total = sum(height * width for height, width in level_shapes)
+    windows, start = [], 0
+    for height, width in level_shapes:
+        y = positions(height)[:, None, :, None]
+        x = positions(width)[None, :, None, :]
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        windows.append(np.where(inside, start + y * width + x, total).reshape(-1, 9))
+        start += height * width
+    return np.concatenate(windows).astype(np.int32)
+
+
+class SampledRpn(layers.Layer):
+    """The region proposal network at sampled anchors only, for its losses.
+
+    They look at a few hundred anchors, so the gradient of the network run over whole levels is
+    zero nearly everywhere, and yet its backward pass would cost as much as if it were not. Here
+    every sampled anchor's window of 3x3 cells is multiplied by the kernels of `rpn_model`: the same
+    numbers as the rows of its outputs, and the same gradients.
+
+    Inputs: index int32 [B, S] of the anchors, and the pyramid levels [B, H, W, C]. Outputs: logits
+    [B, S, 2] and deltas [B, S, 4], float32.
+    """
+
+    def __init__(self, rpn_model, anchor_stride, anchors_per_location, **kwargs):
+        super().__init__(**kwargs)
+        # Not tracked: the weights are those of `rpn_model`, which the network has already.
+        object.__setattr__(self, "rpn_model", rpn_model)
+        self.anchor_stride = anchor_stride
+        self.anchors_per_location = anchors_per_location
+
+    def call(self, inputs):
+        index, *levels = inputs
+        channels = levels[0].shape[-1]
+        windows = window_cells([level.shape[1:3] for level in levels], self.anchor_stride)
+        table = ops.concatenate([ops.reshape(level, (-1, level.shape[1] * level.shape[2], channels))
+                                 for level in levels], axis=1)
+        table = ops.pad(table, [[0, 0], [0, 1], [0, 0]])  # the cell outside reads as zero
+        # Gradients of overlapping windows add up in the table: not in 8 bits.
+        table = ops.cast(table, "float32")
+        image = ops.arange(ops.shape(index)[0], dtype="int32")[:, None, None]
+        cells = ops.take(ops.convert_to_tensor(windows), index // self.anchors_per_location, axis=0)
+        read = ops.take(
+            ops.reshape(table, (-1, channels)), cells + image * table.shape[1], axis=0
+        )
+        shared = ops.relu(self._apply("rpn_conv_shared", ops.cast(read, self.compute_dtype)))
+        ratio = (index % self.anchors_per_location)[..., None, None]
+
+        def of_ratio(outputs, values):
+            shape = (-1, index.shape[1], self.anchors_per_location, values)
+            rows = ops.take_along_axis(ops.reshape(outputs, shape), ratio, axis=2)[:, :, 0]
+            return ops.cast(rows, "float32")
+
+        logits = of_ratio(self._apply("rpn_class_raw", shared), 2)
+        return logits, of_ratio(self._apply("rpn_bbox_pred", shared), 4)
+
+    def _apply(self, name, windows):
+        """A convolution of the model, one output from every window: [outputs, channels]."""
+        layer = self.rpn_model.get_layer(name)
+        kernel = ops.cast(layer.kernel, self.compute_dtype)
+        kernel = ops.reshape(kernel, (-1, kernel.shape[-1]))
+        windows = ops.reshape(windows, (-1, kernel.shape[0]))
+        return ops.matmul(windows, kernel) + ops.cast(layer.bias, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[0], 2), (*input_shape[0], 4)
+
+    def compute_output_spec(self, inputs):
+        shapes = self.compute_output_shape([i.shape for i in inputs])
+        return tuple(keras.KerasTensor(shape, "float32") for shape in shapes)
 
 
 class ProposalLayer(layers.Layer):

@@ -6,8 +6,8 @@ same code runs on every backend.
 
 Source: report sections 3.8.1, 3.9.4, 3.9.5; matterport `build_rpn_targets`,
 `detection_targets_graph`.
-Shape shorthand: B images, A anchors, G ground-truth instances (padded by class id 0), N
-proposals, T sampled regions, F of them positive at most. Negative class ids are crowds.
+Shape shorthand: B images, A anchors, S of them sampled, G ground-truth instances (padded by class
+id 0), N proposals, T sampled regions, F of them positive at most. Negative class ids are crowds.
 """
 
 import keras
@@ -26,36 +26,48 @@ TIE = 1e-6
 ROI_POSITIVE_IOU = 0.5
 # A region or anchor that touches a crowd box is no example of background.
 CROWD_IOU = 0.001
+# Instances that are compared with all anchors at a time.
+INSTANCES_AT_ONCE = 16
 
 
-def random_choice(mask, count, limit: int, priority):
-    """Keep `count` random True entries of every row.
+def positives_first(positive, negative, positive_limit: int, total: int, priority):
+    """Choose candidates at random: positives first, then as many negatives as fill the rest.
 
     Args:
-        mask: bool [B, N].
-        count: int32 [B, 1], at most `limit`.
-        limit: static bound of `count`.
-        priority: float32 [B, N], uniform in [0, 1); ties are kept together.
+        positive, negative: bool [B, N], disjoint.
+        positive_limit: positives at most.
+        total: T.
+        priority: float32 [B, N], uniform in [0, 1).
 
     Returns:
-        bool [B, N].
+        index int32 [B, T] into N; positive bool [B, T] (a prefix); used bool [B, T].
     """
-    mask = ops.convert_to_tensor(mask)
-    priority = ops.where(mask, priority, -1.0)
-    limit = min(limit, mask.shape[1])
-    best, _ = ops.top_k(priority, limit)
-    last = ops.clip(count - 1, 0, limit - 1)
-    threshold = ops.take_along_axis(best, last, axis=1)
-    return mask & (priority >= threshold) & (count > 0)
+    count = positive.shape[1]
 
+    def ranked(mask, limit):
+        value, index = ops.top_k(ops.where(mask, priority, -1.0), min(limit, count))
+        return index, ops.sum(ops.cast(value >= 0, "int32"), axis=1, keepdims=True)
 
-def count_true(mask):
-    """[B, N] bool -> int32 [B, 1]."""
-    return ops.sum(ops.cast(mask, "int32"), axis=1, keepdims=True)
+    positive_index, positives = ranked(positive, positive_limit)
+    negative_index, negatives = ranked(negative, total)
+    slot = ops.arange(total, dtype="int32")[None]
+    is_positive = slot < positives
+    used = slot < positives + negatives
+    from_positive = ops.minimum(slot, positive_index.shape[1] - 1) + ops.zeros_like(positives)
+    from_negative = ops.clip(slot - positives, 0, negative_index.shape[1] - 1)
+    index = ops.where(
+        is_positive,
+        ops.take_along_axis(positive_index, from_positive, axis=1),
+        ops.take_along_axis(negative_index, from_negative, axis=1),
+    )
+    return index, is_positive, used
 
 
 def match_anchors(anchors, gt_class_ids, gt_boxes):
     """Which anchors are positive or negative, and for which instance (report 3.9.4).
+
+    Instances are compared with the anchors group by group: room for hundreds of them is mostly
+    padding, and the groups that hold nothing else are left out.
 
     Args:
         anchors: float32 [A, 4] in pixels.
@@ -66,15 +78,35 @@ def match_anchors(anchors, gt_class_ids, gt_boxes):
         positive bool [B, A], negative bool [B, A], instance int32 [B, A] (meaningful where
         positive).
     """
-    overlaps = overlaps_graph(anchors[None], gt_boxes)  # [B, A, G]
-    crowd = ops.max(ops.where(gt_class_ids[:, None] < 0, overlaps, 0.0), axis=2) > CROWD_IOU
-    overlaps = ops.where(gt_class_ids[:, None] > 0, overlaps, 0.0)
-    best = ops.max(overlaps, axis=2)
-    instance = ops.cast(ops.argmax(overlaps, axis=2), "int32")
-    # The best anchors of every instance are positive however little they overlap.
-    best_of_instance = ops.max(overlaps, axis=1, keepdims=True)
-    is_best = (overlaps > best_of_instance - TIE) & (best_of_instance > 0) & (overlaps > 0)
-    positive = (best >= RPN_POSITIVE_IOU) | ops.any(is_best, axis=2)
+    padding = -gt_class_ids.shape[1] % INSTANCES_AT_ONCE
+    gt_class_ids = ops.pad(gt_class_ids, [[0, 0], [0, padding]])
+    gt_boxes = ops.pad(gt_boxes, [[0, 0], [0, padding], [0, 0]])
+    position = ops.arange(1, gt_class_ids.shape[1] + 1, dtype="int32")
+    end = ops.max(ops.where(gt_class_ids != 0, position, 0))
+
+    def more(first, *_):
+        return first < end
+
+    def compare(first, best, instance, is_best, crowd):
+        group = first + ops.arange(INSTANCES_AT_ONCE, dtype="int32")
+        ids = ops.take(gt_class_ids, group, axis=1)[..., None]  # [B, g, 1]
+        overlaps = overlaps_graph(ops.take(gt_boxes, group, axis=1), anchors[None])  # [B, g, A]
+        crowd = crowd | (ops.max(ops.where(ids < 0, overlaps, 0.0), axis=1) > CROWD_IOU)
+        overlaps = ops.where(ids > 0, overlaps, 0.0)
+        # The best anchors of every instance are positive however little they overlap.
+        best_of_instance = ops.max(overlaps, axis=2, keepdims=True)
+        reached = (overlaps > best_of_instance - TIE) & (overlaps > 0)
+        is_best = is_best | ops.any(reached, axis=1)
+        best_here = ops.max(overlaps, axis=1)
+        here = first + ops.cast(ops.argmax(overlaps, axis=1), "int32")
+        instance = ops.where(best_here > best, here, instance)
+        return first + INSTANCES_AT_ONCE, ops.maximum(best, best_here), instance, is_best, crowd
+
+    nothing = ops.zeros((ops.shape(gt_boxes)[0], anchors.shape[0]))
+    no, zero = nothing > 0, ops.cast(nothing, "int32")
+    start = (ops.zeros((), "int32"), nothing, zero, no, no)
+    _, best, instance, is_best, crowd = ops.while_loop(more, compare, start)
+    positive = (best >= RPN_POSITIVE_IOU) | is_best
     negative = (best < RPN_NEGATIVE_IOU) & ~positive & ~crowd
     return positive, negative, instance
 
@@ -83,8 +115,9 @@ class RpnTargetLayer(layers.Layer):
     """Samples anchors and makes their targets.
 
     Inputs: gt_class_ids [B, G] int32, gt_boxes [B, G, 4] float32 in pixels of the molded image.
-    Outputs: match int32 [B, A] (1 positive, -1 negative, 0 not sampled) and deltas [B, A, 4],
-    divided by `RPN_BBOX_STD_DEV`, meaningful where positive.
+    Outputs, S being `RPN_TRAIN_ANCHORS_PER_IMAGE`: index int32 [B, S] of the anchors, match int32
+    [B, S] (1 positive, -1 negative, 0 where there are fewer than S) and deltas [B, S, 4], divided
+    by `RPN_BBOX_STD_DEV`, zero where not positive.
     """
 
     def __init__(self, anchors, config, **kwargs):
@@ -102,23 +135,22 @@ class RpnTargetLayer(layers.Layer):
         total = int(self.config.RPN_TRAIN_ANCHORS_PER_IMAGE)
         shape = (ops.shape(gt_boxes)[0], self.anchors.shape[0])
         priority = keras.random.uniform(shape, seed=self.seed_generator)
-        wanted = ops.minimum(count_true(positive), total // 2)
-        positive = random_choice(positive, wanted, total // 2, priority)
-        negative = random_choice(negative, total - count_true(positive), total, priority)
-        match = ops.cast(positive, "int32") - ops.cast(negative, "int32")
+        index, positive, used = positives_first(positive, negative, total // 2, total, priority)
+        match = ops.where(positive, 1, ops.where(used, -1, 0))
 
+        instance = ops.take_along_axis(instance, index, axis=1)
         matched = ops.take_along_axis(gt_boxes, instance[..., None], axis=1)
-        deltas = box_refinement_graph(anchors[None], matched)
+        deltas = box_refinement_graph(ops.take(anchors, index, axis=0), matched)
         deltas = deltas / constant(self.config.RPN_BBOX_STD_DEV)
-        return match, ops.where(positive[..., None], deltas, 0.0)
+        return index, ops.cast(match, "int32"), ops.where(positive[..., None], deltas, 0.0)
 
     def compute_output_shape(self, input_shape):
-        batch, count = input_shape[0][0], self.anchors.shape[0]
-        return (batch, count), (batch, count, 4)
+        batch, count = input_shape[0][0], int(self.config.RPN_TRAIN_ANCHORS_PER_IMAGE)
+        return (batch, count), (batch, count), (batch, count, 4)
 
     def compute_output_spec(self, inputs):
-        match, deltas = self.compute_output_shape([i.shape for i in inputs])
-        return keras.KerasTensor(match, "int32"), keras.KerasTensor(deltas, "float32")
+        shapes = self.compute_output_shape([i.shape for i in inputs])
+        return tuple(map(keras.KerasTensor, shapes, ("int32", "int32", "float32")))
 
 
 def sample_rois(overlaps, crowd, real, total, positive_limit, priority):
@@ -141,26 +173,7 @@ def sample_rois(overlaps, crowd, real, total, positive_limit, priority):
     best = ops.max(overlaps, axis=2)
     is_positive = real & (best >= ROI_POSITIVE_IOU)
     is_negative = real & (best < ROI_POSITIVE_IOU) & ~crowd
-    count = overlaps.shape[1]
-
-    def ranked(mask, limit):
-        limit = min(limit, count)
-        value, index = ops.top_k(ops.where(mask, priority, -1.0), limit)
-        return index, ops.sum(ops.cast(value >= 0, "int32"), axis=1, keepdims=True)
-
-    positive_index, positives = ranked(is_positive, positive_limit)
-    negative_index, negatives = ranked(is_negative, total)
-    slot = ops.arange(total, dtype="int32")[None]
-    positive = slot < positives
-    used = slot < positives + negatives
-    from_positive = ops.minimum(slot, positive_index.shape[1] - 1) + ops.zeros_like(positives)
-    from_negative = ops.clip(slot - positives, 0, negative_index.shape[1] - 1)
-    index = ops.where(
-        positive,
-        ops.take_along_axis(positive_index, from_positive, axis=1),
-        ops.take_along_axis(negative_index, from_negative, axis=1),
-    )
-    return index, positive, used
+    return positives_first(is_positive, is_negative, positive_limit, total, priority)
 
 
 def mask_targets(rois, instance, gt_boxes, gt_masks, config):
@@ -191,9 +204,9 @@ def mask_targets(rois, instance, gt_boxes, gt_masks, config):
     x, x_in = sample_positions(rois[..., 1], rois[..., 3], config.MASK_SHAPE[1], width, exact)
     image = ops.arange(ops.shape(instance)[0], dtype="int32")[:, None]
     offset = (image * instances + instance) * (rows * columns)
-    table = ops.cast(ops.reshape(gt_masks, (-1, 1)), "float32")
+    table = ops.reshape(gt_masks, (-1, 1))
     inside = y_in[..., :, None] & x_in[..., None, :]
-    masks = bilinear_grid(table, offset, height, width, y, x, inside)[..., 0]
+    masks = bilinear_grid(table, offset, height, width, y, x, inside, "float32")[..., 0]
     return ops.cast(masks >= 0.5, "float32")
 
 

@@ -23,6 +23,14 @@ from .config_rules import LOSS_NAMES
 from .errors import UserError
 from .network import compiles_whole_graphs
 
+if keras.backend.backend() == "tensorflow":
+    from .tensorflow_optimizers import SGD, Adam, sum_of_squares
+else:
+    from keras.optimizers import SGD, Adam
+
+    def sum_of_squares(tensor):
+        return ops.sum(ops.square(tensor))
+
 # What matterport's names for the stages of fine-tuning stand for. Layers are named res4a_...,
 # bn4a_... in the backbone, and by what they serve above it.
 _TOP = r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)"
@@ -66,7 +74,7 @@ class TrainingModel(keras.Model):
     def l2_penalty(self):
         """The weight decay of the kernels that train, a scalar."""
         kernels = [v for v in self.trainable_variables if v.path.endswith("kernel")]
-        squares = [ops.sum(ops.square(ops.cast(kernel, "float32"))) for kernel in kernels]
+        squares = [sum_of_squares(ops.cast(kernel, "float32")) for kernel in kernels]
         return self.weight_decay * sum(squares) if squares else 0.0
 
 
@@ -102,9 +110,8 @@ def make_optimizer(config, learning_rate: float, total_steps: int):
         )
     clip = config.GRADIENT_CLIP_NORM or None
     if config.OPTIMIZER == "adam":
-        return keras.optimizers.Adam(learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8,
-                                     clipnorm=clip)
-    return keras.optimizers.SGD(learning_rate, momentum=config.LEARNING_MOMENTUM, clipnorm=clip)
+        return Adam(learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, clipnorm=clip)
+    return SGD(learning_rate, momentum=config.LEARNING_MOMENTUM, clipnorm=clip)
 
 
 def compile_model(model, optimizer):

@@ -31,14 +31,30 @@ SCENE = [
 ]
 
 
-def test_random_choice_keeps_exactly_so_many(rng):
-    mask = rng.uniform(size=(4, 50)) < 0.5
-    count = np.array([[0], [3], [10], [50]], "int32")
-    priority = rng.uniform(size=(4, 50)).astype("float32")
-    kept = array(targets.random_choice(mask, count, 50, priority))
-    assert not np.any(kept & ~mask)
-    wanted = np.minimum(count[:, 0], mask.sum(axis=1))
-    assert kept.sum(axis=1).tolist() == wanted.tolist()
+def test_positives_first(rng):
+    kind = rng.choice([-1, 0, 1], (5, 50))
+    kind[0], kind[1], kind[2] = 0, 1, -1
+    kind[3, 2:] = 0
+    priority = rng.uniform(size=(5, 50)).astype("float32")
+    index, positive, used = map(
+        array, targets.positives_first(kind == 1, kind == -1, 8, 20, priority)
+    )
+    for i in range(5):
+        positives = min(8, (kind[i] == 1).sum())
+        count = min(20, positives + (kind[i] == -1).sum())
+        assert positive[i].tolist() == [t < positives for t in range(20)]
+        assert used[i].tolist() == [t < count for t in range(20)]
+        chosen = index[i, :count]
+        assert len(set(chosen)) == count
+        assert (kind[i, chosen] == np.where(positive[i, :count], 1, -1)).all()
+
+
+def test_more_places_than_candidates(rng):
+    positive = np.array([[True, False, False]])
+    index, is_positive, used = map(array, targets.positives_first(
+        positive, ~positive, 4, 8, rng.uniform(size=(1, 3)).astype("float32")
+    ))
+    assert sorted(index[0, :3]) == [0, 1, 2] and used[0].sum() == 3 and is_positive[0].sum() == 1
 
 
 def test_matched_anchors_against_oracle(tiny_config):
@@ -63,24 +79,56 @@ def test_matched_anchors_against_oracle(tiny_config):
         assert set(instance[i][expected]) == set(range(len(real)))
 
 
+def test_instances_in_several_groups(tiny_config, rng):
+    # The same instances anywhere among many rows, holes between them: the same anchors.
+    count = 3 * targets.INSTANCES_AT_ONCE + 1
+    rows = np.sort(rng.choice(count, 20, replace=False))
+    few_ids = rng.choice([1, 2, -1], (2, 20)).astype("int32")
+    few_boxes = (64 * np.stack([reference.random_boxes(rng, 20) for _ in range(2)])).astype(
+        "float32"
+    )
+    ids, boxes = np.zeros((2, count), "int32"), np.zeros((2, count, 4), "float32")
+    ids[:, rows], boxes[:, rows] = few_ids, few_boxes
+    all_anchors = anchors.image_anchors(tiny_config, (64, 64, 3))
+    positive, negative, instance = map(array, targets.match_anchors(all_anchors, ids, boxes))
+    for i in range(2):
+        overlaps = reference.iou_matrix(all_anchors, boxes[i])
+        touches = overlaps[:, ids[i] < 0].max(axis=1) > targets.CROWD_IOU
+        overlaps[:, ids[i] <= 0] = 0
+        best = overlaps.max(axis=1)
+        highest = overlaps.max(axis=0)
+        is_best = (np.abs(overlaps - highest) < targets.TIE) & (highest > 0)
+        expected = (best >= 0.7) | is_best.any(axis=1)
+        np.testing.assert_array_equal(positive[i], expected)
+        np.testing.assert_array_equal(negative[i], (best < 0.3) & ~expected & ~touches)
+        np.testing.assert_array_equal(instance[i][expected], overlaps.argmax(axis=1)[expected])
+
+
 def test_sampled_anchors(tiny_config):
     ids, boxes = ground_truth(tiny_config, SCENE)
     all_anchors = anchors.image_anchors(tiny_config, (64, 64, 3))
     layer = targets.RpnTargetLayer(all_anchors, tiny_config)
-    match, deltas = map(array, layer([ids, boxes]))
-    assert (match == 1).sum(axis=1)[1] == 0
-    assert ((match == 1).sum(axis=1) <= tiny_config.RPN_TRAIN_ANCHORS_PER_IMAGE // 2).all()
-    assert ((match != 0).sum(axis=1) == tiny_config.RPN_TRAIN_ANCHORS_PER_IMAGE).all()
-    for i, a in zip(*np.nonzero(match == 1), strict=True):
-        overlaps = [reference.iou(all_anchors[a], b) if c > 0 else 0
+    index, match, deltas = map(array, layer([ids, boxes]))
+    positive, negative, _ = map(array, targets.match_anchors(all_anchors, ids, boxes))
+    total = tiny_config.RPN_TRAIN_ANCHORS_PER_IMAGE
+    assert index.shape == match.shape == (3, total) and deltas.shape == (3, total, 4)
+    assert (match != 0).all() and (match == 1).sum(axis=1)[1] == 0
+    assert ((match == 1).sum(axis=1) <= total // 2).all()
+    for i in range(3):
+        assert len(set(index[i])) == total
+        assert positive[i, index[i][match[i] == 1]].all()
+        assert negative[i, index[i][match[i] == -1]].all()
+    for i, s in zip(*np.nonzero(match == 1), strict=True):
+        anchor = all_anchors[index[i, s]]
+        overlaps = [reference.iou(anchor, b) if c > 0 else 0
                     for c, b in zip(ids[i], boxes[i], strict=True)]
-        expected = reference.refinement(all_anchors[a], boxes[i, np.argmax(overlaps)])
-        np.testing.assert_allclose(deltas[i, a] * tiny_config.RPN_BBOX_STD_DEV, expected, atol=1e-4)
+        expected = reference.refinement(anchor, boxes[i, np.argmax(overlaps)])
+        np.testing.assert_allclose(deltas[i, s] * tiny_config.RPN_BBOX_STD_DEV, expected, atol=1e-4)
     assert (deltas[match != 1] == 0).all()
     again = array(layer([ids, boxes])[0])
-    assert (again != match).any()  # a new draw
+    assert (again != index).any()  # a new draw
     same = array(targets.RpnTargetLayer(all_anchors, tiny_config)([ids, boxes])[0])
-    np.testing.assert_array_equal(same, match)  # the same seed
+    np.testing.assert_array_equal(same, index)  # the same seed
 
 
 def proposals_around(rng, boxes, count):
