@@ -29,30 +29,29 @@ RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 # --- IoU of instances ---------------------------------------------------------------------
 
 
-def _as_layers(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Instances in any of the three forms -> (index maps [L, H * W], areas [N]).
+def _as_layers(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Instances in any of the three forms -> (label layers [L, H * W], index_of, areas [N]).
 
-    Index maps hold 0 for background and i + 1 for the i-th instance. Label maps and layers:
+    index_of[label] is 0 for background and i + 1 for the i-th instance. Label maps and layers:
     one instance a value that occurs, ascending. Mask stacks: one instance a mask, empty or not.
     """
     instances = np.asarray(instances)
     if instances.ndim == 3 and instances.dtype == bool:
-        return _stack_layers(instances)
+        layers, areas = _stack_layers(instances)
+        return layers, np.arange(len(areas) + 1), areas
     if instances.ndim == 2:
         instances = instances[..., np.newaxis]
     if instances.ndim != 3 or not np.issubdtype(instances.dtype, np.integer):
         raise ValueError("instances: a label map [H, W], label layers [H, W, L] of integers or a "
                          f"bool stack [H, W, N], not {instances.dtype} {instances.shape}")
-    flat = np.moveaxis(instances, -1, 0).reshape(instances.shape[-1], -1).astype(np.int64)
-    present = np.bincount(flat.ravel(), minlength=1) > 0
-    present[0] = False
-    index_of = np.cumsum(present) * present
-    flat = index_of[flat]
-    return flat, np.bincount(flat.ravel(), minlength=1)[1:]
+    layers = np.moveaxis(instances, -1, 0).reshape(instances.shape[-1], -1)
+    areas = np.bincount(layers[layers != 0], minlength=1)
+    present = areas > 0
+    return layers, np.cumsum(present) * present, areas[present]
 
 
 def _stack_layers(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A bool stack [H, W, N] -> index maps: the k-th mask over a pixel goes to layer k.
+    """A bool stack [H, W, N] -> label layers: the k-th mask over a pixel goes to layer k.
 
     A mask may be spread over layers; the pixel counts below do not mind, and disjoint masks
     (the usual case) need one layer only.
@@ -72,8 +71,8 @@ def intersections(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray
     Returns (shared int64 [G, D], truth areas [G], prediction areas [D]). One pass over the
     pixels builds the contingency table, whatever the number of instances.
     """
-    truth_layers, truth_areas = _as_layers(truth)
-    layers, areas = _as_layers(prediction)
+    truth_layers, truth_index, truth_areas = _as_layers(truth)
+    layers, index, areas = _as_layers(prediction)
     if truth_layers.shape[1] != layers.shape[1]:
         raise ValueError(f"truth {np.shape(truth)} and prediction {np.shape(prediction)} differ "
                          "in size")
@@ -81,15 +80,25 @@ def intersections(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray
     table = np.zeros(rows * columns, np.int64)
     for truth_layer in truth_layers:
         for layer in layers:
-            table += np.bincount(truth_layer * columns + layer, minlength=rows * columns)
+            both = (truth_layer != 0) & (layer != 0)  # most pixels are background
+            pairs = truth_index[truth_layer[both]] * columns + index[layer[both]]
+            table += np.bincount(pairs, minlength=rows * columns)
     return table.reshape(rows, columns)[1:, 1:], truth_areas, areas
 
 
 def iou_matrix(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Intersection over union of every true with every detected instance, float64 [G, D]."""
-    shared, truth_areas, areas = intersections(truth, prediction)
-    union = truth_areas[:, np.newaxis] + areas[np.newaxis, :] - shared
-    return shared / np.maximum(union, 1)
+    return iou_of_counts(*intersections(truth, prediction))
+
+
+def iou_of_counts(shared: np.ndarray, truth_areas: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """`iou_matrix` from what `intersections` returns."""
+    return shared / np.maximum(_unions(shared, truth_areas, areas), 1)
+
+
+def _unions(shared: np.ndarray, truth_areas: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Pixels in either instance of every pair, int64 [G, D]."""
+    return truth_areas[:, np.newaxis] + areas[np.newaxis, :] - shared
 
 
 def match_instances(iou: np.ndarray, threshold: float = 0.5) -> np.ndarray:
@@ -155,10 +164,14 @@ def aggregated_jaccard_index(truth: np.ndarray, prediction: np.ndarray) -> float
     """AJI (Kumar et al., 2017): every true instance takes the detection of highest IoU (several
     may take the same one); sum of the intersections / (sum of the unions + the areas of the
     detections that nobody took). 1 where there is nothing at all."""
-    shared, truth_areas, areas = intersections(truth, prediction)
+    return aji_of_counts(*intersections(truth, prediction))
+
+
+def aji_of_counts(shared: np.ndarray, truth_areas: np.ndarray, areas: np.ndarray) -> float:
+    """`aggregated_jaccard_index` from what `intersections` returns."""
     if not len(truth_areas) or not len(areas):
         return float(len(truth_areas) == len(areas))
-    union = truth_areas[:, np.newaxis] + areas[np.newaxis, :] - shared
+    union = _unions(shared, truth_areas, areas)
     rows, best = np.arange(len(truth_areas)), np.argmax(shared / np.maximum(union, 1), axis=1)
     taken = shared[rows, best] > 0
     unused = np.ones(len(areas), bool)
@@ -225,8 +238,8 @@ def pixel_confusion(truth: np.ndarray, prediction: np.ndarray, classes: int = 2)
     truth, prediction: maps [H, W] of class numbers 0..K-1 (bool: background and nucleus). Add
     the matrices of several images to score a set.
     """
-    truth, prediction = np.asarray(truth).astype(np.int64), np.asarray(prediction)
-    pairs = truth.ravel() * classes + prediction.astype(np.int64).ravel()
+    truth, prediction = np.asarray(truth).ravel(), np.asarray(prediction).ravel()
+    pairs = truth.astype(np.intp) * classes + prediction
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 

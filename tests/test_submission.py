@@ -1,6 +1,7 @@
 """Run-length codes, overlap removal and the submission file."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from mrcnn.errors import UserError
 from samples.nucleus.submission import (
     Submission,
     SubmissionWriter,
+    label_map,
     label_runs,
     mask_to_rle,
     ranked_scores,
@@ -55,6 +57,16 @@ def test_label_runs_are_the_runs_of_each_mask():
     assert label_runs(np.zeros((4, 4), int)) == {} == label_runs(np.zeros((0, 4), int))
 
 
+@pytest.mark.parametrize("shape", [(1, 9), (9, 1), (1, 1), (31, 2), (40, 50)])
+def test_label_runs_of_any_shape(shape):
+    rng = np.random.default_rng(sum(shape))
+    coarse = rng.integers(0, 4, (shape[0] // 3 + 1, shape[1] // 3 + 1)).repeat(3, 0).repeat(3, 1)
+    for labels in (coarse[: shape[0], : shape[1]], np.ones(shape, int), rng.integers(0, 3, shape)):
+        runs = label_runs(labels)
+        assert list(runs) == np.unique(labels[labels > 0]).tolist()
+        assert all(code == naive_rle(labels == label) for label, code in runs.items())
+
+
 @pytest.mark.parametrize("code", ["1", "0 3", "1 0", "1 x", "5 3", "-1 2", "7 1",
                                   "99999999999999999999 1", "1 9223372036854775807"])
 def test_wrong_runs_are_refused(code):
@@ -81,6 +93,26 @@ def test_overlap_removal_pixel_by_pixel(seed):
         for x in range(8):
             claims = rank[masks[y, x]]
             assert labels[y, x] == (claims.min() if len(claims) else 0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_label_map_of_overlapping_patches(seed):
+    rng = np.random.default_rng(seed)
+    shape, patches = (40, 50), []
+    for _ in range(30):
+        y, x = rng.integers(0, (38, 48))
+        height, width = rng.integers(0, (min(12, 41 - y), min(12, 51 - x)))
+        patches.append((int(y), int(x), rng.random((height, width)) < 0.7))
+    scores = rng.integers(0, 10, 30) / 10  # some are equal: the first of them wins
+    masks = np.zeros((*shape, 30), bool)
+    for i, (y, x, patch) in enumerate(patches):
+        masks[y : y + patch.shape[0], x : x + patch.shape[1], i] = patch
+    ranks = np.argsort(np.argsort(-scores, kind="stable")) + 1
+    best = np.where(masks, ranks, 99).min(axis=-1)
+    labels = label_map(patches, scores, (*shape, 3))
+    assert labels.dtype == np.int32
+    np.testing.assert_array_equal(labels, np.where(best == 99, 0, best))
+    np.testing.assert_array_equal(remove_overlaps(masks, scores), labels)
 
 
 def test_hidden_instances_vanish_with_their_scores():
@@ -132,6 +164,22 @@ def test_an_interrupted_file_keeps_its_rows_under_another_name(tmp_path):
     writer.close(complete=False)
     assert path.read_text() == "old"
     assert Submission(writer.partial).image_ids == ["a"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_error(tmp_path):
+    (tmp_path / "submit.csv.partial").symlink_to("/dev/full")
+    writer = SubmissionWriter(tmp_path / "submit.csv")
+    for _ in range(2):
+        with pytest.raises(UserError, match="submit.csv: cannot be written .No space"):
+            writer.add("a", np.eye(3, dtype=int))
+    with pytest.raises(UserError, match="submit.csv: cannot be written .No space"):
+        writer.close()
+    writer = SubmissionWriter(tmp_path / "submit.csv")
+    with pytest.raises(UserError):
+        writer.add("a", np.eye(3, dtype=int))
+    writer.close(complete=False)  # the error has been raised already
+    assert not (tmp_path / "submit.csv").exists()
 
 
 def test_files_of_others(tmp_path):

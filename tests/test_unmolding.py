@@ -77,6 +77,37 @@ def test_a_full_mask_covers_the_pixel_centres_inside_its_box(box, rows, columns)
     assert patch.dtype == bool and patch.all()
 
 
+def interpolated(mask, box, y, x):
+    """Bilinear interpolation between the cells' centres at the centre of one pixel."""
+    places = []
+    for axis, pixel in enumerate((y, x)):
+        cell = (pixel + 0.5 - box[axis]) * mask.shape[axis] / (box[axis + 2] - box[axis]) - 0.5
+        cell = min(max(cell, 0), mask.shape[axis] - 1)
+        low = min(int(cell), mask.shape[axis] - 2)
+        places.append(((low, 1 - cell + low), (low + 1, cell - low)))
+    return sum(mask[row, column] * a * b for row, a in places[0] for column, b in places[1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_masks_are_pasted_pixel_by_pixel(seed):
+    rng = np.random.default_rng(seed)
+    centres, halves = rng.uniform(-5, 45, (12, 2)), rng.uniform(0.2, 12, (12, 2))
+    boxes, masks = np.hstack([centres - halves, centres + halves]), rng.random((12, 7, 9))
+    patches = unmolding.paste_masks(masks, boxes, (40, 44))
+    assert len(patches) == 12 and any(patch.any() for *_, patch in patches)
+    for mask, box, (top, left, patch) in zip(masks, boxes, patches, strict=True):
+        inside = [[p for p in range(size) if box[axis] <= p + 0.5 < box[axis + 2]]
+                  for axis, size in enumerate((40, 44))]
+        assert patch.shape == (len(inside[0]), len(inside[1]))
+        expected = [[interpolated(mask, box, y, x) >= 0.5 for x in inside[1]] for y in inside[0]]
+        np.testing.assert_array_equal(patch, np.array(expected, bool).reshape(patch.shape))
+        if patch.size:
+            assert (top, left) == (inside[0][0], inside[1][0])
+        y, x, alone = unmolding.paste_mask(mask, box, (40, 44))
+        assert (y, x) == (top, left)
+        np.testing.assert_array_equal(alone, patch)
+
+
 def test_mask_cells_map_to_their_own_pixels():
     mask = np.random.default_rng(0).random((6, 5)).astype(np.float32)
     y, x, patch = unmolding.paste_mask(mask, (2, 3, 8, 8), (20, 20), 0.5)

@@ -5,9 +5,11 @@ Shapes: H, W pixels of the image, L label layers, z zoom.
 
 from __future__ import annotations
 
-import io
 import os
+import struct
+import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,31 +28,43 @@ def zoom_for(shape: Sequence[int]) -> int:
 
 
 def enlarge(array: np.ndarray, zoom: int) -> np.ndarray:
-    """Repeat every pixel zoom x zoom times."""
-    return array.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    """Repeat every pixel zoom x zoom times; always a copy."""
+    # All columns first: the second repeat then moves whole rows.
+    return array.repeat(zoom, axis=1).repeat(zoom, axis=0)
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
-    """Stretch pictures that are dark all over (fluorescence often is), for the eye only."""
+    """Stretch uint8 pictures that are dark all over (fluorescence often is), for the eye only."""
     top = np.percentile(image, 99.8)
     if not 0 < top < 128:
         return image
-    return np.minimum(image * (220 / top), 255).astype(np.uint8)
+    return np.minimum(np.arange(256) * (220 / top), 255).astype(np.uint8)[image]
 
 
 def outline(labels: np.ndarray, thickness: int = 1) -> np.ndarray:
-    """Pixels of each instance of a label map [H, W] that touch something else: bool [H, W]."""
-    remaining = np.asarray(labels).copy()
-    result = np.zeros(remaining.shape, bool)
-    for _ in range(thickness):
-        padded = np.pad(remaining, 1)
-        edge = np.zeros(remaining.shape, bool)
-        for neighbour in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
-            edge |= neighbour != remaining
-        edge &= remaining > 0
-        result |= edge
-        remaining[edge] = 0
-    return result
+    """Pixels of each instance of a label map [H, W] that touch something else: bool [H, W].
+
+    thickness: of the line, in pixels; it lies inside the instance.
+    """
+    labels = np.asarray(labels)
+    inside = labels != 0
+    below, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    edge = np.zeros(labels.shape, bool)
+    edge[0], edge[-1], edge[:, 0], edge[:, -1] = True, True, True, True
+    edge[:-1] |= below
+    edge[1:] |= below
+    edge[:, :-1] |= right
+    edge[:, 1:] |= right
+    edge &= inside
+    for _ in range(thickness - 1):
+        grown = edge.copy()
+        grown[:-1] |= edge[1:]
+        grown[1:] |= edge[:-1]
+        grown[:, :-1] |= edge[:, 1:]
+        grown[:, 1:] |= edge[:, :-1]
+        # Other instances that the line could grow into have their own line there already.
+        edge = grown & inside
+    return edge
 
 
 def truth_and_detections(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
@@ -68,7 +82,9 @@ def truth_and_detections(image: np.ndarray, truth: np.ndarray, labels: np.ndarra
     for layer in np.moveaxis(np.atleast_3d(truth), -1, 0):
         green |= outline(enlarge(layer, zoom), thickness)
     red = outline(enlarge(labels, zoom), thickness)
-    canvas[green], canvas[red], canvas[green & red] = GREEN, RED, YELLOW
+    _paint(canvas, green, GREEN)
+    _paint(canvas, red, RED)
+    _paint(canvas, green & red, YELLOW)
     return _with_text(canvas, [(t, y * zoom, x * zoom) for t, y, x in captions], title)
 
 
@@ -77,8 +93,13 @@ def detections_only(image: np.ndarray, labels: np.ndarray, title: str = "") -> n
     zoom = zoom_for(image.shape)
     canvas, big = enlarge(brighten(image), zoom), enlarge(labels, zoom)
     edge = outline(big, 2 if zoom >= 3 else 1)
-    canvas[edge] = _palette(int(labels.max(initial=0)))[big[edge]]
+    _paint(canvas, edge, _palette(int(labels.max(initial=0)))[big[edge]])
     return _with_text(canvas, [], title)
+
+
+def _paint(canvas: np.ndarray, where: np.ndarray, colours: Sequence | np.ndarray) -> None:
+    """canvas[where] = colours, several times as fast for the few pixels of outlines."""
+    canvas.reshape(-1, 3)[np.flatnonzero(where)] = colours
 
 
 def _palette(count: int) -> np.ndarray:
@@ -102,6 +123,7 @@ def _with_text(canvas: np.ndarray, captions: Sequence[tuple[str, int, int]],
     return np.asarray(picture)
 
 
+@lru_cache
 def _font(size: int) -> ImageFont.ImageFont:
     try:
         return ImageFont.load_default(size)
@@ -111,7 +133,25 @@ def _font(size: int) -> ImageFont.ImageFont:
 
 def save_png(path: str | os.PathLike, picture: np.ndarray) -> None:
     """Write uint8 [H, W, 3] as a PNG file, whole or not at all."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", compress_level=3)
+    data = encode_png(picture)
     with atomic_path(Path(path)) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        temporary.write_bytes(data)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] -> the bytes of a PNG file.
+
+    In less than half of Pillow's time, which tries five filters on each row: enlarged pictures
+    repeat their rows, so that the filter "up", the difference to the row above, suits them all.
+    """
+    height, width = picture.shape[:2]
+    rows = np.asarray(picture, np.uint8).reshape(height, 3 * width)
+    filtered = np.empty((height, 1 + 3 * width), np.uint8)
+    filtered[:, 0] = 2  # "up"
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])  # modulo 256
+    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered, 2)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from mrcnn import metrics
 from mrcnn.atomic import atomic_path
@@ -58,20 +59,20 @@ class Evaluation:
         image uint8 [H, W, 3]; truth int [H, W, L]; labels int [H, W]; scores [D]: confidences
         by ascending label, None where they are not known; seconds: of the detection.
         """
-        iou = metrics.iou_matrix(truth, labels)
+        shared, truth_areas, areas = metrics.intersections(truth, labels)
+        iou = metrics.iou_of_counts(shared, truth_areas, areas)
         confusion = metrics.pixel_confusion(truth.any(axis=-1), labels > 0)
-        areas = np.bincount(truth.ravel())[1:]
         by_threshold = metrics.threshold_scores(iou)
         row = {
             "image_id": image_id,
-            "kind": kind_of(image, areas[areas > 0]),
+            "kind": kind_of(image, truth_areas),
             "height": image.shape[0],
             "width": image.shape[1],
             "true": iou.shape[0],
             "detected": iou.shape[1],
             "score": float(by_threshold.mean()),
             "panoptic_quality": metrics.panoptic_quality(iou),
-            "aggregated_jaccard_index": metrics.aggregated_jaccard_index(truth, labels),
+            "aggregated_jaccard_index": metrics.aji_of_counts(shared, truth_areas, areas),
             **{name: score(confusion) for name, score in PIXEL_SCORES.items()},
             **{f"ap_{p}": float(v) for p, v in zip(PERCENT, by_threshold, strict=True)},
             **{f"f1_{p}": float(v) for p, v in zip(PERCENT, metrics.f1(iou), strict=True)},
@@ -164,9 +165,11 @@ class Evaluation:
 
 
 def figure(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
-           scores: np.ndarray | None, row: dict) -> np.ndarray:
-    """The picture of one image with captions `score/IoU` (see `drawing`)."""
-    iou = metrics.iou_matrix(truth, labels)
+           scores: np.ndarray | None, row: dict, iou: np.ndarray) -> np.ndarray:
+    """The picture of one image with captions `score/IoU` (see `drawing`).
+
+    row, iou [G, D]: what `Evaluation` holds of the image.
+    """
     best = iou.max(axis=0) if len(iou) else np.zeros(iou.shape[1])
     captions = []
     for index, (y, x) in enumerate(_corners(labels)):
@@ -180,13 +183,8 @@ def figure(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
 
 def _corners(labels: np.ndarray) -> list[tuple[int, int]]:
     """Top left corner (y, x) of each instance's box, by ascending label."""
-    y, x = np.nonzero(labels)
-    present, index = np.unique(labels[y, x], return_inverse=True)
-    top = np.full(len(present), labels.shape[0])
-    left = np.full(len(present), labels.shape[1])
-    np.minimum.at(top, index, y)
-    np.minimum.at(left, index, x)
-    return list(zip(top.tolist(), left.tolist(), strict=True))
+    boxes = [box for box in ndimage.find_objects(labels) if box is not None]
+    return [(rows.start, columns.start) for rows, columns in boxes]
 
 
 def timed(function, *arguments):

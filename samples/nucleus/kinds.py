@@ -32,13 +32,13 @@ COLOUR, BRIGHT, GROUND, LARGE_AREA = 5.0, 60.0, 25.0, 500.0
 
 def kind_of(image: np.ndarray, areas: np.ndarray | None = None) -> str:
     """The kind of an image uint8 [H, W, 3]; areas: pixels of its true nuclei, where known."""
-    image = np.asarray(image)
-    brightness = image.mean(axis=-1)
-    colour = image.max(axis=-1) - image.min(axis=-1)
+    red, green, blue = np.moveaxis(np.asarray(image), -1, 0)
+    brightness = red.astype(np.uint16) + green + blue  # three times the mean, in whole numbers
+    colour = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     if colour.mean() > COLOUR:
         ground = np.median(colour[brightness >= np.percentile(brightness, 80)])
         return ON_WHITE if ground < GROUND else ON_PURPLE
-    if np.median(brightness) > BRIGHT:
+    if np.median(brightness) > 3 * BRIGHT:
         return BRIGHT_FIELD
     if areas is None or not len(areas):
         return FLUORESCENCE

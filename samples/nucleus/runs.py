@@ -1,7 +1,8 @@
 """The loops over images behind `detect` and `evaluate`.
 
-An image that cannot be read, or whose masks cannot, is reported with its name and skipped; the
-run goes on. Ctrl-C leaves what has been done so far and says where.
+Reading, detecting and writing overlap (see pipeline.py). An image that cannot be read, or whose
+masks cannot, is reported with its name and skipped; the run goes on. A full disk ends it. Ctrl-C
+leaves what has been done so far and says where.
 """
 
 from __future__ import annotations
@@ -14,36 +15,36 @@ import numpy as np
 from mrcnn.errors import UserError
 from samples.nucleus import drawing
 from samples.nucleus.evaluate import Evaluation, figure, timed
+from samples.nucleus.pipeline import Outcome, run_overlapped
 from samples.nucleus.progress import Progress
-from samples.nucleus.submission import (
-    Submission,
-    SubmissionWriter,
-    ranked_scores,
-    remove_overlaps,
-)
+from samples.nucleus.submission import Submission, SubmissionWriter, label_map, ranked_scores
 
 
 def detect_labels(model, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Label map int32 [H, W] without overlaps and confidences [N] by ascending label."""
-    result = model.detect([image], verbose=0)[0]
-    labels = remove_overlaps(result["masks"], result["scores"])
+    result = model.detect_patches([image])[0]
+    labels = label_map(result["patches"], result["scores"], image.shape)
     return labels, ranked_scores(labels, result["scores"])
 
 
-def each_image(dataset, limit: int | None, what: str, work: Callable[[int, str], str]) -> list[str]:
-    """Call work(image number, image id) -> note for every image; returns the ids that failed."""
+def each_image(dataset, limit: int | None, what: str, failed: list[str], read: Callable,
+               work: Callable, write: Callable) -> None:
+    """Take the image numbers of the data set through the stages of `run_overlapped`.
+
+    `write` returns a note for the progress line. The ids of images that fail go to `failed`.
+    """
     numbers = list(dataset.image_ids)[:limit]
-    progress, failed = Progress(len(numbers), what), []
-    for number in numbers:
-        image_id = dataset.image_reference(number)
-        try:
-            note = work(number, image_id)
-        except (UserError, MemoryError) as error:
+    progress = Progress(len(numbers), what)
+
+    def report(number: int, outcome: Outcome) -> None:
+        note = outcome.result
+        if outcome.error is not None:
+            image_id, note = dataset.image_reference(number), "failed"
             failed.append(image_id)
-            note = "failed"
-            progress.message(f"{image_id}: skipped: {error or 'out of memory'}")
+            progress.message(f"{image_id}: skipped: {outcome.error or 'out of memory'}")
         progress.step(note)
-    return failed
+
+    run_overlapped(numbers, read, work, write, report)
 
 
 def run_detect(model, dataset, output: Path, limit: int | None = None,
@@ -54,27 +55,29 @@ def run_detect(model, dataset, output: Path, limit: int | None = None,
     image.
     """
     writer = SubmissionWriter(output / "submit.csv")
-    total = 0
+    total, failed = 0, []
 
-    def work(number: int, image_id: str) -> str:
+    def work(number: int, image: np.ndarray) -> tuple:
+        return image, *detect_labels(model, image)
+
+    def write(number: int, outcome: Outcome) -> str:
         nonlocal total
-        try:
-            image = dataset.load_image(number)
-            labels, scores = detect_labels(model, image)
-        except (UserError, MemoryError):
+        image_id = dataset.image_reference(number)
+        if outcome.error is not None:
             writer.add(image_id, np.zeros((1, 1), np.int32))
-            raise
+            return ""
+        image, labels, scores = outcome.result
         writer.add(image_id, labels, scores)
+        total += len(scores)
         if pictures:
             title = f"{len(scores)} nuclei   {image_id}"
             drawing.save_png(output / f"{image_id}.png",
                              drawing.detections_only(image, labels, title))
-        total += len(scores)
         return f"{len(scores)} nuclei"
 
     complete = False
     try:
-        failed = each_image(dataset, limit, "detect", work)
+        each_image(dataset, limit, "detect", failed, dataset.load_image, work, write)
         complete = True
     except KeyboardInterrupt:
         print(f"Stopped. The rows so far are in {writer.partial}")
@@ -98,27 +101,40 @@ def run_evaluate(dataset, output: Path, source: str, model=None,
     evaluation = Evaluation()
     writer = None if model is None else SubmissionWriter(output / "submit.csv")
 
-    def work(number: int, image_id: str) -> str:
+    def read(number: int) -> tuple:
         truth, _ = dataset.load_layers(number)
         image = dataset.load_image(number)
         if truth.shape[:2] != image.shape[:2]:
             raise UserError(f"masks of {truth.shape[0]} x {truth.shape[1]} pixels for an image of "
                             f"{image.shape[0]} x {image.shape[1]}")
+        return image, truth
+
+    def work(number: int, pair: tuple) -> tuple:
+        image, truth = pair
         if model is not None:
             (labels, scores), seconds = timed(detect_labels, model, image)
-            writer.add(image_id, labels, scores)
         else:
+            image_id = dataset.image_reference(number)
             labels, seconds = submission.labels(image_id, image.shape[:2]), None
             scores = submission.scores(image_id)
+        return image, truth, labels, scores, seconds
+
+    def write(number: int, outcome: Outcome) -> str:
+        if outcome.error is not None:
+            return ""
+        image_id = dataset.image_reference(number)
+        image, truth, labels, scores, seconds = outcome.result
+        if writer is not None:
+            writer.add(image_id, labels, scores)
         row = evaluation.add(image_id, image, truth, labels, scores, seconds)
         if pictures:
             drawing.save_png(output / f"{image_id}.png",
-                             figure(image, truth, labels, scores, row))
+                             figure(image, truth, labels, scores, row, evaluation.ious[-1]))
         return f"mean score {evaluation.mean('score'):.3f}"
 
     complete, failed = False, []
     try:
-        failed = each_image(dataset, limit, "evaluate", work)
+        each_image(dataset, limit, "evaluate", failed, read, work, write)
         complete = True
     except KeyboardInterrupt:
         if evaluation.rows:

@@ -5,7 +5,7 @@
     <id of an image without nuclei>,
 
 Pixels are numbered from 1, column by column (top to bottom, then left to right).
-Shapes: H, W pixels, N instances.
+Shapes: H, W pixels, N instances, h, w pixels of one instance's patch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from mrcnn.errors import UserError
 
 HEADER = ["ImageId", "EncodedPixels"]
 
+Patch = tuple[int, int, np.ndarray]  # (y, x, bool [h, w]): a mask's pixels around it
+
 
 # --- run-length codes ---------------------------------------------------------------------
 
@@ -31,21 +33,26 @@ def label_runs(labels: np.ndarray) -> dict[int, str]:
 
     Returns {label: "start length start length ..."}, labels ascending.
     """
-    columns = np.asarray(labels).T.ravel()
-    if not columns.size:
+    labels = np.asarray(labels)
+    if not labels.size:
         return {}
-    starts = np.flatnonzero(np.concatenate([[True], columns[1:] != columns[:-1]]))
-    lengths = np.diff(np.append(starts, columns.size))
-    values = columns[starts]
-    order = np.argsort(values, kind="stable")
-    order = order[values[order] > 0]
-    if not len(order):
+    # A run begins where a pixel differs from the one above it, at the top of a column from the
+    # last one of the column before.
+    begins = np.ones(labels.shape, bool)
+    np.not_equal(labels[1:], labels[:-1], out=begins[1:])
+    np.not_equal(labels[0, 1:], labels[-1, :-1], out=begins[0, 1:])
+    starts = np.flatnonzero(begins.T)
+    lengths = np.diff(starts, append=labels.size)
+    values = labels[starts % len(labels), starts // len(labels)]
+    inside = np.flatnonzero(values > 0)
+    if not len(inside):
         return {}
-    pairs = np.stack([starts[order] + 1, lengths[order]], axis=1)
+    order = inside[np.argsort(values[inside], kind="stable")]
+    numbers = np.stack([starts[order] + 1, lengths[order]], axis=1).ravel().tolist()
     present, first = np.unique(values[order], return_index=True)
-    groups = np.split(pairs, first[1:])
-    return {int(label): " ".join(map(str, group.ravel().tolist()))
-            for label, group in zip(present, groups, strict=True)}
+    ends = [*(2 * first[1:]).tolist(), len(numbers)]
+    return {label: " ".join(map(str, numbers[2 * begin : end]))
+            for label, begin, end in zip(present.tolist(), first.tolist(), ends, strict=True)}
 
 
 def rle_encode(mask: np.ndarray) -> str:
@@ -85,25 +92,32 @@ def rle_decode(rle: str, shape: Sequence[int]) -> np.ndarray:
 # --- overlaps -----------------------------------------------------------------------------
 
 
-def remove_overlaps(masks: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Masks bool [H, W, N] -> label map int32 [H, W] without overlaps.
+def label_map(patches: Sequence[Patch], scores: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Patches of masks -> label map int32 [H, W] without overlaps.
 
-    A pixel claimed several times goes to the instance of the highest score (of two equal
+    patches: (y, x, bool [h, w]) of each instance, inside the image; scores [N]; shape: (H, W) or
+    longer. A pixel claimed several times goes to the instance of the highest score (of two equal
     scores, the first). Label k is the instance of rank k: 1 for the highest score. Instances
     that keep no pixel do not occur.
     """
-    labels = np.zeros(masks.shape[:2], np.int32)
-    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
-    planes = np.ascontiguousarray(np.moveaxis(masks, -1, 0))
+    labels = np.zeros((int(shape[0]), int(shape[1])), np.int32)
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable").tolist()
     for rank in range(len(order), 0, -1):  # the best is painted last, over all others
-        labels[planes[order[rank - 1]].astype(bool)] = rank
+        y, x, patch = patches[order[rank - 1]]
+        np.putmask(labels[y : y + patch.shape[0], x : x + patch.shape[1]], patch, rank)
     return labels
 
 
+def remove_overlaps(masks: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """`label_map` of whole masks [H, W, N], for those who have no patches."""
+    planes = np.ascontiguousarray(np.moveaxis(masks, -1, 0)).astype(bool, copy=False)
+    return label_map([(0, 0, plane) for plane in planes], scores, masks.shape)
+
+
 def ranked_scores(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Scores of the instances left in `remove_overlaps(masks, scores)`, by ascending label."""
-    present = np.unique(labels)
-    return np.sort(np.asarray(scores, np.float64))[::-1][present[present > 0] - 1]
+    """Scores of the instances left in a `label_map` of theirs, by ascending label."""
+    present = np.unique(labels[labels > 0])
+    return np.sort(np.asarray(scores, np.float64))[::-1][present - 1]
 
 
 def mask_to_rle(image_id: str, mask: np.ndarray, scores: np.ndarray) -> str:
@@ -153,12 +167,19 @@ class SubmissionWriter:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
 
     def close(self, complete: bool = True) -> None:
-        """Close the files; give them their final names where the run is complete."""
-        for file in (self._file, self._scores):
-            if not file.closed:
-                file.flush()
-                os.fsync(file.fileno())
-                file.close()
+        """Close the files; give them their final names where the run is complete.
+
+        Raises UserError where the file system refuses; an incomplete run, which has an error of
+        its own, keeps as much as fits.
+        """
+        try:
+            with self._file, self._scores:  # both are closed, whatever goes wrong
+                for file in (self._file, self._scores):
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            if complete:
+                raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
         if complete:
             os.replace(self.partial, self.path)
             os.replace(self._scores_partial, self.scores_path)
