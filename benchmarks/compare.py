@@ -25,6 +25,7 @@ if ROOT_DIR not in sys.path:
     sys.path.insert(0, ROOT_DIR)
 
 from benchmarks import networks, ours, report, scenes, workers  # noqa: E402
+from benchmarks.command import exit_code  # noqa: E402
 from benchmarks.report import Timing  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
 
@@ -366,21 +367,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     setup = parse(arguments)
-    try:
-        setup.peer = peer_python(setup.peer_python)
-        versions = versions_of(setup)
-        prepare(setup)
-        if setup.prepare:
-            return 0
+    return exit_code("compare.py", lambda: compare(setup))
+
+
+def compare(setup: argparse.Namespace) -> None:
+    setup.peer = peer_python(setup.peer_python)
+    versions = versions_of(setup)
+    prepare(setup)
+    if not setup.prepare:
         text = write_report(setup, versions, measure(setup))
         setup.output.write_text(text, encoding="utf-8")
-    except (UserError, workers.WorkerError, OSError) as error:
-        print(f"compare.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    print(text)
-    return 0
+        print(text)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np  # noqa: E402
 
 from benchmarks import ours, scenes, workers  # noqa: E402
+from benchmarks.command import exit_code  # noqa: E402
 from benchmarks.report import MIB  # noqa: E402
-from mrcnn.errors import UserError  # noqa: E402
 
 # The nucleus application's way with pictures, in a network that is cheap beside its backbone.
 LIGHT = {
@@ -87,25 +87,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     setup = parse(arguments)
+    return exit_code("memory.py", lambda: report_growth(setup), ValueError)
+
+
+def report_growth(setup: argparse.Namespace) -> None:
     warnings.simplefilter("ignore")
-    try:
-        model = ours.make_detector(ours.configuration("nucleus", **LIGHT))
-        side = setup.largest
-        picture, _ = scenes.draw(scenes.Scene(side, (side // 32) ** 2, (3.0, 8.0), 7))
-        sides = random_sides(setup.images, setup.smallest, setup.largest)
-        readings = watch(lambda part: model.detect([part]), sides, picture, setup.every)
-    except ImportError as error:
-        print(f"memory.py: {error}", file=sys.stderr)
-        return 2
-    except (UserError, ValueError) as error:
-        print(f"memory.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    model = ours.make_detector(ours.configuration("nucleus", **LIGHT))
+    side = setup.largest
+    picture, _ = scenes.draw(scenes.Scene(side, (side // 32) ** 2, (3.0, 8.0), 7))
+    sides = random_sides(setup.images, setup.smallest, setup.largest)
+    readings = watch(lambda part: model.detect([part]), sides, picture, setup.every)
     first, last = readings[0], readings[-1]
     print(f"Growth after the first {first[0]} pictures: {(last[1] - first[1]) / MIB:.0f} MiB; "
           f"peak {workers.peak_memory() / MIB:.0f} MiB")
-    return 0
 
 
 if __name__ == "__main__":

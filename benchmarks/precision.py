@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np  # noqa: E402
 
 from benchmarks import ours, report, workers  # noqa: E402
-from mrcnn.errors import UserError  # noqa: E402
+from benchmarks.command import exit_code  # noqa: E402
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -94,25 +94,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     setup = parse(arguments)
+    return exit_code("precision.py", lambda: compare(setup))
+
+
+def compare(setup: argparse.Namespace) -> None:
     from samples.nucleus.nucleus import load_dataset
 
-    try:
-        dataset = load_dataset(setup.dataset, setup.subset, labelled=True)
-        numbers = evenly(sorted(dataset.image_ids, key=dataset.image_reference), setup.limit)
-        weights = setup.weights or ours.weights_of("nucleus")
-        models = {
-            precision: ours.make_detector(
-                ours.configuration("nucleus", PRECISION=precision), weights
-            )
-            for precision in PRECISIONS
-        }
-        print(table(measure(models, dataset, numbers)))
-    except (UserError, workers.WorkerError, ImportError) as error:
-        print(f"precision.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    dataset = load_dataset(setup.dataset, setup.subset, labelled=True)
+    numbers = evenly(sorted(dataset.image_ids, key=dataset.image_reference), setup.limit)
+    weights = setup.weights or ours.weights_of("nucleus")
+    models = {
+        precision: ours.make_detector(ours.configuration("nucleus", PRECISION=precision), weights)
+        for precision in PRECISIONS
+    }
+    print(table(measure(models, dataset, numbers)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ if ROOT_DIR not in sys.path:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks import ours, report, scenes, workers  # noqa: E402
-from mrcnn.errors import UserError  # noqa: E402
+from benchmarks.command import exit_code  # noqa: E402
 
 NAME_WIDTH = 110
 # Kinds that only contain other operations, which are counted themselves.
@@ -116,25 +116,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     setup = parse(arguments)
+    return exit_code("profile_ops.py", lambda: profile(setup), ValueError)
+
+
+def profile(setup: argparse.Namespace) -> None:
     warnings.simplefilter("ignore")
-    try:
-        work = make_work(setup.what, setup.widths, setup.precision, setup.side, setup.objects)
-        for _ in range(2):  # compile, and what is left to be done only once
-            work()
-        times = [workers.timed(work)[0] for _ in range(max(1, setup.repeat))]
-        start = time.perf_counter()
-        events = record(work)
-        profiled = time.perf_counter() - start
-    except ImportError as error:
-        print(f"profile_ops.py: {error}: install TensorFlow", file=sys.stderr)
-        return 2
-    except (UserError, workers.WorkerError, ValueError) as error:
-        print(f"profile_ops.py: {error}", file=sys.stderr)
-        return 2
+    work = make_work(setup.what, setup.widths, setup.precision, setup.side, setup.objects)
+    for _ in range(2):  # compile, and what is left to be done only once
+        work()
+    times = [workers.timed(work)[0] for _ in range(max(1, setup.repeat))]
+    start = time.perf_counter()
+    events = record(work)
+    profiled = time.perf_counter() - start
     print(f"{setup.what}, {setup.widths} {setup.precision}, {setup.side} x {setup.side} pixels: "
           f"{report.Timing.of(times)} s, {profiled:.3f} s while profiled\n")
     print(show(events, setup.top))
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ if ROOT_DIR not in sys.path:
     sys.path.insert(0, ROOT_DIR)
 
 from benchmarks import ours, report, scenes, workers  # noqa: E402
+from benchmarks.command import exit_code  # noqa: E402
 from benchmarks.report import MIB, Timing  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
 
@@ -151,19 +152,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     setup = parse(arguments)
-    try:
-        results = measure(setup)
-        text = write_report(setup, results)
-        setup.output.mkdir(parents=True, exist_ok=True)
-        (setup.output / "scaling.md").write_text(text, encoding="utf-8")
-        plot(results, setup.output / "scaling.png")
-    except (UserError, workers.WorkerError, OSError) as error:
-        print(f"scaling.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code("scaling.py", lambda: scale(setup))
+
+
+def scale(setup: argparse.Namespace) -> None:
+    results = measure(setup)
+    text = write_report(setup, results)
+    setup.output.mkdir(parents=True, exist_ok=True)
+    (setup.output / "scaling.md").write_text(text, encoding="utf-8")
+    plot(results, setup.output / "scaling.png")
     print(text)
-    return 0
 
 
 if __name__ == "__main__":
