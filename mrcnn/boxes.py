@@ -59,6 +59,13 @@ def box_refinement_graph(box, gt_box):
     return ops.stack([dy, dx, ops.log(gt_height / height), ops.log(gt_width / width)], axis=-1)
 
 
+def scale_boxes_graph(boxes, factor: float):
+    """Boxes [..., 4] stretched about their centres."""
+    y1, x1, y2, x2 = _split(boxes)
+    more_y, more_x = (0.5 * (factor - 1.0) * side for side in (y2 - y1, x2 - x1))
+    return ops.stack([y1 - more_y, x1 - more_x, y2 + more_y, x2 + more_x], axis=-1)
+
+
 def clip_boxes_graph(boxes, window):
     """Clip boxes [..., N, 4] to a window [4] or [..., 4] in the same units."""
     window = ops.expand_dims(window, -2)

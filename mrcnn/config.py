@@ -57,6 +57,13 @@ class Config:
     # Factor. Pictures are enlarged by at least this much. 0 or None: no lower bound.
     IMAGE_MIN_SCALE: float | None = 0
 
+    # (new) Pixels. Pictures are enlarged or shrunk until the median of their objects has a box of
+    # this side, within the zooms (smallest, largest) of ZOOM_LIMITS. Training ("crop" only) knows
+    # the objects; detection looks for them first at the size that the keys above ask for, then
+    # again. None: no such zoom.
+    OBJECT_SIZE: float | None = None
+    ZOOM_LIMITS = (0.25, 4.0)
+
     # (new) Factors (low, high). "crop" only: the enlargement is multiplied by a random number,
     # log-uniform between the two.
     IMAGE_SCALE_JITTER = (1.0, 1.0)
@@ -69,6 +76,13 @@ class Config:
     # IMAGE_CHANNEL_COUNT is not 3 and this is left alone, it is adapted: its mean stands in for
     # every channel beyond RGB, or for all of them when there are fewer than three.
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
+
+    # (new) Percentiles (low, high) of a picture's grey levels that become 0 and 255, all channels
+    # together. None: grey levels stay as they are. See mrcnn/intensities.py.
+    INTENSITY_PERCENTILES: tuple[float, float] | None = None
+
+    # (new) Invert pictures whose ground is light, so that objects are bright in all of them.
+    DARK_GROUND = False
 
     # (new) Where samples lie; see mrcnn/molding.py.
     #   "matterport"  corner-aligned sampling, as files trained with matterport's code need it.
@@ -142,6 +156,11 @@ class Config:
     # MASK_POOL_SIZE.
     MASK_SHAPE = [28, 28]
 
+    # (new) Factor. The mask head looks at regions enlarged by this much, in training and detection
+    # alike: a mask cannot reach beyond its region, and so a box that is a little too small would
+    # cut the object. 1 (as the paper): the box itself.
+    MASK_ROI_SCALE = 1.0
+
     # As RPN_BBOX_STD_DEV, for the second refinement of the boxes.
     BBOX_STD_DEV = np.array([0.1, 0.1, 0.2, 0.2])
 
@@ -187,8 +206,10 @@ class Config:
     LEARNING_RATE = 0.001
     LEARNING_MOMENTUM = 0.9
 
-    # (new) "constant", or "cosine": falling to zero over the epochs of one train() call.
+    # (new) Over the epochs (or the time budget) of one train() call: "constant"; "cosine": falling
+    # to zero; "step": divided by ten after each of these shares of them.
     LEARNING_SCHEDULE = "constant"
+    LEARNING_DROPS = (2 / 3, 8 / 9)
 
     # (new) Steps over which the learning rate rises from zero at the start.
     LEARNING_WARMUP_STEPS = 0
@@ -199,6 +220,11 @@ class Config:
 
     # Largest L2 norm of each gradient tensor. None: no clipping.
     GRADIENT_CLIP_NORM: float | None = 5.0
+
+    # (new) Decay per step of a moving average of all weights (.999 averages about the last 1000
+    # steps; at the start of a stage it adapts to those there are). Validation and checkpoints use
+    # the average. None: no average.
+    WEIGHT_AVERAGING: float | None = None
 
     # Factors of the five losses in the total; a name left out counts 1.
     LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)

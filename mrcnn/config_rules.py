@@ -93,8 +93,19 @@ def _are_loss_weights(value: Any) -> bool:
     )
 
 
+def _are_rising_shares(value: Any) -> bool:
+    if not _is_sequence(value) or not all(_is_number(v) and 0 < v < 1 for v in value):
+        return False
+    return all(low < high for low, high in zip(value, value[1:], strict=False))
+
+
 def _is_mean_pixel(value: Any) -> bool:
     return _is_number(value) or (_is_sequence(value) and all(_is_number(v) for v in value))
+
+
+def _are_percentiles(value: Any) -> bool:
+    pair = _is_sequence(value) and len(value) == 2 and all(_is_number(v) for v in value)
+    return pair and 0 <= value[0] < value[1] <= 100
 
 
 _COUNT = _integer(1)
@@ -116,9 +127,15 @@ RULES: dict[str, Rule] = {
     "IMAGE_MIN_DIM": _optional(_COUNT_OR_ZERO),
     "IMAGE_MAX_DIM": _COUNT,
     "IMAGE_MIN_SCALE": _optional(_NOT_NEGATIVE),
+    "OBJECT_SIZE": _optional(_POSITIVE),
+    "ZOOM_LIMITS": _positive_numbers(2),
     "IMAGE_SCALE_JITTER": _positive_numbers(2),
     "IMAGE_CHANNEL_COUNT": _COUNT,
     "MEAN_PIXEL": (_is_mean_pixel, "a number, or a list of numbers, one per channel"),
+    "INTENSITY_PERCENTILES": _optional(
+        (_are_percentiles, "(low, high) with 0 <= low < high <= 100")
+    ),
+    "DARK_GROUND": _FLAG,
     "PIXEL_CONVENTION": _choice("matterport", "exact"),
     "BACKBONE": (
         lambda v: callable(v) or (isinstance(v, str) and v in ("resnet50", "resnet101")),
@@ -145,6 +162,7 @@ RULES: dict[str, Rule] = {
     "FPN_CLASSIF_FC_LAYERS_SIZE": _COUNT,
     "MASK_CONV_CHANNELS": _COUNT,
     "MASK_SHAPE": _size(),
+    "MASK_ROI_SCALE": _number(lambda v: v >= 1, "of 1 or more"),
     "BBOX_STD_DEV": _positive_numbers(4),
     "MAX_GT_INSTANCES": _COUNT,
     "USE_MINI_MASK": _FLAG,
@@ -161,10 +179,12 @@ RULES: dict[str, Rule] = {
     "OPTIMIZER": _choice("sgd", "adam"),
     "LEARNING_RATE": _POSITIVE,
     "LEARNING_MOMENTUM": _number(lambda v: 0 <= v < 1, "in [0, 1)"),
-    "LEARNING_SCHEDULE": _choice("constant", "cosine"),
+    "LEARNING_SCHEDULE": _choice("constant", "cosine", "step"),
+    "LEARNING_DROPS": (_are_rising_shares, "a list of rising numbers in (0, 1)"),
     "LEARNING_WARMUP_STEPS": _COUNT_OR_ZERO,
     "WEIGHT_DECAY": _NOT_NEGATIVE,
     "GRADIENT_CLIP_NORM": _optional(_POSITIVE),
+    "WEIGHT_AVERAGING": _optional(_number(lambda v: 0 < v < 1, "in (0, 1)")),
     "LOSS_WEIGHTS": (
         _are_loss_weights,
         f"a dict of numbers of 0 or more with the names {', '.join(LOSS_NAMES)}",
@@ -193,6 +213,11 @@ RULES_BETWEEN_KEYS: list[tuple[str, Callable[[Any], bool], str]] = [
         lambda c: c.IMAGE_RESIZE_MODE != "crop"
         or bool(c.IMAGE_MIN_DIM and c.IMAGE_MIN_DIM % SIZE_MULTIPLE == 0),
         f'a multiple of {SIZE_MULTIPLE} above 0 when IMAGE_RESIZE_MODE is "crop"',
+    ),
+    (
+        "ZOOM_LIMITS",
+        lambda c: c.ZOOM_LIMITS[0] <= c.ZOOM_LIMITS[1],
+        "(low, high) with low <= high",
     ),
     (
         "IMAGE_SCALE_JITTER",

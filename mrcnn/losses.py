@@ -101,7 +101,7 @@ def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks, from_logit
     """Binary cross-entropy per pixel of the positive regions' masks for their true class.
 
     Args:
-        target_masks: [B, T, h, w], 0 or 1.
+        target_masks: [B, T, h, w] from 0 to 1; a share between them is the probability to learn.
         target_class_ids: int [B, T].
         pred_masks: [B, T, h, w, K] probabilities, or logits with `from_logits`.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from keras import layers, ops
 
 from .anchors import image_anchors, normalized_anchors
-from .boxes import norm_boxes_graph
+from .boxes import norm_boxes_graph, scale_boxes_graph
 from .config_rules import LOSS_NAMES
 from .detection import DetectionLayer
 from .fpn import feature_pyramid
@@ -132,6 +132,7 @@ def classify(rois, pyramid, image_meta, config, bank):
 
 def segment(rois, pyramid, image_meta, config, bank, logits=False):
     """`build_fpn_mask_graph` with everything that the configuration says."""
+    rois = scale_boxes_graph(rois, config.MASK_ROI_SCALE)
     return build_fpn_mask_graph(
         rois, pyramid[:4], image_meta, config.MASK_POOL_SIZE, config.NUM_CLASSES,
         config.TRAIN_BN, config.MASK_CONV_CHANNELS, config.exact_pixels, bank, logits,

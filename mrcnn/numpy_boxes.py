@@ -108,6 +108,12 @@ def box_refinement(box: np.ndarray, gt_box: np.ndarray) -> np.ndarray:
     return np.concatenate([(gt_centres - centres) / sizes, np.log(gt_sizes / sizes)], axis=1)
 
 
+def scale_boxes(boxes: np.ndarray, factor: float) -> np.ndarray:
+    """Return [N, 4]: boxes [N, 4] stretched about their centres."""
+    more = 0.5 * (factor - 1.0) * (boxes[:, 2:] - boxes[:, :2])
+    return np.concatenate([boxes[:, :2] - more, boxes[:, 2:] + more], axis=1)
+
+
 def norm_boxes(boxes: np.ndarray, shape: Sequence[int], *, exact: bool = False) -> np.ndarray:
     """Convert boxes from pixels to normalised coordinates.
 

@@ -14,7 +14,13 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from .boxes import box_area, box_refinement_graph, constant, overlaps_graph
+from .boxes import (
+    box_area,
+    box_refinement_graph,
+    constant,
+    overlaps_graph,
+    scale_boxes_graph,
+)
 from .roi_align import bilinear_grid, sample_positions
 
 # Report section 3.9.4: an anchor is positive above the first, negative below the second.
@@ -176,18 +182,41 @@ def sample_rois(overlaps, crowd, real, total, positive_limit, priority):
     return positives_first(is_positive, is_negative, positive_limit, total, priority)
 
 
+def coverage_weights(start, end, count: int, size: int):
+    """How a grid of `size` cells is averaged over each of `count` equal bins of [start, end].
+
+    Args:
+        start, end: [...] normalised to the grid; they may lie outside it.
+
+    Returns:
+        [..., count, size], the share of every bin that every cell fills. A row sums to less than
+        1 where the bin reaches beyond the grid: what lies outside counts as zero.
+    """
+    edges = start[..., None] + (end - start)[..., None] * constant(np.arange(count + 1) / count)
+    # The part of every cell that lies before the edges of the bins.
+    before = ops.clip(edges[..., None] * size - constant(np.arange(size)), 0.0, 1.0)
+    bins = ops.maximum((end - start) * (size / count), 1e-8)
+    return (before[..., 1:, :] - before[..., :-1, :]) / bins[..., None, None]
+
+
 def mask_targets(rois, instance, gt_boxes, gt_masks, config):
-    """Ground-truth masks seen through the regions.
+    """Ground-truth masks seen through the regions, enlarged by `MASK_ROI_SCALE`.
+
+    In the exact pixel convention a target is the share of its cell that the mask covers, which
+    keeps outlines between cells where they are. matterport's convention takes one bilinear sample
+    a cell and rounds it as `tf.round` does: 1 above one half, 0 from there down.
 
     Args:
         rois: [B, F, 4] normalised.
         instance: int32 [B, F].
         gt_boxes: [B, G, 4] normalised.
-        gt_masks: [B, G, h, w], mini masks that span the instance's box, or whole images.
+        gt_masks: [B, G, h, w] of 0 and 1, mini masks that span the instance's box, or whole
+            images.
 
     Returns:
-        float32 [B, F, MASK_SHAPE], 0 or 1.
+        float32 [B, F, MASK_SHAPE] from 0 to 1.
     """
+    rois = scale_boxes_graph(rois, config.MASK_ROI_SCALE)
     if config.USE_MINI_MASK:
         # From image coordinates to coordinates within the instance's box.
         box = ops.take_along_axis(gt_boxes, instance[..., None], axis=1)
@@ -196,18 +225,33 @@ def mask_targets(rois, instance, gt_boxes, gt_masks, config):
         size = ops.stack([height, width, height, width], axis=-1)
         origin = ops.stack([box[..., 0], box[..., 1], box[..., 0], box[..., 1]], axis=-1)
         rois = (rois - origin) / size
-    instances, rows, columns = gt_masks.shape[1:]
-    height = ops.zeros_like(instance) + rows
-    width = ops.zeros_like(instance) + columns
-    exact = config.exact_pixels
-    y, y_in = sample_positions(rois[..., 0], rois[..., 2], config.MASK_SHAPE[0], height, exact)
-    x, x_in = sample_positions(rois[..., 1], rois[..., 3], config.MASK_SHAPE[1], width, exact)
     image = ops.arange(ops.shape(instance)[0], dtype="int32")[:, None]
-    offset = (image * instances + instance) * (rows * columns)
+    index = image * gt_masks.shape[1] + instance
+    look = _covered_shares if config.exact_pixels else _rounded_samples
+    return look(rois, index, gt_masks, tuple(config.MASK_SHAPE[:2]))
+
+
+def _covered_shares(rois, index, gt_masks, shape):
+    """rois [B, F, 4] normalised to the masks, index [B, F] into B * G -> [B, F, *shape]."""
+    rows, columns = gt_masks.shape[2:]
+    masks = ops.take(ops.reshape(gt_masks, (-1, rows, columns)), index, axis=0)
+    vertical = coverage_weights(rois[..., 0], rois[..., 2], shape[0], rows)
+    horizontal = coverage_weights(rois[..., 1], rois[..., 3], shape[1], columns)
+    shares = ops.matmul(vertical, ops.cast(masks, "float32"))
+    return ops.matmul(shares, ops.swapaxes(horizontal, -1, -2))
+
+
+def _rounded_samples(rois, index, gt_masks, shape):
+    """As `_covered_shares`, in matterport's way: 0 or 1."""
+    rows, columns = gt_masks.shape[2:]
+    height, width = ops.zeros_like(index) + rows, ops.zeros_like(index) + columns
+    y, y_in = sample_positions(rois[..., 0], rois[..., 2], shape[0], height, exact=False)
+    x, x_in = sample_positions(rois[..., 1], rois[..., 3], shape[1], width, exact=False)
     table = ops.reshape(gt_masks, (-1, 1))
     inside = y_in[..., :, None] & x_in[..., None, :]
+    offset = index * (rows * columns)
     masks = bilinear_grid(table, offset, height, width, y, x, inside, "float32")[..., 0]
-    return ops.cast(masks >= 0.5, "float32")
+    return ops.cast(masks > 0.5, "float32")
 
 
 def detection_targets(proposals, gt_class_ids, gt_boxes, gt_masks, config, priority):
@@ -219,7 +263,7 @@ def detection_targets(proposals, gt_class_ids, gt_boxes, gt_masks, config, prior
         gt_boxes: [B, G, 4] normalised.
         gt_masks: [B, G, h, w] uint8.
         config: `TRAIN_ROIS_PER_IMAGE`, `ROI_POSITIVE_RATIO`, `TRAIN_GT_AS_ROIS`, `MASK_SHAPE`,
-            `USE_MINI_MASK`, `BBOX_STD_DEV`.
+            `MASK_ROI_SCALE`, `USE_MINI_MASK`, `BBOX_STD_DEV`.
         priority: float32 [B, N] or, with `TRAIN_GT_AS_ROIS`, [B, N + G]; uniform in [0, 1).
 
     Returns:

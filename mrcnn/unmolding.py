@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrcnn.molding import resize
-from mrcnn.numpy_boxes import denorm_boxes, norm_boxes
+from mrcnn.numpy_boxes import denorm_boxes, norm_boxes, scale_boxes
 from mrcnn.resampling import clamped_weights
 
 if TYPE_CHECKING:
@@ -58,13 +58,21 @@ def paste_mask(
 
 
 def paste_masks(
-    masks: np.ndarray, boxes: np.ndarray, image_shape: Sequence[int], threshold: float = 0.5
+    masks: np.ndarray,
+    boxes: np.ndarray,
+    image_shape: Sequence[int],
+    threshold: float | None = 0.5,
 ) -> list[tuple[int, int, np.ndarray]]:
-    """``paste_mask`` of many masks [N, h, w] with boxes [N, 4]; the same results, sooner."""
+    """``paste_mask`` of many masks [N, h, w] with boxes [N, 4]; the same results, sooner.
+
+    Without a threshold the patches are the probabilities at the pixel centres, float32.
+    """
     masks, boxes = np.asarray(masks, np.float32), np.asarray(boxes, np.float64)
     tops, rows = _paste_weights(boxes[:, 0], boxes[:, 2], masks.shape[1], int(image_shape[0]))
     lefts, columns = _paste_weights(boxes[:, 1], boxes[:, 3], masks.shape[2], int(image_shape[1]))
-    patches = [r @ mask @ c.T >= threshold for r, mask, c in zip(rows, masks, columns, strict=True)]
+    patches = [r @ mask @ c.T for r, mask, c in zip(rows, masks, columns, strict=True)]
+    if threshold is not None:
+        patches = [patch >= threshold for patch in patches]
     return list(zip(tops, lefts, patches, strict=True))
 
 
@@ -102,7 +110,7 @@ def unmold_detections(
         original_image_shape: (H, W) or (H, W, C) of the picture.
         image_shape: the same of the molded image.
         window: (y1, x1, y2, x2) pixels of the molded image that show the picture.
-        config: PIXEL_CONVENTION and MASK_THRESHOLD are read.
+        config: PIXEL_CONVENTION, MASK_ROI_SCALE and MASK_THRESHOLD are read.
 
     Returns:
         boxes int32 [N, 4] pixels, class_ids int32 [N], scores float32 [N], masks bool [H, W, N].
@@ -121,23 +129,23 @@ def unmold_patches(
     image_shape: Sequence[int],
     window: Sequence[float],
     config: Config,
+    probabilities: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int, np.ndarray]]]:
     """As ``unmold_detections``, but masks are (y, x, bool patch): see ``paste_mask``.
 
     Hundreds of instances on a large picture take gigabytes as planes and nearly nothing so.
+    With ``probabilities`` patches are float32, what MASK_THRESHOLD would be applied to.
     """
     padding = np.flatnonzero(detections[:, 4] == 0)
     count = padding[0] if len(padding) else len(detections)
     class_ids = detections[:count, 4].astype(np.int32)
     scores = detections[:count, 5].astype(np.float32)
-    probabilities = mrcnn_mask[np.arange(count), :, :, class_ids]
+    masks = mrcnn_mask[np.arange(count), :, :, class_ids]
 
     height, width = (int(side) for side in original_image_shape[:2])
     exact = config.exact_pixels
-    window = norm_boxes(window, image_shape, exact=exact)
-    origin, size = np.tile(window[:2], 2), np.tile(window[2:] - window[:2], 2)
-    in_window = np.divide(detections[:count, :4] - origin, size)
-    boxes = denorm_boxes(in_window, (height, width), exact=exact)
+    geometry = original_image_shape, image_shape, window, exact
+    boxes = unmold_boxes(detections[:count, :4], *geometry)
 
     # A result needs an area in whole pixels and inside the picture (detections are clipped to the
     # window, so only boxes thinner than a pixel fall out).
@@ -147,8 +155,28 @@ def unmold_patches(
     keep = np.flatnonzero((rounded[:, 2:] > rounded[:, :2]).all(axis=1))
 
     paste = paste_masks if exact else _paste_into_whole_pixels
-    patches = paste(probabilities[keep], boxes[keep], (height, width), config.MASK_THRESHOLD)
+    threshold = None if probabilities else config.MASK_THRESHOLD
+    regions = scale_boxes(detections[keep, :4], config.MASK_ROI_SCALE)
+    regions = unmold_boxes(regions, *geometry)
+    patches = paste(masks[keep], regions, (height, width), threshold)
     return rounded[keep], class_ids[keep], scores[keep], patches
+
+
+def unmold_boxes(
+    boxes: np.ndarray,
+    original_image_shape: Sequence[int],
+    image_shape: Sequence[int],
+    window: Sequence[float],
+    exact: bool,
+) -> np.ndarray:
+    """Boxes [N, 4] normalised to the molded image -> pixels of the picture.
+
+    original_image_shape, image_shape, window: as for ``unmold_detections``.
+    Returns float32 [N, 4] when exact, otherwise int32, rounded.
+    """
+    window = norm_boxes(window, image_shape, exact=exact)
+    origin, size = np.tile(window[:2], 2), np.tile(window[2:] - window[:2], 2)
+    return denorm_boxes(np.divide(boxes - origin, size), original_image_shape, exact=exact)
 
 
 def patches_to_masks(
@@ -162,12 +190,16 @@ def patches_to_masks(
 
 
 def _paste_into_whole_pixels(
-    masks: np.ndarray, boxes: np.ndarray, shape: tuple[int, int], threshold: float
+    masks: np.ndarray, boxes: np.ndarray, shape: tuple[int, int], threshold: float | None
 ) -> list[tuple[int, int, np.ndarray]]:
-    """As ``unmold_mask`` of each, but only (y, x, patch), cut off at the image's edges."""
+    """As ``unmold_mask`` of each, but only (y, x, patch), cut off at the image's edges.
+
+    Without a threshold the patches are the probabilities, float32.
+    """
     patches = []
     for mask, (y1, x1, y2, x2) in zip(masks, boxes.tolist(), strict=True):
-        patch = resize(mask, (y2 - y1, x2 - x1)) >= threshold
+        patch = resize(mask, (y2 - y1, x2 - x1))
+        patch = patch.astype(np.float32) if threshold is None else patch >= threshold
         top, left = max(0, y1), max(0, x1)
         patches.append((top, left, patch[top - y1 : shape[0] - y1, left - x1 : shape[1] - x1]))
     return patches

@@ -80,6 +80,29 @@ def crop_and_resize(image, box, shape, exact):
     return out
 
 
+def covered_shares(image, box, shape):
+    """Mean of image [H, W] over every cell of a grid that divides a normalised box; zero outside
+    the image."""
+    y, x = (np.linspace(box[a] * image.shape[a], box[a + 2] * image.shape[a], shape[a] + 1)
+            for a in (0, 1))
+    out = np.zeros(shape)
+    for r in range(shape[0]):
+        for c in range(shape[1]):
+            for i in range(max(0, int(y[r])), min(image.shape[0], int(y[r + 1]) + 1)):
+                for j in range(max(0, int(x[c])), min(image.shape[1], int(x[c + 1]) + 1)):
+                    height = max(0, min(y[r + 1], i + 1) - max(y[r], i))
+                    width = max(0, min(x[c + 1], j + 1) - max(x[c], j))
+                    out[r, c] += image[i, j] * height * width
+            out[r, c] /= (y[r + 1] - y[r]) * (x[c + 1] - x[c])
+    return out
+
+
+def scale_box(box, factor):
+    cy, cx = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    height, width = (box[2] - box[0]) * factor, (box[3] - box[1]) * factor
+    return np.array([cy - height / 2, cx - width / 2, cy + height / 2, cx + width / 2])
+
+
 def smooth_l1(difference):
     d = np.abs(difference)
     return np.where(d < 1, 0.5 * d**2, d - 0.5)

@@ -3,7 +3,7 @@ import pytest
 import reference
 from keras import ops
 
-from mrcnn import boxes
+from mrcnn import boxes, numpy_boxes
 
 pytestmark = pytest.mark.backend
 
@@ -33,6 +33,15 @@ def test_overlaps_against_oracle_with_and_without_batch(rng):
     batched = ops.convert_to_numpy(boxes.overlaps_graph(one[None], two[None]))
     np.testing.assert_array_equal(batched[0], got)
     assert ops.convert_to_numpy(boxes.overlaps_graph(two, two))[1, 1] == 0
+
+
+def test_scaled_boxes(rng):
+    source = reference.random_boxes(rng, 6)
+    scaled = ops.convert_to_numpy(boxes.scale_boxes_graph(source, 1.3))
+    expected = [reference.scale_box(box, 1.3) for box in source]
+    np.testing.assert_allclose(scaled, expected, atol=1e-6)
+    np.testing.assert_allclose(numpy_boxes.scale_boxes(source, 1.3), expected, atol=1e-6)
+    np.testing.assert_array_equal(numpy_boxes.scale_boxes(source, 1.0), source)
 
 
 def test_clip():

@@ -155,8 +155,15 @@ def test_own_mean_pixel_is_kept(mean):
         ("LEARNING_RATE", 0),
         ("LEARNING_MOMENTUM", 1),
         ("OPTIMIZER", "rmsprop"),
+        ("LEARNING_SCHEDULE", "linear"),
+        ("LEARNING_DROPS", 0.5),
+        ("LEARNING_DROPS", (0.8, 0.6)),
+        ("LEARNING_DROPS", (0.5, 1.0)),
+        ("WEIGHT_AVERAGING", 1),
+        ("WEIGHT_AVERAGING", 0),
         ("DETECTION_MIN_CONFIDENCE", 70),
         ("MASK_THRESHOLD", 1.0),
+        ("MASK_ROI_SCALE", 0.9),
         ("CHECKPOINTS_TO_KEEP", 0),
     ],
 )
@@ -193,6 +200,7 @@ def test_sequences_may_be_lists_tuples_or_arrays():
             BBOX_STD_DEV=kind([0.1, 0.1, 0.2, 0.2]),
             MEAN_PIXEL=kind([1.0, 2.0, 3.0]),
             IMAGE_SCALE_JITTER=kind([0.5, 2.0]),
+            LEARNING_DROPS=kind([0.5, 0.75]),
         )
 
 

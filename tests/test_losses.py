@@ -69,7 +69,7 @@ def test_box_and_mask_losses_look_at_the_true_class_of_positives(rng):
     assert value(losses.mrcnn_bbox_loss_graph(target, ids, predicted)) == pytest.approx(
         expected, rel=1e-4
     )
-    masks = rng.integers(0, 2, (2, 3, 5, 5)).astype("float32")
+    masks = rng.choice([0, 1, 0.25, 0.5], (2, 3, 5, 5)).astype("float32")
     logits = rng.normal(size=(2, 3, 5, 5, 3)).astype("float32")
     p = 1 / (1 + np.exp(-logits))
     terms = []

@@ -10,6 +10,7 @@ from keras import ops
 from mrcnn import network
 from mrcnn.layers import LayerBank
 from mrcnn.molding import compose_image_meta
+from mrcnn.numpy_boxes import scale_boxes
 from mrcnn.resnet import resnet_graph
 from mrcnn.training import TrainingModel, compile_model, make_optimizer
 from mrcnn.weights import layer_tensors
@@ -54,13 +55,32 @@ def training_batch(config, rng, images=2, objects=2):
     }
 
 
+def test_masks_see_enlarged_regions(tiny_config, rng):
+    bank = LayerBank("float32")
+    shape = (1, 64, 64, tiny_config.TOP_DOWN_PYRAMID_SIZE)
+    levels = [ops.convert_to_tensor(rng.normal(size=shape).astype("float32"))[:, ::s, ::s]
+              for s in (4, 8, 16, 32)]
+    metas = ops.convert_to_tensor(batch(tiny_config, rng, 1)[1])
+    boxes = np.array([[[0.2, 0.3, 0.5, 0.5], [0.1, 0.1, 0.9, 0.7]]], "float32")
+
+    def masks(regions, scale):
+        tiny_config.MASK_ROI_SCALE = scale
+        regions = ops.convert_to_tensor(regions)
+        return ops.convert_to_numpy(
+            network.segment(regions, levels, metas, tiny_config, bank, logits=True))
+
+    larger = scale_boxes(boxes[0], 1.25)[None].astype("float32")
+    np.testing.assert_allclose(masks(boxes, 1.25), masks(larger, 1.0), atol=1e-5)
+    assert np.abs(masks(boxes, 1.25) - masks(boxes, 1.0)).max() > 1e-3
+
+
 def training_model(config):
     shape = tuple(int(n) for n in config.IMAGE_SHAPE)
     inputs = network.training_inputs(config, shape)
     model = TrainingModel(
         inputs, network.training_outputs(inputs, config, LayerBank(), shape), config
     )
-    compile_model(model, make_optimizer(config, 1e-3, 10))
+    compile_model(model, make_optimizer(config, 1e-3))
     return model
 
 

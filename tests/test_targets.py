@@ -144,9 +144,10 @@ def proposals_around(rng, boxes, count):
 
 
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("mini", [False, True])
-def test_regions_against_oracle(tiny_config, exact, mini, rng):
+@pytest.mark.parametrize("mini, scale", [(False, 1.0), (True, 1.0), (True, 1.25)])
+def test_regions_against_oracle(tiny_config, exact, mini, scale, rng):
     config = tiny_config
+    config.MASK_ROI_SCALE = scale
     config.PIXEL_CONVENTION = "exact" if exact else "matterport"
     config.USE_MINI_MASK = mini
     ids, pixel_boxes = ground_truth(config, SCENE)
@@ -175,14 +176,42 @@ def test_regions_against_oracle(tiny_config, exact, mini, rng):
             assert overlaps[k] >= 0.5 and class_ids[i, t] == ids[i, k]
             expected = reference.refinement(rois[i, t], boxes[i, k]) / config.BBOX_STD_DEV
             np.testing.assert_allclose(deltas[i, t], expected, atol=2e-3)
-            roi = rois[i, t].astype("float64")
+            roi = reference.scale_box(rois[i, t].astype("float64"), scale)
             if mini:
                 size = np.tile(boxes[i, k, 2:] - boxes[i, k, :2], 2)
                 roi = (roi - np.tile(boxes[i, k, :2], 2)) / size
-            seen = reference.crop_and_resize(masks[i, k].astype(float), roi, (28, 28), exact)
-            clear = np.abs(seen - 0.5) > 1e-3  # ties may fall either way
-            np.testing.assert_array_equal(mask[i, t][clear], (seen >= 0.5)[clear])
+            if exact:
+                shares = reference.covered_shares(masks[i, k], roi, (28, 28))
+                np.testing.assert_allclose(mask[i, t], shares, atol=1e-3)
+            else:
+                seen = reference.crop_and_resize(masks[i, k].astype(float), roi, (28, 28), False)
+                clear = np.abs(seen - 0.5) > 1e-3  # float32 may be on the other side
+                np.testing.assert_array_equal(mask[i, t][clear], np.round(seen)[clear])
     assert (class_ids[0] > 0).any() and (class_ids[1] == 0).all()
+
+
+def test_coverage_adds_up(rng):
+    """Bins that span the grid see every cell once; outside the grid there is nothing."""
+    start, end = np.array([0, -0.2, 0.3, 2], "float32"), np.array([1, 1.1, 0.31, 3], "float32")
+    weights = array(targets.coverage_weights(*map(ops.convert_to_tensor, (start, end)), 7, 20))
+    filled = weights.sum(axis=1) * ((end - start) * 20 / 7)[:, None]  # of every cell
+    np.testing.assert_allclose(filled[:2], 1, atol=1e-5)
+    np.testing.assert_allclose(filled[2], np.eye(20)[6] * 0.2, atol=1e-5)
+    assert not weights[3].any()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_ties_of_mask_targets(tiny_config, exact):
+    """Half-covered cells: exact targets say one half, matterport's `tf.round` says 0."""
+    tiny_config.PIXEL_CONVENTION = "exact" if exact else "matterport"
+    tiny_config.USE_MINI_MASK, tiny_config.MASK_SHAPE = False, [2, 2]
+    masks = np.zeros((1, 1, 3 - exact, 3 - exact), "uint8")
+    masks[..., 0] = 1
+    # Left of the middle column is the mask's edge: in the middle of the second column of samples.
+    box = np.array([[[0, 0, 1, 0.25 if not exact else 2 / 3]]], "float32")
+    instance = np.zeros((1, 1), "int32")
+    mask = array(targets.mask_targets(box, instance, box, masks, tiny_config))[0, 0]
+    np.testing.assert_allclose(mask, [[1, 0.5 if exact else 0]] * 2, atol=1e-6)
 
 
 def test_true_boxes_can_be_regions(tiny_config, rng):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from reference import scale_box
 from reference_shapes import centroid, disc, make_config, soft_disc
 
 from mrcnn import molding, unmolding
@@ -127,9 +128,9 @@ def test_unmold_mask_pastes_into_whole_pixels():
 # ---- Results -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
-def test_exact_results_come_back_to_the_original_pixels(scale):
-    config = make_config(PIXEL_CONVENTION="exact")
+@pytest.mark.parametrize("scale, seen", [(0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (2.0, 1.4)])
+def test_exact_results_come_back_to_the_original_pixels(scale, seen):
+    config = make_config(PIXEL_CONVENTION="exact", MASK_ROI_SCALE=seen)
     original, window = (80, 120), (10, 4, 10 + int(80 * scale), 4 + int(120 * scale))
     image_shape = (window[2] + 30, window[3] + 12)
     centres = np.array([[30.3, 40.8], [50.6, 90.1]])
@@ -141,7 +142,7 @@ def test_exact_results_come_back_to_the_original_pixels(scale):
     detections[:2, 4:] = [[1, 0.9], [1, 0.8]]
     masks = np.zeros((5, 28, 28, 2), np.float32)
     for i in range(2):
-        masks[i, ..., 1] = soft_disc(boxes[i], centres[i], radii[i])
+        masks[i, ..., 1] = soft_disc(scale_box(boxes[i], seen), centres[i], radii[i])
     found, class_ids, scores, full = unmolding.unmold_detections(
         detections, masks, original, image_shape, window, config
     )
@@ -181,6 +182,11 @@ def test_patches_are_the_masks(convention):
         assert patch.any() and patch.sum() == masks[..., i].sum()
         found = masks[y : y + patch.shape[0], x : x + patch.shape[1], i]
         np.testing.assert_array_equal(found, patch)
+    *_, probabilities = unmolding.unmold_patches(*arguments, probabilities=True)
+    for (y, x, patch), (top, left, soft) in zip(patches, probabilities, strict=True):
+        assert (y, x) == (top, left) and soft.dtype == np.float32
+        assert 0 <= soft.min() < soft.max() <= 1
+        np.testing.assert_array_equal(soft >= 0.5, patch)
 
 
 @pytest.mark.parametrize("convention", ["matterport", "exact"])
