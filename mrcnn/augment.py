@@ -81,6 +81,15 @@ def rotate_hue(image: np.ndarray, degrees: float) -> np.ndarray:
     return _to_uint8(image @ matrix.T.astype(np.float32))
 
 
+def tint(image: np.ndarray, gains: np.ndarray, powers: np.ndarray) -> np.ndarray:
+    """Change each channel of a uint8 [H, W, C] image on its own, as other stains and dyes would.
+
+    gains, powers: [C]; a value v, taken as 0..1, becomes gain * v ** power.
+    """
+    curves = _to_uint8(255 * gains * (np.arange(256.0)[:, None] / 255) ** powers)
+    return curves[image, np.arange(image.shape[-1])]
+
+
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur of a uint8 [H, W, C] image; `sigma` in pixels."""
     return ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="nearest", truncate=3)
@@ -90,8 +99,8 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
 class RandomAugmentation:
     """Flips, quarter turns and colour changes for microscopy, each drawn on its own.
 
-    The geometric changes are exact (no pixel is interpolated). `hue` and `grey` touch images of
-    three channels only. Set a value to 0 or False to switch its change off.
+    The geometric changes are exact (no pixel is interpolated). `hue`, `tint` and `grey` touch
+    images of three channels only. Set a value to 0 or False to switch its change off.
     """
 
     flips: bool = True  # mirror up-down and left-right, each in half of the cases
@@ -103,6 +112,9 @@ class RandomAugmentation:
     grey: float = 0.2  # probability of losing the colour
     hue: float = 0.3  # probability of turning the hue ...
     hue_degrees: float = 40.0  # ... by up to this angle, either sign
+    tint: float = 0.3  # probability of another stain: each channel with its own ...
+    tint_gain: float = 0.6  # ... factor, from 1 - value to 1
+    tint_power: float = 0.4  # ... and exponent, from 1 / (1 + value) to 1 + value
     blur: float = 0.1  # probability of a slight blur ...
     blur_sigma: float = 1.0  # ... of up to this sigma, in pixels
 
@@ -134,11 +146,16 @@ class RandomAugmentation:
         do_invert, do_grey, do_hue, do_blur = rng.random(4) < (
             self.invert, self.grey, self.hue, self.blur)  # fmt: skip
         sigma = rng.uniform(0, self.blur_sigma)
+        do_tint = rng.random() < self.tint
+        gains = 1 - rng.uniform(0, self.tint_gain, image.shape[-1])
+        powers = (1 + self.tint_power) ** rng.uniform(-1, 1, image.shape[-1])
         coloured = image.shape[-1] == 3
         if do_grey and coloured:
             image = to_grey(image)
         if do_hue and coloured:
             image = rotate_hue(image, turn * self.hue_degrees)
+        if do_tint and coloured:
+            image = tint(image, gains, powers)
         # One curve for all 256 values, rounded once: three roundings would cost a dark picture,
         # which lives on a few dozen values, much of what it shows.
         curve = adjust_gamma(np.arange(256.0), (1 + self.gamma) ** power)

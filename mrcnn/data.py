@@ -23,6 +23,7 @@ from mrcnn.errors import UserError
 from mrcnn.examples import Example, make_example, select_instances
 from mrcnn.generator import data_generator, load_image_gt
 from mrcnn.numpy_targets import generate_random_rois
+from mrcnn.sampling import pass_order, sampling_weights
 from mrcnn.sources import BrokenImages, ImageReader, active_classes, warn_dropped
 
 __all__ = ["BatchLoader", "data_generator", "load_image_gt"]
@@ -39,7 +40,8 @@ class BatchLoader(keras.utils.PyDataset):
 
     dataset: a prepared `mrcnn.dataset.Dataset`.
     augmentation: see `mrcnn.augment`; only when training.
-    shuffle: a new random order for every pass over the data set; only when training.
+    shuffle: a new random order for every pass over the data set, in which images come as often as
+        `Dataset.sampling_weight` says; only when training.
     steps: batches per epoch (default STEPS_PER_EPOCH, or VALIDATION_STEPS when not training).
     no_augmentation_sources: names of the sources whose images are left as they are.
     training: False returns the same batches in every epoch, without shuffling, augmentation or
@@ -78,13 +80,15 @@ class BatchLoader(keras.utils.PyDataset):
         self.training = training
         self.augmentation = augmentation if training else None
         self.shuffle = shuffle and training
+        self.weights = sampling_weights(dataset) if self.shuffle else None
         default_steps = config.STEPS_PER_EPOCH if training else config.VALIDATION_STEPS
         self.steps = int(default_steps if steps is None else steps)
         self.plain_sources = frozenset(no_augmentation_sources or ())
         self.epoch = start_epoch
         self.image_shape: tuple[int, ...] | None = None  # all images must have it, where given
         self.reader = ImageReader(dataset, config)
-        self.broken = BrokenImages(dataset)
+        taken = None if self.weights is None else int(np.count_nonzero(self.weights))
+        self.broken = BrokenImages(dataset, taken)
         # The first UserError of a batch. TensorFlow turns what a data thread raises into an error
         # of its own; whoever calls fit can raise this one instead.
         self.error: UserError | None = None
@@ -162,7 +166,7 @@ class BatchLoader(keras.utils.PyDataset):
         with self._lock:
             if which_pass not in self._orders:
                 rng = np.random.default_rng([self.config.SEED, ORDER_STREAM, which_pass])
-                self._orders[which_pass] = rng.permutation(ids)
+                self._orders[which_pass] = pass_order(ids, self.weights, rng)
                 if len(self._orders) > 8:  # a batch of a tiny data set spans several passes
                     self._orders.popitem(last=False)
             return int(self._orders[which_pass][place])

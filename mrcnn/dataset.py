@@ -128,6 +128,13 @@ class Dataset:
         """Return the path or address of the image."""
         return self.image_info[image_id]["path"]
 
+    def sampling_weight(self, image_id: int) -> float:
+        """Return how often training takes the image, relative to the others. Override it.
+
+        With weight 2 it comes twice as often as with 1, with weight 0 never.
+        """
+        return 1.0
+
     def fingerprint(self, image_id: int) -> str | None:
         """Return a text that changes whenever what the image is loaded from changes.
 

@@ -8,7 +8,7 @@ nothing so.
 
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,36 +16,83 @@ from . import molding, unmolding
 from .detection import count_detections
 from .errors import MRCNNWarning, UserError
 from .fast_network import FastNetwork, Found
+from .object_size import object_zoom
 
 
-def detect_patches(network: FastNetwork, images: Sequence[np.ndarray], config) -> list[dict]:
+def detect_patches(
+    network: FastNetwork,
+    images: Sequence[np.ndarray],
+    config,
+    probabilities: bool = False,
+    zooms: Sequence[float | None] | None = None,
+) -> list[dict]:
     """Detect the objects in any number of pictures of any sizes.
 
     Args:
         network: with the weights to use.
         images: [H, W, C] arrays with values 0 to 255.
         config: BATCH_SIZE pictures of one molded shape run at once.
+        probabilities: patches are float32 [h, w] in place of bool, what MASK_THRESHOLD would be
+            applied to. They end at the detection's box,
+            enlarged by MASK_ROI_SCALE.
+        zooms: factor of enlargement of each picture; by default what `find_zooms` finds.
 
     Returns:
         A result for every picture, in order.
     """
-    molded = [molding.mold_inputs([image], config)[:2] for image in images]
+    if zooms is None:
+        zooms = find_zooms(network, images, config)
+    results: list = [None] * len(images)
+    for position, row, found, shape, meta in _run(network, images, zooms, config):
+        original_shape = images[position].shape
+        results[position] = _result(
+            found, row, original_shape, shape, meta, config, probabilities
+        )
+    return results
+
+
+def find_zooms(network: FastNetwork, images: Sequence[np.ndarray], config) -> list[float | None]:
+    """The zoom at which each picture's objects have the size OBJECT_SIZE, from a first look.
+
+    Args:
+        network, images, config: as for `detect_patches`.
+
+    Returns:
+        Factors of enlargement; None (as IMAGE_MIN_DIM and IMAGE_MIN_SCALE ask for) where no object
+        was found, and for all pictures without OBJECT_SIZE or with another mode than "pad64".
+    """
+    zooms: list[float | None] = [None] * len(images)
+    if config.OBJECT_SIZE and config.IMAGE_RESIZE_MODE == "pad64":
+        for position, row, found, shape, meta in _run(network, images, zooms, config, masks=False):
+            scale = molding.parse_image_meta(meta)["scale"]
+            boxes = found.detections[row, :, :4] * np.tile(shape[:2], 2) / scale
+            zooms[position] = object_zoom(boxes, config)
+    return zooms
+
+
+def _run(network: FastNetwork, images, zooms, config, masks: bool = True) -> Iterator[tuple]:
+    """Mold the pictures and run the network; those of one molded shape go in batches.
+
+    Yields:
+        For every picture (position, row of the batch, Found, molded shape, meta data [M]).
+    """
+    molded = [
+        molding.mold_inputs([image], config, [zoom])[:2]
+        for image, zoom in zip(images, zooms, strict=True)
+    ]
     by_shape = defaultdict(list)
     for position, (array, _) in enumerate(molded):
         by_shape[array.shape].append(position)
-    results: list = [None] * len(images)
     for positions in by_shape.values():
         for first in range(0, len(positions), config.BATCH_SIZE):
             chunk = positions[first : first + config.BATCH_SIZE]
             arrays = np.concatenate([molded[p][0] for p in chunk])
             metas = np.concatenate([molded[p][1] for p in chunk])
-            check_sides(arrays.shape[1:])
-            found = network(arrays, metas)
+            shape = arrays.shape[1:]
+            check_sides(shape)
+            found = network(arrays, metas, masks)
             for row, position in enumerate(chunk):
-                results[position] = _result(
-                    found, row, images[position].shape, arrays.shape[1:], metas[row], config
-                )
-    return results
+                yield position, row, found, shape, metas[row]
 
 
 def detect_molded(network: FastNetwork, images, metas, config) -> list[dict]:
@@ -77,12 +124,15 @@ def check_sides(shape: Sequence[int]) -> None:
         )
 
 
-def _result(found: Found, row: int, original_shape, molded_shape, meta, config) -> dict:
+def _result(
+    found: Found, row: int, original_shape, molded_shape, meta, config, probabilities=False
+) -> dict:
     """The result of one picture of a batch."""
     _warn_if_cut(found, row, meta, config)
     window = molding.parse_image_meta(meta[None])["window"][0]
     boxes, class_ids, scores, patches = unmolding.unmold_patches(
-        found.detections[row], found.masks[row], original_shape, molded_shape, window, config
+        found.detections[row], found.masks[row], original_shape, molded_shape, window, config,
+        probabilities,
     )
     return {"rois": boxes, "class_ids": class_ids, "scores": scores, "patches": patches}
 

@@ -22,6 +22,7 @@ from scipy.sparse import csr_array
 
 from mrcnn import masks, molding
 from mrcnn.augment import apply_augmentation
+from mrcnn.object_size import object_zoom
 from mrcnn.resampling import contiguous_pixels, sparse_hat_weights
 
 # A crop leaves slivers of instances at its edges. Below four pixels nobody could draw their
@@ -74,7 +75,7 @@ def make_example(
     crop = config.IMAGE_RESIZE_MODE == "crop"
     if crop:
         side = int(config.IMAGE_MIN_DIM)
-        zoom = molding.scale_factor(image.shape, side, None, config.IMAGE_MIN_SCALE, "crop")
+        zoom = crop_zoom(image, layers, class_ids, config)
         # The zoom gives way to the grid: an integer window, and what follows from it.
         source_side = max(1, round(side / (zoom * draw_factor(jitter, rng))))
         part = draw_window(image.shape, source_side, rng)
@@ -89,6 +90,19 @@ def make_example(
         image, window, zoom, scale = fit_whole(image, config)
     layers, kept = keep_large(layers, len(class_ids), min_area / (zoom[0] * zoom[1]))
     return Example(image, layers, class_ids[kept], window, zoom, scale)
+
+
+def crop_zoom(
+    image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray, config: Any
+) -> float:
+    """The zoom of a picture before jitter: by the size of its objects, where OBJECT_SIZE asks for
+    that and there are any, otherwise by IMAGE_MIN_DIM and IMAGE_MIN_SCALE."""
+    zoom = None
+    if config.OBJECT_SIZE:
+        zoom = object_zoom(masks.layer_boxes(layers, len(class_ids)), config)
+    return zoom or molding.scale_factor(
+        image.shape, config.IMAGE_MIN_DIM, None, config.IMAGE_MIN_SCALE, "crop"
+    )
 
 
 def draw_factor(limits: tuple[float, float], rng: np.random.Generator) -> float:

@@ -42,7 +42,7 @@ class Found(NamedTuple):
     detections: np.ndarray  # [B, D, 6] normalised box, class id, score; zero rows are padding
     classes: np.ndarray  # [B, R, K]
     deltas: np.ndarray  # [B, R, K, 4]
-    masks: np.ndarray  # [B, N or more, h, w, K] probabilities of the first detections
+    masks: np.ndarray  # [B, N or more, h, w, K] probabilities of the first detections, N = 0: none
     rois: np.ndarray  # [B, R, 4]
 
 
@@ -77,17 +77,18 @@ class FastNetwork:
         )
         self._folded: np.ndarray | None = None
 
-    def __call__(self, images: np.ndarray, metas: np.ndarray) -> Found:
+    def __call__(self, images: np.ndarray, metas: np.ndarray, masks: bool = True) -> Found:
         """
         Args:
             images: [B, H, W, C] molded, H and W multiples of 64.
             metas: [B, M].
+            masks: False leaves the masks out, which saves their time.
 
         Raises:
             UserError: they do not fit into memory.
         """
         try:
-            return self._run(np.asarray(images, np.float32), np.asarray(metas, np.float32))
+            return self._run(np.asarray(images, np.float32), np.asarray(metas, np.float32), masks)
         except Exception as error:
             # Every backend has its own name for it.
             if type(error).__name__ not in ("ResourceExhaustedError", "OutOfMemoryError"):
@@ -97,14 +98,14 @@ class FastNetwork:
                 "into memory: lower IMAGE_MIN_SCALE, IMAGES_PER_GPU or POST_NMS_ROIS_INFERENCE"
             ) from error
 
-    def _run(self, images, metas) -> Found:
+    def _run(self, images, metas, with_masks) -> Found:
         self._fold_if_changed()
         found = self._find(images, metas, self.anchors(*images.shape[1:3]))
         detections, classes, deltas, rois = map(ops.convert_to_numpy, found[:4])
         count = int(np.count_nonzero(detections[..., 4], axis=1).max())
         # XLA compiles for every number of regions, for seconds; the others do not mind many.
         boxes = detections[:, : padded_count(count, 1 if compiles_whole_graphs() else 8), :4]
-        if count:
+        if count and with_masks:
             [masks] = self._mask(boxes, metas, *found[4:])
             masks = ops.convert_to_numpy(masks)
         else:

@@ -20,6 +20,7 @@ from mrcnn.anchors import image_anchors
 from mrcnn.augment import apply_augmentation
 from mrcnn.errors import UserError
 from mrcnn.examples import make_example
+from mrcnn.intensities import standardise
 from mrcnn.numpy_boxes import extract_bboxes
 from mrcnn.numpy_targets import build_detection_targets, build_rpn_targets, generate_random_rois
 from mrcnn.sources import BrokenImages, active_classes, load_arrays, warn_dropped
@@ -85,7 +86,7 @@ def _load_as_matterport(dataset, config, image_id, rng, augmentation):
     original_shape = image.shape
     if mask.shape[-1] == 0:  # the base class gives [0, 0, 0] for an image without instances
         mask = np.zeros((*original_shape[:2], 0), bool)
-    image = molding.adapt_channels(image, config.IMAGE_CHANNEL_COUNT)
+    image = standardise(molding.adapt_channels(image, config.IMAGE_CHANNEL_COUNT), config)
     image, window, scale, padding, crop = molding.resize_image(
         image,
         min_dim=config.IMAGE_MIN_DIM,
@@ -110,6 +111,7 @@ def _load_as_matterport(dataset, config, image_id, rng, augmentation):
 def _load_exact(dataset, config, image_id, rng, augmentation):
     """The training pipeline's sampling, with matterport's layout of the result."""
     image, layers, class_ids = load_arrays(dataset, image_id, config.IMAGE_CHANNEL_COUNT)
+    image = standardise(image, config)
     example = make_example(image, layers, class_ids, config, rng, augmentation, min_area=0)
     mask = example.whole_masks()
     kept = mask.any(axis=(0, 1))

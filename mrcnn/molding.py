@@ -4,8 +4,9 @@ Pixel convention, here and in the whole package: image coordinates are continuou
 [i, i + 1), and its centre is i + .5. A box is (y1, x1, y2, x2) with exclusive ends: the box of the
 single pixel (0, 0) is (0, 0, 1, 1). ``Config.PIXEL_CONVENTION`` decides how this is sampled:
 
-- "exact" keeps to it everywhere. Normalised boxes are box / size; resizing, ROI sampling, mask
-  targets and mask pasting all sample at pixel centres, so nothing moves.
+- "exact" keeps to it everywhere. Normalised boxes are box / size; resizing, ROI sampling and mask
+  pasting all sample at pixel centres, and a mask target is the share of its cell that the mask
+  covers, so nothing moves.
 - "matterport" is what files trained with matterport's code need. Normalised boxes are
   (box - (0, 0, 1, 1)) / (size - 1), crops are sampled with their corners on pixel centres, and
   masks are resized into boxes that were rounded to whole pixels.
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrcnn.errors import UserError
+from mrcnn.intensities import standardise
 from mrcnn.resampling import resize_smooth
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ def resize_image(
     *,
     exact: bool = False,
     rng: np.random.Generator | None = None,
+    zoom: float | None = None,
 ) -> tuple[np.ndarray, Box, float, Padding, Box | None]:
     """Scale a picture, keeping its proportions, and pad or crop it (``utils.resize_image``).
 
@@ -127,6 +130,7 @@ def resize_image(
         exact: continue the border when interpolating, anti-alias when shrinking, and round;
             otherwise the border fades, nothing smooths and fractions are cut off, as matterport.
         rng: draws the place of a crop; Python's global ``random`` when None, as matterport.
+        zoom: factor of enlargement in place of what min_dim, max_dim and min_scale ask for.
 
     Returns:
         image: [H', W', C], same dtype.
@@ -146,7 +150,7 @@ def resize_image(
     if mode == "none":
         return image, (0, 0, height, width), 1, padding, None
 
-    scale = scale_factor((height, width), min_dim, max_dim, min_scale, mode)
+    scale = zoom or scale_factor((height, width), min_dim, max_dim, min_scale, mode)
     if scale != 1:
         height, width = (max(1, round(side * scale)) for side in (height, width))
         image = _scaled(image, (height, width), exact)
@@ -268,12 +272,13 @@ def parse_image_meta(meta: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def mold_inputs(
-    images: Sequence[np.ndarray], config: Config
+    images: Sequence[np.ndarray], config: Config, zooms: Sequence[float | None] | None = None
 ) -> tuple[np.ndarray | list[np.ndarray], np.ndarray, np.ndarray]:
     """Turn pictures of any size into network input (matterport: ``MaskRCNN.mold_inputs``).
 
     Args:
         images: each [H, W] or [H, W, C] with values 0..255.
+        zooms: factor of enlargement of each ("pad64" only); None: as the configuration asks for.
 
     Returns:
         molded: float32 [B, H, W, C], or a list of float32 [H, W, C] when their shapes differ
@@ -289,8 +294,9 @@ def mold_inputs(
         raise UserError('IMAGE_RESIZE_MODE = "crop" is for training: detect with "pad64"')
     molded, metas, windows = [], [], []
     no_class = [0] * config.NUM_CLASSES
-    for number, original in enumerate(images):
-        image = adapt_channels(original, config.IMAGE_CHANNEL_COUNT)
+    zooms = [None] * len(images) if zooms is None else zooms
+    for number, (original, zoom) in enumerate(zip(images, zooms, strict=True)):
+        image = standardise(adapt_channels(original, config.IMAGE_CHANNEL_COUNT), config)
         if mode == "none" and any(side % 64 for side in image.shape[:2]):
             raise UserError(
                 f"image {number} is {image.shape[0]} x {image.shape[1]} pixels, and with "
@@ -303,6 +309,7 @@ def mold_inputs(
             config.IMAGE_MIN_SCALE,
             mode,
             exact=config.exact_pixels,
+            zoom=zoom,
         )
         molded.append(mold_image(resized, config))
         metas.append(compose_image_meta(0, image.shape, resized.shape, window, scale, no_class))

@@ -17,6 +17,7 @@ from mrcnn import molding
 from mrcnn.dataset import Dataset
 from mrcnn.disk_cache import DiskCache, cache_entry
 from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.intensities import standardise
 
 # A few broken files should not stop a night's training; more of them mean that something is wrong
 # with the data set as a whole.
@@ -39,8 +40,10 @@ def active_classes(dataset: Any, image_id: int) -> np.ndarray:
 class BrokenImages:
     """Notes which images cannot be read: a warning for each, an error when they are many."""
 
-    def __init__(self, dataset: Any):
+    def __init__(self, dataset: Any, images: int | None = None):
+        """images: how many may be asked for; by default all that the data set has."""
         self.dataset = dataset
+        self.images = len(dataset.image_ids) if images is None else images
         self.ids: set[int] = set()
         self._lock = threading.Lock()
 
@@ -55,9 +58,9 @@ class BrokenImages:
             f"{image_name(self.dataset, image_id)}: cannot be used "
             f"({type(error).__name__}: {error})"
         )
-        if count > MAX_BROKEN_IMAGES or count >= len(self.dataset.image_ids):
+        if count > MAX_BROKEN_IMAGES or count >= self.images:
             raise UserError(
-                f"{message}; {count} of {len(self.dataset.image_ids)} images failed, "
+                f"{message}; {count} of {self.images} images failed, "
                 "mend or remove them"
             ) from error
         warnings.warn(f"{message}; another image takes its place", MRCNNWarning, stacklevel=2)
@@ -116,21 +119,23 @@ def load_arrays(
 class ImageReader:
     """Reads images of a data set by way of a cache in memory and, if asked for, one on disk.
 
-    config: CACHE_MB bounds the memory, CACHE_DIR names the folder, IMAGE_CHANNEL_COUNT the kind of
-        picture wanted.
+    config: CACHE_MB bounds the memory, CACHE_DIR names the folder, IMAGE_CHANNEL_COUNT and the keys
+        of `intensities.standardise` say what kind of picture is wanted.
     """
 
     def __init__(self, dataset: Any, config: Any):
         self.dataset = dataset
+        self.config = config
         self.channels = config.IMAGE_CHANNEL_COUNT
         self.memory = ImageCache(int(config.CACHE_MB * 2**20))
         self.disk = _disk_cache(dataset, config.CACHE_DIR)
 
     def read(self, image_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what `load_arrays` does, and raise what it raises."""
+        """Return what `load_arrays` does, the image standardised, and raise what it raises."""
         arrays = self.memory.get(image_id)
         if arrays is None:
-            arrays = self._read_from_disk(image_id)
+            image, layers, class_ids = self._read_from_disk(image_id)
+            arrays = standardise(image, self.config), layers, class_ids
             self.memory.put(image_id, arrays)
         return arrays
 

@@ -12,7 +12,7 @@ from mrcnn.errors import UserError
 
 OFF = RandomAugmentation(
     flips=False, right_angles=False, brightness=0, contrast=0, gamma=0, invert=0, grey=0, hue=0,
-    blur=0,
+    tint=0, blur=0,
 )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_curves_stay_within_their_limits(name, low, high):
 
 def test_the_curve_is_gamma_then_contrast_then_brightness(image):
     """Pixel by pixel, with one rounding at the end."""
-    change = RandomAugmentation(invert=0.5, grey=0, hue=0, blur=0)
+    change = RandomAugmentation(invert=0.5, grey=0, hue=0, tint=0, blur=0)
     for seed in range(8):
         gain, stretch, power, _ = np.random.default_rng(seed).uniform(-1, 1, 4)
         values = augment.adjust_gamma(image / 1.0, 1.3**power)
@@ -115,6 +115,21 @@ def test_hue_moves_colours_but_not_greys():
     np.testing.assert_array_equal(augment.rotate_hue(grey, 33), grey)
 
 
+def test_tint_changes_every_channel_by_its_own_curve(image):
+    gains, powers = np.array([1.0, 0.5, 0.8]), np.array([1.0, 1.0, 1.3])
+    expected = np.rint(255 * gains * (image / 255) ** powers)
+    np.testing.assert_array_equal(augment.tint(image, gains, powers), expected)
+    np.testing.assert_array_equal(augment.tint(image, np.ones(3), np.ones(3)), image)
+
+
+def test_tint_stays_within_its_limits():
+    white = np.full((1, 1, 3), 255, np.uint8)
+    change = dataclasses.replace(OFF, tint=1.0, tint_gain=0.5)
+    results = np.array([change.recolour(white, np.random.default_rng(s))[0, 0] for s in range(99)])
+    assert results.min() >= 127 and results.min() < 140 and results.max() > 245
+    assert (np.ptp(results, axis=1) > 0).mean() > 0.9  # channels differ
+
+
 def test_blur_spreads_each_channel_on_its_own():
     image = np.zeros((11, 11, 2), np.uint8)
     image[5, 5, 0] = 255
@@ -131,7 +146,7 @@ def test_switched_off_is_the_identity(image, rng):
 
 def test_image_and_labels_move_together_through_all_eight_positions():
     image = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
-    moves = RandomAugmentation(brightness=0, contrast=0, gamma=0, invert=0, grey=0, hue=0, blur=0)
+    moves = dataclasses.replace(OFF, flips=True, right_angles=True)
     seen = set()
     for seed in range(100):
         moved, layers = moves(image, labels_of(image), np.random.default_rng(seed))
@@ -159,7 +174,7 @@ def test_switching_one_change_off_leaves_the_others_as_they_were(image):
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
 def test_any_number_of_channels(channels, rng):
     image = rng.integers(0, 256, (8, 8, channels), dtype=np.uint8)
-    always = RandomAugmentation(invert=1, grey=1, hue=1, blur=1)
+    always = RandomAugmentation(invert=1, grey=1, hue=1, tint=1, blur=1)
     result, _ = apply_augmentation(always, image, labels_of(image), rng)
     assert result.shape == image.shape and result.dtype == np.uint8
 
