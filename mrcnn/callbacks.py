@@ -5,7 +5,7 @@ callbacks in the order of the list, and that order matters here:
 
 1. `LoaderEpoch`; `StopOnNonFiniteLoss`, before anything that writes: it raises, so that whatever
    stands behind it never sees the bad weights;
-2. `Checkpoint`;
+2. `AverageWeights` and `TimeBudget`, then `Checkpoint`, which saves what the two have found;
 3. `CSVLog`, then `LossCurve`, which draws the CSV file; TensorBoard; the user's own;
 4. `ProgressLine`, last, so that its time for the end of an epoch includes all of the above.
 """
@@ -17,12 +17,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from mrcnn.averaging import UPDATE_EVERY, WeightAverage
 from mrcnn.errors import UserError
 from mrcnn.progress import ProgressLine
 from mrcnn.tensorboard import TensorBoardLog
 from mrcnn.training_log import CSVLog, LossCurve
 
 __all__ = [
+    "AverageWeights",
     "CSVLog",
     "Checkpoint",
     "LoaderEpoch",
@@ -30,7 +32,11 @@ __all__ = [
     "ProgressLine",
     "StopOnNonFiniteLoss",
     "TensorBoardLog",
+    "TimeBudget",
 ]
+
+# Steps between changes of the learning rate under a time budget.
+RATE_EVERY = UPDATE_EVERY
 
 
 class LoaderEpoch(keras.callbacks.Callback):
@@ -148,3 +154,100 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.save(epoch + 1, dict(logs or {}))
+
+
+class AverageWeights(keras.callbacks.Callback):
+    """Keep a `WeightAverage` up to date, and validate with it.
+
+    Between validations the model has the weights that train, also when an epoch ends.
+    """
+
+    def __init__(self, average: WeightAverage):
+        super().__init__()
+        self.average = average
+
+    def on_train_begin(self, logs=None):
+        # The optimizer's counter goes on in a run that is resumed.
+        self._step = self._updated = int(self.model.optimizer.iterations)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step += 1
+        if self._step % UPDATE_EVERY == 0:
+            sync_weights(self.model)
+            self._catch_up()
+
+    def on_test_begin(self, logs=None):
+        self._catch_up()
+        self.average.apply()
+
+    def on_test_end(self, logs=None):
+        self.average.restore()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._catch_up()
+
+    def _catch_up(self):
+        if self._step > self._updated:
+            self.average.update(self._step, self._step - self._updated)
+            self._updated = self._step
+
+
+class TimeBudget(keras.callbacks.Callback):
+    """Spread a learning-rate schedule over a stretch of time, and end training when it is over.
+
+    Time passes whatever the speed, so the schedule is at its end when the time is. Where the steps
+    that were planned are done before, it follows them. Validation and checkpoint of the last epoch
+    are within the time, as long as those of the epoch before took.
+    """
+
+    def __init__(self, elapsed: Callable[[], float], start: float, end: float, schedule: Any):
+        """
+        Args:
+            elapsed: seconds of training so far, those of earlier runs included.
+            start, end: the stretch of time, on the same clock.
+            schedule: a `training.LearningSchedule`; its `total` is the steps planned. The
+                optimizer must have been made with a number as its learning rate.
+        """
+        super().__init__()
+        self.elapsed, self.start, self.end, self.schedule = elapsed, start, end, schedule
+        self.used_up = False
+        self._epoch_end_seconds = 0.0
+
+    def on_train_begin(self, logs=None):
+        self._step = int(self.model.optimizer.iterations)
+        self._last_step_end = None
+        self._set_rate()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._last_step_end is not None:
+            self._epoch_end_seconds = self.elapsed() - self._last_step_end
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step += 1
+        self._last_step_end = self.elapsed()
+        if self._step % RATE_EVERY == 0:
+            sync_weights(self.model)
+            self._set_rate()
+        self._check(self._last_step_end + self._epoch_end_seconds)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._check(self.elapsed())
+
+    def seconds_left(self) -> float:
+        return max(0.0, self.end - self.elapsed())
+
+    def _check(self, now: float) -> None:
+        if now >= self.end:
+            self.used_up = self.model.stop_training = True
+
+    def _set_rate(self) -> None:
+        span = self.end - self._epoch_end_seconds - self.start
+        share = (self.elapsed() - self.start) / span if span > 0 else 1.0
+        share = min(1.0, max(share, float(self.schedule.progress(self._step))))
+        self.model.optimizer.learning_rate = float(self.schedule.at(self._step, share))
+
+
+def sync_weights(model: keras.Model) -> None:
+    """On JAX, `fit` keeps weights and optimizer to itself: bring them into their variables."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()

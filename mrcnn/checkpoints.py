@@ -3,16 +3,20 @@
     logs/nucleus20180214T1105/mask_rcnn_nucleus_0012.h5   weights after 12 epochs
     logs/nucleus20180214T1105/state_0012.npz              optimizer and progress, newest only
 
+Under WEIGHT_AVERAGING the weights are the average, and the state has those that train.
+
 Source: matterport `MaskRCNN.find_last`, `set_log_dir`.
 """
 
 import datetime
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import keras
 
 from . import state, weights
+from .averaging import WeightAverage
 from .errors import MissingFileError
 
 # Start of the run (from its folder's name), and epochs done.
@@ -81,15 +85,19 @@ def find_last(model_dir: str, name: str) -> str:
     )
 
 
-def save(model: keras.Model, folder, name: str, epoch: int, progress: dict, keep: int | None):
+def save(
+    model: keras.Model, folder, name: str, epoch: int, progress: dict, keep: int | None,
+    average: WeightAverage | None = None,
+):
     """Write weights and training state of a finished epoch; drop what is no longer wanted.
 
-    keep: how many checkpoints stay; None keeps all.
+    keep: how many checkpoints stay; None keeps all. average: to write in place of the weights.
     """
     folder = Path(folder)
     # The state first: a checkpoint that exists has its state.
-    state.save_state(state_path(folder, epoch), model, progress)
-    weights.save_weights(model, checkpoint_path(folder, name).format(epoch=epoch))
+    state.save_state(state_path(folder, epoch), model, progress, weights=average is not None)
+    with average.applied() if average else nullcontext():
+        weights.save_weights(model, checkpoint_path(folder, name).format(epoch=epoch))
     for old in folder.glob("state_*.npz"):
         if old != state_path(folder, epoch):
             old.unlink()
@@ -101,10 +109,15 @@ def save(model: keras.Model, folder, name: str, epoch: int, progress: dict, keep
 def continues(saved: dict, stage: dict) -> bool:
     """Whether a stage of training goes on with the optimizer of a checkpoint.
 
-    The layers must be the same, and either the learning rate too (perhaps for more epochs), or
-    the saved stage was not finished and only its rate is changed.
+    What trains must be the same, and either the learning rate too (perhaps for longer), or the
+    saved stage was not finished and only its rate is changed.
     """
     old = saved["stage"]
-    unfinished = saved["epoch"] < old["epochs"]
+    time_is_up = old.get("seconds") is not None and saved["seconds"] >= old["seconds"]
+    unfinished = saved["epoch"] < old["epochs"] and not time_is_up
     same_rate = old["learning_rate"] == stage["learning_rate"]
-    return old["layers"] == stage["layers"] and (same_rate or unfinished)
+    same_parts = (
+        old["layers"] == stage["layers"]
+        and old.get("freeze_bn", False) == stage.get("freeze_bn", False)
+    )
+    return same_parts and (same_rate or unfinished)

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import checkpoints, inspection, molding, state, training, unmolding, weights
 from .anchors import compute_backbone_shapes, image_anchors, normalized_anchors
+from .averaging import WeightAverage
 from .boxes import (
     apply_box_deltas_graph,
     clip_boxes_graph,
@@ -21,6 +22,7 @@ from .boxes import (
     norm_boxes_graph,
     overlaps_graph,
 )
+from .callbacks import TimeBudget
 from .compat import (
     DetectionTargetLayer,
     batch_pack_graph,
@@ -32,7 +34,7 @@ from .compat import (
 )
 from .data import BatchLoader
 from .detection import DetectionLayer
-from .detector import check_sides, detect_molded, detect_patches, with_masks
+from .detector import check_sides, detect_molded, detect_patches, find_zooms, with_masks
 from .download import resolve_weights
 from .errors import UserError
 from .fast_network import FastNetwork
@@ -52,6 +54,7 @@ from .molding import compose_image_meta, mold_image, parse_image_meta, unmold_im
 from .network import inference_model, training_inputs, training_outputs
 from .numpy_targets import build_detection_targets, build_rpn_targets, generate_random_rois
 from .precision import dtype_policy
+from .progress import duration_text
 from .resnet import conv_block, identity_block, resnet_graph
 from .roi_align import PyramidROIAlign
 from .rpn import ProposalLayer, build_rpn_model, rpn_graph
@@ -78,6 +81,7 @@ class MaskRCNN:
         keras_model: the functional model for `config.IMAGE_SHAPE`, which holds the weights.
             Detection runs a faster form of it on pictures of any shape, see `fast_network`.
         epoch: epochs trained so far.
+        seconds: time trained so far, validation and checkpoints included.
         log_dir, checkpoint_path: where training writes.
     """
 
@@ -187,7 +191,7 @@ class MaskRCNN:
         checkpoint of this one (by NAME) is gone on with in its own folder, with its state.
         """
         name, run = self._name(), checkpoints.run_of(model_path)
-        self._resume = None
+        self._resume, self.seconds = None, 0.0
         if run:
             started, self.epoch = run
             folder = checkpoints.run_folder(self.model_dir, name, started)
@@ -195,6 +199,7 @@ class MaskRCNN:
                 folder = Path(model_path).parent
             if Path(model_path).parent == folder and self.mode == "training":
                 self._resume = state.read_progress(checkpoints.state_path(folder, self.epoch))
+                self.seconds = (self._resume or {}).get("seconds", 0.0)
         else:
             self.epoch = 0
             folder = checkpoints.new_run_folder(self.model_dir, name)
@@ -212,20 +217,31 @@ class MaskRCNN:
         if verbose:
             log(f"Training {len(names)} layers")
 
-    def compile(self, learning_rate: float, momentum: float | None = None, total_steps: int = 0):
-        """Get the model ready for training; may be called again and again."""
+    def compile(
+        self, learning_rate: float, momentum: float | None = None, total_steps: int | None = None
+    ):
+        """Get the model ready for training; may be called again and again.
+
+        total_steps: that the learning rate's schedule is for; None: no schedule.
+        """
         config = self.config
         if momentum is not None and momentum != config.LEARNING_MOMENTUM:
             config = copy.copy(config)
             config.LEARNING_MOMENTUM = momentum
-        optimizer = training.make_optimizer(config, learning_rate, total_steps)
-        training.compile_model(self.keras_model, optimizer)
+        rate = learning_rate
+        scheduled = config.LEARNING_SCHEDULE != "constant" or config.LEARNING_WARMUP_STEPS
+        if total_steps is not None and scheduled:
+            rate = training.make_schedule(config, learning_rate, total_steps)
+        training.compile_model(self.keras_model, training.make_optimizer(config, rate))
 
     def train(
         self, train_dataset, val_dataset, learning_rate, epochs, layers, augmentation=None,
-        custom_callbacks=None, no_augmentation_sources=None,
+        custom_callbacks=None, no_augmentation_sources=None, freeze_bn=False, time_budget=None,
     ):
         """Train one stage.
+
+        With WEIGHT_AVERAGING the model holds the average when this returns, as the checkpoints
+        do, and another stage begins with it.
 
         Args:
             train_dataset, val_dataset: prepared `Dataset`s; val_dataset may be None.
@@ -236,6 +252,11 @@ class MaskRCNN:
             augmentation: see `augment`; imgaug augmenters work too.
             custom_callbacks: Keras callbacks.
             no_augmentation_sources: names of sources that are not augmented.
+            freeze_bn: this stage leaves the statistics of the batch norms as they are and uses
+                them, as TRAIN_BN = False does; their scales and offsets train with their layers.
+            time_budget: seconds of training to have done in the end, those of earlier stages and
+                of a run that is gone on with included; LEARNING_SCHEDULE ends with them. The
+                stage ends by time or by epochs, whichever is first. The last epoch is cut short.
 
         Raises:
             UserError: wrong data, or a loss that is not finite.
@@ -244,13 +265,15 @@ class MaskRCNN:
             raise UserError('train() needs MaskRCNN(mode="training", ...)')
         if self.config.NAME is None:
             raise UserError("NAME = None is not allowed for training: logs are named after it")
-        if self.epoch >= epochs:
-            log(f"Stage up to epoch {epochs} is done already")
+        if self._is_done(epochs, time_budget):
             return
         config = self.config
-        stage = {"layers": layers, "learning_rate": float(learning_rate), "epochs": int(epochs)}
+        stage = {"layers": layers, "learning_rate": float(learning_rate), "epochs": int(epochs),
+                 "freeze_bn": bool(freeze_bn), "seconds": time_budget}
+        start = {"stage_start": self.epoch, "stage_seconds": self.seconds}
         resumes = bool(self._resume) and checkpoints.continues(self._resume, stage)
-        start = self._resume["stage_start"] if resumes else self.epoch
+        if resumes:
+            start = {key: self._resume.get(key, 0) for key in start}
         loader = BatchLoader(
             train_dataset, config, augmentation=augmentation, start_epoch=self.epoch,
             no_augmentation_sources=no_augmentation_sources,
@@ -260,22 +283,34 @@ class MaskRCNN:
             validation = BatchLoader(val_dataset, config, training=False)
         self._fit_shape(loader, validation)
         self.set_trainable(training.LAYER_REGEX.get(layers, layers), verbose=0)
-        total_steps = (epochs - start) * config.STEPS_PER_EPOCH
-        self.compile(learning_rate, config.LEARNING_MOMENTUM, total_steps)
+        training.set_batch_norms(self.keras_model, False if freeze_bn else config.TRAIN_BN)
+        total_steps = (epochs - start["stage_start"]) * config.STEPS_PER_EPOCH
+        clock, budget = training.stopwatch(self.seconds), None
+        if time_budget is not None:
+            schedule = training.make_schedule(config, learning_rate, total_steps)
+            budget = TimeBudget(clock, start["stage_seconds"], time_budget, schedule)
+        # Under a time budget the rate is a number, which the budget changes.
+        self.compile(learning_rate, total_steps=None if budget else total_steps)
+        average = None
+        if config.WEIGHT_AVERAGING is not None:
+            average = WeightAverage(self.keras_model, config.WEIGHT_AVERAGING)
         if self._resume:
             path = checkpoints.state_path(self.log_dir, self.epoch)
             state.load_state(path, self.keras_model, optimizer=resumes)
             self._resume = None
             log("Going on with the saved optimizer" if resumes else "A new stage, a new optimizer")
-        log(f"Epochs {self.epoch + 1} to {epochs}, layers {layers}, learning rate {learning_rate}")
+        until = f"{epochs}" if budget is None else f"{epochs}, {duration_text(time_budget)} in all"
+        log(f"Epochs {self.epoch + 1} to {until}, layers {layers}, learning rate {learning_rate}")
         log(f"Logs, loss curve and checkpoints: {self.log_dir}")
 
         def save(epoch, logs):
-            self.epoch = epoch
-            progress = {"epoch": epoch, "stage": stage, "stage_start": start}
+            # What is left of a used-up budget is too short for a step: it counts as spent.
+            spent = time_budget if budget and budget.used_up else 0
+            self.epoch, self.seconds = epoch, max(spent, clock())
+            progress = {"epoch": epoch, "seconds": self.seconds, "stage": stage, **start}
             checkpoints.save(
                 self.keras_model, self.log_dir, self._name(), epoch, progress,
-                config.CHECKPOINTS_TO_KEEP,
+                config.CHECKPOINTS_TO_KEEP, average,
             )
 
         def last_checkpoint():
@@ -284,13 +319,27 @@ class MaskRCNN:
         try:
             training.fit(
                 self.keras_model, loader, validation, self.epoch, epochs, self.log_dir, save,
-                last_checkpoint, custom_callbacks or (),
+                last_checkpoint, custom_callbacks or (), average, budget,
             )
         except KeyboardInterrupt:
             last = last_checkpoint()
             log(f"Stopped. Go on from {last}" if last else "Stopped before the first checkpoint")
             raise
-        self.epoch = max(self.epoch, epochs)
+        finally:
+            if average:
+                average.apply()
+        if not (budget and budget.used_up):
+            self.epoch = max(self.epoch, epochs)
+
+    def _is_done(self, epochs: int, time_budget: float | None) -> bool:
+        """Whether a stage has its epochs or its time already; says so."""
+        if self.epoch >= epochs:
+            log(f"Stage up to epoch {epochs} is done already")
+            return True
+        if time_budget is not None and self.seconds >= time_budget:
+            log(f"Stage up to {duration_text(time_budget)} of training is done already")
+            return True
+        return False
 
     def _fit_shape(self, loader, validation) -> None:
         """Rebuild the training model where "none" and "pad64" give images another shape.
@@ -338,12 +387,19 @@ class MaskRCNN:
         return [with_masks(found, image.shape) for found, image in
                 zip(self.detect_patches(images), images, strict=True)]
 
-    def detect_patches(self, images) -> list[dict]:
+    def detect_patches(self, images, probabilities: bool = False, zooms=None) -> list[dict]:
         """As `detect`, but "patches" (y, x, bool [h, w]) in place of "masks".
 
         See `detector.detect_patches`; hundreds of objects on a large picture need little memory.
+        With `probabilities` patches are float32: each pixel's probability before MASK_THRESHOLD.
+        zooms: factor of enlargement of each picture; by default by the size of its objects where
+        OBJECT_SIZE asks for that.
         """
-        return detect_patches(self._fast(), images, self.config)
+        return detect_patches(self._fast(), images, self.config, probabilities, zooms)
+
+    def find_zooms(self, images) -> list[float | None]:
+        """The zooms that OBJECT_SIZE asks for, from a first look; see `detector.find_zooms`."""
+        return find_zooms(self._fast(), images, self.config)
 
     def detect_molded(self, molded_images, image_metas, verbose: int = 0) -> list[dict]:
         """As `detect`, for pictures that are molded already; results are in molded pixels."""

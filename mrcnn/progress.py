@@ -33,12 +33,20 @@ class ProgressLine(keras.callbacks.Callback):
         stream: TextIO | None = None,
         interval: float = 20.0,
         clock: Callable[[], float] = time.monotonic,
+        seconds_left: Callable[[], float] | None = None,
     ):
-        """stream: standard output by default. interval: seconds. clock: seconds, for the tests."""
+        """
+        Args:
+            stream: standard output by default.
+            interval: seconds.
+            clock: seconds, for the tests.
+            seconds_left: of a run that has a time and not only a number of epochs.
+        """
         super().__init__()
         self.stream = stream
         self.interval = interval
         self.clock = clock
+        self.seconds_left = seconds_left
         self._epoch = None
         self._step_seconds = deque(maxlen=20)
         self._validation_seconds = 0.0
@@ -110,6 +118,8 @@ class ProgressLine(keras.callbacks.Callback):
         stream.flush()
 
     def _epoch_text(self) -> str:
+        if self.seconds_left is not None:
+            return f"epoch {self._epoch + 1}"
         return f"epoch {self._epoch + 1}/{self.params.get('epochs') or '?'}"
 
     def _step_text(self, batch: int) -> str:
@@ -131,6 +141,8 @@ class ProgressLine(keras.callbacks.Callback):
         seconds = full_epochs * (steps * step + self._validation_seconds)
         if batch is not None:
             seconds += (steps - batch - 1) * step + self._validation_seconds
+        if self.seconds_left is not None:
+            seconds = min(seconds, self.seconds_left())
         return f"  ETA {duration_text(seconds)}"
 
 

@@ -1,7 +1,8 @@
 """What a checkpoint needs beside its weights to go on exactly: optimizer, random streams, progress.
 
 One `.npz` file, without pickle: the optimizer's variables, the states of the model's seed
-generators, and the caller's progress as JSON.
+generators, the weights that train where the checkpoint holds others (their average), and the
+caller's progress as JSON.
 """
 
 import json
@@ -18,22 +19,26 @@ from .atomic import atomic_path
 from .errors import UserError
 
 FORMAT = 1
+WEIGHTS = "weight"
 SEED_STATE = "seed_generator_state"  # what Keras calls the variable of a SeedGenerator
 
 
-def save_state(path: str | os.PathLike, model: keras.Model, progress: dict[str, Any]) -> None:
+def save_state(
+    path: str | os.PathLike, model: keras.Model, progress: dict[str, Any], *, weights: bool = False
+) -> None:
     """Writes the training state, atomically.
 
     Args:
         path: an `.npz` file.
         model: the model that trains; without an optimizer only seeds and progress are saved.
         progress: anything that JSON can hold.
+        weights: save the weights too.
 
     Raises:
         UserError: the file cannot be written.
     """
     arrays, paths = {}, {}
-    for kind, variables in _variables(model).items():
+    for kind, variables in _variables(model, weights).items():
         paths[kind] = [variable.path for variable in variables]
         for number, variable in enumerate(variables):
             arrays[f"{kind}_{number}"] = _storable(keras.ops.convert_to_numpy(variable))
@@ -49,32 +54,32 @@ def load_state(
 
     The learning rate is not restored: it is what the model was compiled with, so that a new rate
     can be given on resuming; schedules follow the optimizer's step counter, which is restored.
-    Nothing is assigned unless everything fits.
+    Weights are restored where the file has them. Nothing is assigned unless everything fits.
 
     Args:
         model: compiled as when the state was saved: same optimizer, same trainable layers.
-        optimizer: False leaves the optimizer fresh, e.g. for another stage of training.
+        optimizer: False leaves optimizer and weights alone, e.g. for another stage of training.
 
     Raises:
         UserError: the file is absent or damaged, or belongs to another model or optimizer.
     """
     header, arrays = _read(Path(path))
     plan = []
-    for kind, variables in _variables(model).items():
-        if kind == "optimizer" and not optimizer:
+    for kind, variables in _variables(model, WEIGHTS in header["paths"]).items():
+        if kind != "seed" and not optimizer:
             continue
-        ours, theirs = [v.path for v in variables], header["paths"].get(kind, [])
-        _compare_paths(Path(path), kind, ours, theirs)
-        for number, variable in enumerate(variables):
-            array = arrays.get(f"{kind}_{number}")
+        stored = [(name, arrays.get(f"{kind}_{number}"))
+                  for number, name in enumerate(header["paths"].get(kind, []))
+                  if not _is_rate(name)]
+        _compare_paths(Path(path), kind, [v.path for v in variables], [name for name, _ in stored])
+        for variable, (_, array) in zip(variables, stored, strict=True):
             if array is None or array.shape != tuple(variable.shape):
                 shape = "nothing" if array is None else array.shape
                 raise UserError(
                     f"{path} holds {shape} for {variable.path}, which has {tuple(variable.shape)}; "
                     "resume with the configuration that the run was started with"
                 )
-            if variable.path.rpartition("/")[2] != "learning_rate":
-                plan.append((variable, array))
+            plan.append((variable, array))
     for variable, array in plan:
         variable.assign(array)
     return header["progress"]
@@ -91,13 +96,20 @@ def read_progress(path: str | os.PathLike) -> dict[str, Any] | None:
     return _read(Path(path))[0]["progress"]
 
 
-def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
+def _variables(model: keras.Model, weights: bool) -> dict[str, list[keras.Variable]]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
+    of_optimizer = [] if optimizer is None else optimizer.variables
     # By path, because seeds are among `variables` and `non_trainable_variables`, not `weights`.
     seeds = [v for v in model.non_trainable_variables if v.path.endswith(SEED_STATE)]
-    return {"optimizer": list(optimizer.variables) if optimizer is not None else [], "seed": seeds}
+    found = {"optimizer": [v for v in of_optimizer if not _is_rate(v.path)], "seed": seeds}
+    return {**found, WEIGHTS: list(model.weights)} if weights else found
+
+
+def _is_rate(path: str) -> bool:
+    # An optimizer has this variable or not, as its rate is a number or a schedule.
+    return path.rpartition("/")[2] == "learning_rate"
 
 
 def _storable(array: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ Source: report sections 3.1 and 4.1.1; matterport `MaskRCNN.compile`, `set_train
 """
 
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -11,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from .callbacks import (
+    AverageWeights,
     Checkpoint,
     CSVLog,
     LoaderEpoch,
@@ -21,6 +24,7 @@ from .callbacks import (
 )
 from .config_rules import LOSS_NAMES
 from .errors import UserError
+from .layers import BatchNorm
 from .network import compiles_whole_graphs
 
 if keras.backend.backend() == "tensorflow":
@@ -78,36 +82,55 @@ class TrainingModel(keras.Model):
         return self.weight_decay * sum(squares) if squares else 0.0
 
 
-class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear rise over `warmup` steps, then constant, or a cosine to zero at step `total`."""
+class LearningSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear rise over `warmup` steps, then what `kind` says up to step `total`.
 
-    def __init__(self, rate: float, warmup: int = 0, total: int | None = None):
+    kind: "constant"; "cosine", down to zero; "step", a tenth after each of the shares `drops` of
+    the steps. The warm-up is part of the total; a run that goes past its end stays where it is.
+    """
+
+    def __init__(self, rate: float, kind: str = "constant", warmup=0, total=0, drops=()):
         super().__init__()
-        self.rate, self.warmup, self.total = rate, warmup, total
+        self.rate, self.kind, self.warmup, self.total = rate, kind, warmup, total
+        self.drops = tuple(drops)
 
     def __call__(self, step):
-        step = ops.cast(step, "float32")
+        return self.at(step, self.progress(step))
+
+    def progress(self, step):
+        """The share of the run, in [0, 1], that lies before a step; warm-up does not count."""
+        span = max(1, self.total - self.warmup)
+        return ops.clip((ops.cast(step, "float32") - self.warmup) / span, 0.0, 1.0)
+
+    def at(self, step, progress):
+        """The learning rate at a step, for a share `progress` of the run."""
         factor = 1.0
         if self.warmup:
-            factor = ops.minimum((step + 1.0) / self.warmup, 1.0)
-        if self.total:
-            # Warm-up is part of the total; a run that goes past its end stays at zero.
-            span = max(1, self.total - self.warmup)
-            progress = ops.clip((step - self.warmup) / span, 0.0, 1.0)
+            factor = ops.minimum((ops.cast(step, "float32") + 1.0) / self.warmup, 1.0)
+        if self.kind == "cosine":
             factor = factor * 0.5 * (1.0 + ops.cos(np.float32(np.pi) * progress))
+        for drop in self.drops if self.kind == "step" else ():
+            factor = factor * ops.where(progress >= drop, 0.1, 1.0)
         return self.rate * factor
 
     def get_config(self):
-        return {"rate": self.rate, "warmup": self.warmup, "total": self.total}
+        return {"rate": self.rate, "kind": self.kind, "warmup": self.warmup, "total": self.total,
+                "drops": self.drops}
 
 
-def make_optimizer(config, learning_rate: float, total_steps: int):
-    """SGD with momentum or Adam (report sections 3.1.1 and 3.1.2), with clipping and schedule."""
-    cosine = config.LEARNING_SCHEDULE == "cosine"
-    if cosine or config.LEARNING_WARMUP_STEPS:
-        learning_rate = WarmupSchedule(
-            learning_rate, config.LEARNING_WARMUP_STEPS, total_steps if cosine else None
-        )
+def make_schedule(config, learning_rate: float, total_steps: int) -> LearningSchedule:
+    """The learning rate of a stage of `total_steps` steps, as the configuration says."""
+    return LearningSchedule(
+        learning_rate, config.LEARNING_SCHEDULE, config.LEARNING_WARMUP_STEPS, total_steps,
+        config.LEARNING_DROPS,
+    )
+
+
+def make_optimizer(config, learning_rate):
+    """SGD with momentum or Adam (report sections 3.1.1 and 3.1.2), with clipping.
+
+    learning_rate: a number, or a schedule.
+    """
     clip = config.GRADIENT_CLIP_NORM or None
     if config.OPTIMIZER == "adam":
         return Adam(learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, clipnorm=clip)
@@ -145,7 +168,28 @@ def set_trainable(model: keras.Model, layer_regex: str) -> list[str]:
     return names
 
 
-def fit(model, loader, validation, first_epoch, epochs, log_dir, save, last_good, callbacks=()):
+def set_batch_norms(model: keras.Model, mode: bool | None) -> None:
+    """Set how all `BatchNorm` layers take their statistics, nested models included.
+
+    mode: as `Config.TRAIN_BN`. Needs no new graph, only `compile`.
+    """
+    for layer in getattr(model, "inner_model", model).layers:
+        if isinstance(layer, keras.Model):
+            set_batch_norms(layer, mode)
+        elif isinstance(layer, BatchNorm):
+            layer.mode = mode
+
+
+def stopwatch(seconds: float) -> Callable[[], float]:
+    """A function that returns `seconds` plus those since now."""
+    began = time.monotonic()
+    return lambda: seconds + time.monotonic() - began
+
+
+def fit(
+    model, loader, validation, first_epoch, epochs, log_dir, save, last_good, callbacks=(),
+    average=None, budget=None,
+):
     """Run `keras.Model.fit` with everything a long run needs beside it.
 
     Args:
@@ -157,6 +201,8 @@ def fit(model, loader, validation, first_epoch, epochs, log_dir, save, last_good
         save: called with (finished epochs, logs) after every epoch.
         last_good: returns the path of the newest checkpoint or None.
         callbacks: the user's own.
+        average: `averaging.WeightAverage` to keep up and to validate with, or None.
+        budget: `callbacks.TimeBudget`, or None.
 
     Returns:
         Keras's history.
@@ -168,12 +214,14 @@ def fit(model, loader, validation, first_epoch, epochs, log_dir, save, last_good
     own = [
         LoaderEpoch(loader),
         StopOnNonFiniteLoss(loader, last_good),
+        *([AverageWeights(average)] if average else []),
+        *([budget] if budget else []),
         Checkpoint(save),
         CSVLog(csv_path),
         LossCurve(csv_path, log_dir / "loss_curve.png"),
         TensorBoardLog(log_dir),
     ]
-    progress = ProgressLine()
+    progress = ProgressLine(seconds_left=budget.seconds_left if budget else None)
     try:
         return model.fit(
             loader,

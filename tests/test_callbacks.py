@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mrcnn import callbacks as C
+from mrcnn.averaging import WeightAverage
 from mrcnn.errors import UserError
 from mrcnn.progress import duration_text, losses_text, number_text
 from mrcnn.tensorboard import EventWriter, crc32c
@@ -142,6 +143,125 @@ def test_eta_counts_the_steps_and_the_validation_left():
     # 6 steps of 3 s and a validation in this epoch, 10 steps and a validation in the next.
     assert progress._eta_text(3) == "  ETA " + duration_text(6 * 3 + 7 + 10 * 3 + 7)
     assert progress._eta_text(None) == "  ETA " + duration_text(10 * 3 + 7)
+
+
+def test_eta_of_a_run_with_a_time_is_never_longer():
+    progress = C.ProgressLine(io.StringIO(), seconds_left=lambda: 42.0)
+    progress.set_params({"epochs": 9999, "steps": 10})
+    progress._epoch = 1
+    progress._step_seconds.append(2.0)
+    assert progress._eta_text(3) == "  ETA " + duration_text(42)
+    assert progress._step_text(3) == "epoch 2  step 4/10"
+
+
+class Weights(keras.callbacks.Callback):
+    """The weights after every step, in every validation, and at the end of every epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.validations, self.ends = [], [], []
+
+    def _now(self):
+        C.sync_weights(self.model)
+        return np.concatenate([value.ravel() for value in self.model.get_weights()])
+
+    def on_train_begin(self, logs=None):
+        self.steps.append(self._now())
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append(self._now())
+
+    def on_test_begin(self, logs=None):
+        self.validations.append(self._now())
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.ends.append(self._now())
+
+
+@pytest.mark.parametrize("every, updates", [(3, (3, 4, 6, 8, 9, 12)), (8, (4, 8, 12))])
+def test_average_of_the_weights_is_kept_and_validated_with(every, updates, monkeypatch):
+    monkeypatch.setattr(C, "UPDATE_EVERY", every)
+    model = tiny_model(0.1)
+    average, seen = WeightAverage(model, 0.9), Weights()
+    fit([C.AverageWeights(average), seen], epochs=3, validation=Loader(), model=model)
+    expected, done, at_ends = seen.steps[0], 0, []
+    for step in updates:
+        kept = min(0.9, (1 + step) / (10 + step)) ** (step - done)
+        expected, done = kept * expected + (1 - kept) * seen.steps[step], step
+        at_ends += [expected] if step % STEPS == 0 else []
+    np.testing.assert_allclose(seen.validations, at_ends, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(seen.ends, seen.steps[STEPS::STEPS])
+    assert np.abs(np.array(seen.ends) - seen.validations).max() > 1e-3
+
+
+class Passing(keras.callbacks.Callback):
+    """A clock that a step moves by one second, and a validation by five."""
+
+    def __init__(self, now=0.0):
+        super().__init__()
+        self.now, self.steps, self.rates = now, 0, []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.now += 1.0
+        self.steps += 1
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+    def on_test_begin(self, logs=None):
+        self.now += 5.0
+
+
+class Falling:
+    """A schedule that shows the share of the run it is asked for: 1 less that."""
+
+    def __init__(self, total):
+        self.total = total
+
+    def progress(self, step):
+        return step / self.total
+
+    def at(self, step, progress):
+        return 1.0 - progress
+
+
+def fit_within(seconds, total=10**6, start=0.0, epochs=99):
+    clock = Passing(start)
+    budget = C.TimeBudget(lambda: clock.now, start, start + seconds, Falling(total))
+    saved = []
+    fit([clock, budget, C.Checkpoint(lambda epoch, logs: saved.append((epoch, budget.used_up)))],
+        epochs=epochs, validation=Loader(), model=tiny_model(0.0))
+    return clock, budget, saved
+
+
+def test_training_ends_with_its_time(monkeypatch):
+    monkeypatch.setattr(C, "RATE_EVERY", 1)
+    # Epochs of 4 steps and a validation take 9 seconds. The fifth begins at 36; after its second
+    # step, the validation just fits into 43.
+    clock, budget, saved = fit_within(43.0, start=100.0)
+    assert clock.now == 143.0 and clock.steps == 4 * 4 + 2
+    assert budget.used_up and budget.seconds_left() == 0.0
+    assert saved == [(1, False), (2, False), (3, False), (4, False), (5, True)]
+    # In the first epoch it is not known yet what its end takes.
+    assert clock.rates[:3] == pytest.approx([1.0, 1 - 1 / 43, 1 - 2 / 43], rel=1e-5)
+    assert clock.rates[-1] == pytest.approx(1 - 37 / (43 - 5), rel=1e-4)
+    assert float(clock.model.optimizer.learning_rate) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_rate_follows_the_steps_where_they_end_first(monkeypatch):
+    monkeypatch.setattr(C, "RATE_EVERY", 1)
+    clock, budget, _ = fit_within(1000.0, total=8, epochs=2)
+    assert clock.rates == pytest.approx([1 - step / 8 for step in range(8)], rel=1e-5)
+    assert not budget.used_up
+
+
+def test_rate_changes_every_few_steps():
+    clock, _, _ = fit_within(1000.0, total=16, epochs=4)
+    assert clock.rates == pytest.approx([1.0] * C.RATE_EVERY + [0.5] * C.RATE_EVERY, rel=1e-5)
+
+
+def test_time_that_ends_during_validation_ends_the_run():
+    clock, budget, saved = fit_within(8.0)
+    assert clock.steps == 4 and clock.now == 9.0
+    assert saved == [(1, True)] and budget.used_up
 
 
 def test_csv_has_one_row_an_epoch_and_resumes(tmp_path):

@@ -149,3 +149,28 @@ def test_model_without_optimizer_saves_seeds_and_progress(tmp_path):
     model = keras.Model(image, layers.Dropout(0.5, seed=1)(image))
     state.save_state(tmp_path / "state.npz", model, {"epoch": 0})
     assert state.load_state(tmp_path / "state.npz", model) == {"epoch": 0}
+
+
+@pytest.mark.backend
+def test_weights_come_back_where_the_file_has_them(tmp_path):
+    first = build("adam")
+    steps(first, 0, 2)
+    state.save_state(tmp_path / "state.npz", first, {}, weights=True)
+    second = build("adam")
+    steps(second, 5, 6)
+    before = numbers(second.weights)
+    state.load_state(tmp_path / "state.npz", second, optimizer=False)  # another stage
+    assert_same(numbers(second.weights), before)
+    state.load_state(tmp_path / "state.npz", second)
+    assert_same(numbers(second.weights), numbers(first.weights))
+
+
+@pytest.mark.parametrize("saved, loaded", [("cosine", "sgd"), ("sgd", "cosine")])
+def test_a_rate_may_become_a_schedule_and_a_schedule_a_rate(tmp_path, saved, loaded):
+    first = build(saved)
+    steps(first, 0, 2)
+    state.save_state(tmp_path / "state.npz", first, {})
+    second = build(loaded)
+    state.load_state(tmp_path / "state.npz", second)
+    assert int(second.optimizer.iterations) == 2
+    assert_same(numbers(second.optimizer.momentums), numbers(first.optimizer.momentums))

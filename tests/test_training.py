@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from conftest import TinyConfig
 
-from mrcnn import training
+from mrcnn import callbacks, training
 from mrcnn.dataset import Dataset
 from mrcnn.errors import UserError
 from mrcnn.model import MaskRCNN
+from mrcnn.resnet import resnet_graph
 
 
 class Squares(Dataset):
@@ -114,10 +115,18 @@ def test_same_seed_same_weights(finished, tmp_path):
     assert_same(weights_of(train(make(tmp_path), 4)), weights_of(finished))
 
 
+class AveragedConfig(SquaresConfig):
+    WEIGHT_AVERAGING = 0.9
+    STEPS_PER_EPOCH = 9  # an update within each epoch and one at its end
+    TRAIN_BN = None
+
+
 @pytest.mark.backend
-def test_resumed_equals_uninterrupted(tmp_path):
-    whole = train(make(tmp_path / "whole"), 3)
-    broken = make(tmp_path / "broken")
+@pytest.mark.parametrize("config", [
+    pytest.param(SquaresConfig, id="plain"), pytest.param(AveragedConfig, id="averaged")])
+def test_resumed_equals_uninterrupted(tmp_path, config):
+    whole = train(make(tmp_path / "whole", config), 3)
+    broken = make(tmp_path / "broken", config)
 
     class Cut(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -126,7 +135,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train(broken, 3, custom_callbacks=[Cut()])
-    resumed = make(tmp_path / "broken")
+    resumed = make(tmp_path / "broken", config)
     resumed.load_weights(resumed.find_last())
     assert resumed.epoch == 1
     train(resumed, 3)
@@ -134,6 +143,154 @@ def test_resumed_equals_uninterrupted(tmp_path):
     for path, value in weights_of(whole).items():
         np.testing.assert_allclose(weights_of(resumed)[path], value, atol=1e-6, err_msg=path)
     assert [row["epoch"] for row in log_rows(resumed)] == ["1", "2", "3"]
+
+
+class Recorder(keras.callbacks.Callback):
+    """Weights after every step, and those of every validation."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.validations, self.ends = [], [], []
+
+    def _now(self):
+        callbacks.sync_weights(self.model)
+        return [value.copy() for value in self.model.get_weights()]
+
+    def on_train_begin(self, logs=None):
+        self.steps.append(self._now())
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append(self._now())
+
+    def on_test_begin(self, logs=None):
+        self.validations.append(self._now())
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.ends.append(self._now())
+
+
+def test_checkpoints_and_validation_have_the_average(tmp_path):
+    recorder = Recorder()
+    model = train(make(tmp_path, AveragedConfig), 2, custom_callbacks=[recorder])
+    average, done, expected = recorder.steps[0], 0, []
+    for step in (8, 9, 16, 18):
+        kept = min(0.9, (1 + step) / (10 + step)) ** (step - done)
+        average = [kept * old + (1 - kept) * new
+                   for old, new in zip(average, recorder.steps[step], strict=True)]
+        done = step
+        expected += [average] if step in (9, 18) else []
+    for number, (wanted, raw) in enumerate(zip(expected, recorder.ends, strict=True), start=1):
+        model.load_weights(model.checkpoint_path.format(epoch=number))
+        saved = model.keras_model.get_weights()
+        validated, trained = recorder.validations[number - 1], recorder.steps[9 * number]
+        assert any((one != other).any() for one, other in zip(raw, saved, strict=True))
+        for values in zip(wanted, saved, validated, raw, trained, strict=True):
+            np.testing.assert_allclose(values[1], values[0], rtol=1e-4, atol=1e-6)
+            np.testing.assert_array_equal(values[1], values[2])
+            np.testing.assert_array_equal(values[3], values[4])
+
+
+def test_a_stage_begins_with_the_average_of_the_one_before(tmp_path):
+    model = train(make(tmp_path, AveragedConfig), 1, layers="heads")
+    kept = weights_of(model)
+    model.load_weights(model.find_last())
+    assert_same(weights_of(model), kept)
+    recorder = Recorder()
+    train(model, 2, custom_callbacks=[recorder])
+    for one, other in zip(recorder.steps[0], kept.values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_batch_norms_are_frozen_and_learn_by_stage(tmp_path):
+    class Learning(SquaresConfig):
+        TRAIN_BN = None
+
+    model = make(tmp_path, Learning)
+
+    def moved(epochs, freeze):
+        before = weights_of(model)
+        train(model, epochs, freeze_bn=freeze)
+        return {path for path, value in weights_of(model).items()
+                if (value != before[path]).any()}
+
+    frozen, learning = moved(1, True), moved(2, False)
+    statistics = {path for path in learning if "/moving_" in path}
+    assert {path.split("/")[0] for path in statistics} == {
+        "mrcnn_class_bn1", "mrcnn_class_bn2", *(f"mrcnn_mask_bn{n}" for n in (1, 2, 3, 4))
+    }
+    assert not statistics & frozen
+    assert {"mrcnn_class_bn1/gamma", "mrcnn_class_conv1/kernel"} <= frozen
+
+
+def test_a_frozen_backbone_trains_on_what_it_infers(rng):
+    image = keras.Input((64, 64, 3))
+    backbone = keras.Model(image, resnet_graph(image, "resnet50", train_bn=None)[1:4])
+    pictures = rng.normal(0, 50, (2, 64, 64, 3)).astype("float32")
+    backbone(pictures, training=True)  # statistics that are not the initial ones
+
+    def differences():
+        return [np.abs(one - other).max() for one, other in zip(
+            backbone(pictures, training=True), backbone(pictures, training=False), strict=True)]
+
+    assert min(differences()) > 0.01
+    training.set_batch_norms(backbone, False)
+    before = backbone.get_weights()
+    assert max(differences()) == 0.0
+    for value, old in zip(backbone.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+    training.set_batch_norms(backbone, None)
+    assert min(differences()) > 0.01
+
+
+class Clock(keras.callbacks.Callback):
+    """Stands in for the stopwatch of training: a step takes one second, all else no time."""
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.passed = self.steps = 0
+
+        def stopwatch(seconds):
+            self.passed = seconds
+            return lambda: self.passed
+
+        monkeypatch.setattr(training, "stopwatch", stopwatch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.passed += 1
+        self.steps += 1
+
+
+def test_time_budget_ends_a_run_and_counts_what_was_interrupted(tmp_path, monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+
+    class Cut(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    class Four(AveragedConfig):
+        STEPS_PER_EPOCH = 4
+
+    model = make(tmp_path, Four)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, 9999, time_budget=18, custom_callbacks=[clock, Cut()])
+    model = make(tmp_path, Four)
+    model.load_weights(model.find_last())
+    assert (model.epoch, model.seconds) == (2, 8)
+    train(model, 9999, time_budget=18, custom_callbacks=[clock])
+    assert clock.steps == 18 and model.epoch == 5 and model.seconds == 18
+    rates = [float(row["learning_rate"]) for row in log_rows(model)]
+    # Two steps of warm-up, then a cosine over 18 seconds; the rate is set at steps 0, 8, 16.
+    half = [0.01 * 0.5 * (1 + np.cos(np.pi * t / 18)) for t in (8, 16)]
+    np.testing.assert_allclose(rates, [0.005, half[0], half[0], half[1], half[1]], rtol=1e-4)
+    capsys.readouterr()
+    train(model, 9999, time_budget=18, custom_callbacks=[clock])
+    assert clock.steps == 18 and "done already" in capsys.readouterr().out
+    last = make(tmp_path, Four)
+    last.load_weights(last.find_last())
+    assert (last.epoch, last.seconds) == (5, 18)
+    train(last, 6, time_budget=99, custom_callbacks=[clock])  # more time, but one epoch only
+    assert clock.steps == 22 and last.epoch == 6
 
 
 def test_ctrl_c_stops_cleanly(tmp_path, capsys):
@@ -223,18 +380,34 @@ def test_total_is_weighted_losses_plus_plain_l2(tmp_path):
 
 
 def test_schedule():
-    schedule = training.WarmupSchedule(2.0, warmup=4, total=14)
+    schedule = training.LearningSchedule(2.0, "cosine", warmup=4, total=14)
     values = [float(schedule(step)) for step in (0, 3, 4, 9, 14, 99)]
     np.testing.assert_allclose(values, [0.5, 2.0, 2.0, 1.0, 0.0, 0.0], atol=1e-6)
-    assert float(training.WarmupSchedule(2.0, warmup=2)(50)) == 2.0
+    constant = training.LearningSchedule(2.0, warmup=2, total=4)
+    np.testing.assert_allclose([float(constant(step)) for step in (0, 1, 4, 50)], [1, 2, 2, 2])
+
+
+def test_step_schedule_divides_by_ten():
+    schedule = training.LearningSchedule(2.0, "step", warmup=2, total=12, drops=(0.5, 0.9))
+    values = [float(schedule(step)) for step in (0, 1, 6, 7, 10, 11, 12, 99)]
+    np.testing.assert_allclose(values, [1, 2, 2, 0.2, 0.2, 0.02, 0.02, 0.02], rtol=1e-5)
+
+
+def test_schedule_of_the_configuration(tiny_config):
+    tiny_config.LEARNING_SCHEDULE, tiny_config.LEARNING_WARMUP_STEPS = "step", 3
+    tiny_config.LEARNING_DROPS = [0.25]
+    schedule = training.make_schedule(tiny_config, 0.5, 40)
+    assert schedule.get_config() == {
+        "rate": 0.5, "kind": "step", "warmup": 3, "total": 40, "drops": (0.25,)
+    }
 
 
 def test_optimizers(tiny_config):
-    sgd = training.make_optimizer(tiny_config, 0.1, 10)
+    sgd = training.make_optimizer(tiny_config, 0.1)
     assert isinstance(sgd, keras.optimizers.SGD)
     assert (sgd.momentum, sgd.clipnorm) == (0.9, 5.0)
     tiny_config.OPTIMIZER, tiny_config.GRADIENT_CLIP_NORM = "adam", None
-    adam = training.make_optimizer(tiny_config, 0.1, 10)
+    adam = training.make_optimizer(tiny_config, 0.1)
     assert isinstance(adam, keras.optimizers.Adam) and adam.clipnorm is None
 
 
