@@ -97,6 +97,23 @@ def detections_only(image: np.ndarray, labels: np.ndarray, title: str = "") -> n
     return _with_text(canvas, [], title)
 
 
+def contact_sheet(paths: Sequence[str | os.PathLike], columns: int = 5,
+                  side: int = 480) -> np.ndarray:
+    """Small copies of picture files in rows, each fitted into side x side pixels.
+
+    Returns uint8 [rows * side, columns * side, 3].
+    """
+    columns = min(columns, len(paths))
+    rows = -(-len(paths) // columns)
+    sheet = Image.new("RGB", (columns * side, rows * side), "white")
+    for number, path in enumerate(paths):
+        with Image.open(path) as picture:
+            tile = picture.convert("RGB")
+        tile.thumbnail((side - 4, side - 4))  # a margin between the tiles
+        sheet.paste(tile, (number % columns * side, number // columns * side))
+    return np.asarray(sheet)
+
+
 def _paint(canvas: np.ndarray, where: np.ndarray, colours: Sequence | np.ndarray) -> None:
     """canvas[where] = colours, several times as fast for the few pixels of outlines."""
     canvas.reshape(-1, 3)[np.flatnonzero(where)] = colours

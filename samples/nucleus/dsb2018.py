@@ -10,6 +10,7 @@ import hashlib
 import os
 import sys
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,14 @@ if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
 
 from mrcnn.dataset import Dataset  # noqa: E402
 from mrcnn.errors import MRCNNWarning, UserError  # noqa: E402
+from samples.nucleus import subsets  # noqa: E402
 from samples.nucleus.pictures import decode_mask, decode_picture, to_uint8_rgb  # noqa: E402
 from samples.nucleus.storage import Entry, FolderStore, ZipStore, open_subset  # noqa: E402
 
-# stage1_train has no fixed split. These 25 images, which matterport's sample lists, are the
-# customary validation set; `train` is everything else.
+# Parts of stage1_train, which has no fixed split.
+PARTS = ("train", "val", "fit", "tune")
+
+# These 25 images, which matterport's sample lists, are the customary validation set.
 VAL_IMAGE_IDS = [
     "0c2550a23b8a0f29a7575de8c61690d3c31bc897dd5ba66caec201d201a278c2",
     "92f31f591929a30e4309ab75185c96ff4314ce0a7ead2ed2c2171897ad1da0c7",
@@ -66,24 +70,17 @@ class NucleusDataset(Dataset):
         """Add the images of a subset, sorted by image id.
 
         dataset_dir: folder that holds `stage1_train/` (or `stage1_train.zip`), `stage1_test/`...
-        subset: "train" (stage1_train without VAL_IMAGE_IDS), "val" (VAL_IMAGE_IDS of
-            stage1_train; absent ones are skipped with a line), or the name of any folder or
+        subset: of stage1_train "train" (all but VAL_IMAGE_IDS), "val" (VAL_IMAGE_IDS), "tune"
+            and "fit" (the two parts of "train", see subsets.py), or the name of any folder or
             zip file with the same layout. Images without a masks folder can be detected on.
+            Images of val and tune that the copy lacks are skipped with a line.
         Raises UserError where there is nothing to read.
         """
         self.add_class("nucleus", 1, "nucleus")
-        store = open_subset(dataset_dir, "stage1_train" if subset in ("train", "val") else subset)
+        part = subset if subset in PARTS else None
+        store = open_subset(dataset_dir, "stage1_train" if part else subset)
         entries = {entry.image_id: entry for entry in store.entries}
-        image_ids = sorted(entries)
-        if subset == "train":
-            image_ids = sorted(set(image_ids) - set(VAL_IMAGE_IDS))
-        elif subset == "val":
-            image_ids = sorted(set(VAL_IMAGE_IDS) & set(image_ids))
-            absent = len(VAL_IMAGE_IDS) - len(image_ids)
-            if absent:
-                print(f"Skipped {absent} of {len(VAL_IMAGE_IDS)} validation images: not in the "
-                      f"data set (first: {min(set(VAL_IMAGE_IDS) - set(image_ids))[:12]}...)",
-                      file=sys.stderr)
+        image_ids = _part_of(part, entries) if part else sorted(entries)
         if not image_ids:
             raise UserError(f"{dataset_dir}: no images are left in the subset {subset}")
         for image_id in image_ids:
@@ -157,6 +154,20 @@ class NucleusDataset(Dataset):
         if info["source"] == "nucleus":
             return info["id"]
         return super().image_reference(image_id)
+
+
+def _part_of(part: str, image_ids: Collection[str]) -> list[str]:
+    """The images of stage1_train that belong to one of PARTS, sorted."""
+    chosen = set(VAL_IMAGE_IDS) if part == "val" else subsets.members("tune")
+    if part == "train":
+        chosen = set(image_ids) - set(VAL_IMAGE_IDS)
+    elif part == "fit":
+        chosen = set(image_ids) - set(VAL_IMAGE_IDS) - chosen
+    absent = chosen - set(image_ids)
+    if absent:
+        print(f"Skipped {len(absent)} of {len(chosen)} images of {part}: not in the data set "
+              f"(first: {min(absent)[:12]}...)", file=sys.stderr)
+    return sorted(chosen - absent)
 
 
 def _paint(layers: list[np.ndarray], size: tuple[int, int], window: tuple[slice, slice],

@@ -19,7 +19,8 @@ from mrcnn import metrics
 from mrcnn.atomic import atomic_path
 from mrcnn.metrics import IOU_THRESHOLDS
 from samples.nucleus import drawing
-from samples.nucleus.kinds import KINDS, kind_of
+from samples.nucleus.bootstrap import bootstrap_interval
+from samples.nucleus.kinds import GROUPS, KINDS, kind_of
 
 PIXEL_SCORES = {
     "pixel_accuracy": metrics.pixel_accuracy,
@@ -89,6 +90,11 @@ class Evaluation:
         rows = self.rows if rows is None else rows
         return float(np.mean([row[key] for row in rows])) if rows else float("nan")
 
+    def interval(self, key: str, rows: Sequence[dict] | None = None) -> list[float]:
+        """Ends of the 95 % interval of `mean`, by bootstrap over the images."""
+        rows = self.rows if rows is None else rows
+        return list(bootstrap_interval([row[key] for row in rows]))
+
     def summary(self) -> dict:
         """Everything as plain numbers, ready for JSON.
 
@@ -107,6 +113,7 @@ class Evaluation:
             "true": sum(row["true"] for row in self.rows),
             "detected": sum(row["detected"] for row in self.rows),
             "score": self.mean("score"),
+            "score_interval": self.interval("score"),
             "thresholds": IOU_THRESHOLDS.tolist(),
             "tp_over_tp_fp_fn": [self.mean(f"ap_{p}") for p in PERCENT],
             "f1": [self.mean(f"f1_{p}") for p in PERCENT],
@@ -120,13 +127,15 @@ class Evaluation:
         }
 
     def by_kind(self) -> dict[str, dict]:
-        """Images, score and TP / (TP + FP + FN) at .50 of every kind that occurs."""
+        """Images, score with its interval and TP / (TP + FP + FN) at .50 of every kind that
+        occurs, and of every group of which several kinds do."""
         result = {}
-        for kind in KINDS:
-            rows = [row for row in self.rows if row["kind"] == kind]
-            if rows:
-                result[kind] = {"images": len(rows), "score": self.mean("score", rows),
-                                "ap_50": self.mean("ap_50", rows)}
+        for title, members in [*((kind, (kind,)) for kind in KINDS), *GROUPS.items()]:
+            rows = [row for row in self.rows if row["kind"] in members]
+            if len({row["kind"] for row in rows}) > (title in GROUPS):
+                result[title] = {"images": len(rows), "score": self.mean("score", rows),
+                                 "score_interval": self.interval("score", rows),
+                                 "ap_50": self.mean("ap_50", rows)}
         return result
 
     def table(self) -> str:
@@ -138,13 +147,15 @@ class Evaluation:
             value = summary[key]
             lines.append(f"{title:<24}" + ("     - (needs confidences)" if value is None
                                            else f"{value:8.4f}"))
+            if key == "score":
+                lines[-1] += "   " + _interval(summary["score_interval"])
         lines += ["", "IoU threshold           " + "".join(f"{t:7.2f}" for t in IOU_THRESHOLDS)]
         for title, key in (("TP / (TP + FP + FN)", "tp_over_tp_fp_fn"), ("F1", "f1")):
             lines.append(f"{title:<24}" + "".join(f"{v:7.3f}" for v in summary[key]))
-        lines += ["", f"{'Kind of image':<30}{'images':>7}{'score':>8}{'at .50':>8}"]
+        lines += ["", f"{'Kind of image':<30}{'images':>7}{'at .50':>8}{'score':>8}"]
         for kind, values in summary["by_kind"].items():
-            lines.append(f"{kind:<30}{values['images']:7d}{values['score']:8.4f}"
-                         f"{values['ap_50']:8.4f}")
+            lines.append(f"{kind:<30}{values['images']:7d}{values['ap_50']:8.4f}"
+                         f"{values['score']:8.4f}   {_interval(values['score_interval'])}")
         if summary["seconds_per_image"] is not None:
             lines += ["", f"Detection took {summary['seconds_per_image']:.2f} s an image (median)"]
         return "\n".join(lines)
@@ -162,6 +173,10 @@ class Evaluation:
                 writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(self.rows)
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"(95 %: {ends[0]:.3f} to {ends[1]:.3f})"
 
 
 def figure(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,

@@ -27,6 +27,12 @@ ON_WHITE, ON_PURPLE = "tissue, purple on white", "tissue, purple on purple"
 BRIGHT_FIELD = "bright field"
 KINDS = (SMALL, LARGE, FLUORESCENCE, ON_WHITE, ON_PURPLE, BRIGHT_FIELD)
 
+# Kinds that are often spoken of together.
+GROUPS = {
+    "all fluorescence": (SMALL, LARGE, FLUORESCENCE),
+    "all stained tissue": (ON_WHITE, ON_PURPLE),
+}
+
 COLOUR, BRIGHT, GROUND, LARGE_AREA = 5.0, 60.0, 25.0, 500.0
 
 
