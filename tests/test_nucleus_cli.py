@@ -1,6 +1,7 @@
 """The nucleus command line, run for real on small synthetic data and a small network."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -15,11 +16,13 @@ from scipy import ndimage
 
 from mrcnn.errors import UserError
 from samples.nucleus import drawing, nucleus
+from samples.nucleus.choose import GRID
 from samples.nucleus.cli import run
 from samples.nucleus.evaluate import Evaluation, figure
+from samples.nucleus.postprocess import DEFAULTS, PostProcessing
 from samples.nucleus.progress import Progress
-from samples.nucleus.runs import run_evaluate
-from samples.nucleus.submission import Submission, SubmissionWriter, label_map, ranked_scores
+from samples.nucleus.runs import detect_labels, run_evaluate
+from samples.nucleus.submission import Submission, SubmissionWriter
 from samples.nucleus.synthesize import synthesize
 
 SCRIPT = Path(nucleus.__file__)
@@ -77,7 +80,7 @@ def small(monkeypatch):
         monkeypatch.setattr(nucleus.NucleusConfig, name, value)
 
 
-@pytest.mark.parametrize("command", ["train", "detect", "evaluate", "synthesize"])
+@pytest.mark.parametrize("command", ["train", "detect", "evaluate", "choose", "synthesize"])
 def test_help_from_any_directory(command, tmp_path):
     result = subprocess.run([sys.executable, SCRIPT, command, "--help"], cwd=tmp_path,
                             capture_output=True, text=True, check=True)
@@ -99,7 +102,7 @@ def test_scoring_a_file_does_not_import_keras(data, perfect, tmp_path):
 
 @pytest.mark.parametrize("arguments, message", [
     (["detect", "--subset", "x", "--weights", "last"], "detect needs --dataset"),
-    (["evaluate", "--dataset", "absent", "--subset", "x"], "evaluate needs --weights"),
+    (["train", "--dataset", "absent", "--subset", "x"], "train needs --weights"),
     (["detect", "--dataset", "absent", "--subset", "x", "--weights", "last"], "no such folder"),
     (["train", "--dataset", "DATA", "--subset", "y", "--weights", "imagenet"], "neither a folder"),
     (["detect", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "absent.h5"],
@@ -110,6 +113,12 @@ def test_scoring_a_file_does_not_import_keras(data, perfect, tmp_path):
       "--cache", __file__], "CACHE_DIR"),
     (["train", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "imagenet",
       "--cache", ""], "CACHE_DIR"),
+    (["detect", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "last",
+      "--set", "size=3"], "size=3: expected NAME=VALUE"),
+    (["choose", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "absent.h5"],
+     "absent.h5: no such file"),
+    (["evaluate", "--dataset", "DATA", "--subset", "stage1_train", "--submission", "absent.csv",
+      "--plain"], "no effect on --submission"),
     (["synthesize", "--output", "DATA"], "not an empty folder"),
 ])
 def test_wrong_input_is_one_line_and_code_2(arguments, message, data, capsys):
@@ -121,6 +130,8 @@ def test_wrong_input_is_one_line_and_code_2(arguments, message, data, capsys):
 @pytest.mark.parametrize("arguments", [
     [], ["fly"], ["detect", "--limit", "0"], ["detect", "--min-confidence", "1.5"],
     ["train", "--seed", "-1"], ["train", "--epochs", "many"],
+    ["train", "--time-budget", "0"], ["train", "--time-budget", "an hour"],
+    ["train", "--workers", "0"], ["detect", "--tta", "spiral"],
 ])
 def test_wrong_flags(arguments):
     with pytest.raises(SystemExit) as error:
@@ -144,7 +155,7 @@ def test_evaluate_a_perfect_file(data, perfect, tmp_path, capsys):
     with open(out / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 and all(float(row["ap_95"]) == 1 for row in rows)
-    assert {p.stem for p in out.glob("*.png")} == {row["image_id"] for row in rows}
+    assert {p.stem for p in out.glob("*.png")} == {"worst", *(row["image_id"] for row in rows)}
     assert "TP / (TP + FP + FN)" in capsys.readouterr().out
 
 
@@ -209,11 +220,68 @@ def test_train_detect_evaluate(data, tmp_path, small, monkeypatch, capsys):
     assert run(["evaluate", *common, "--weights", "last", "--output", str(scores)]) == 0
     metrics = json.loads((scores / "metrics.json").read_text())
     assert metrics["images"] == 4 and metrics["seconds_per_image"] > 0
+    assert metrics["postprocessing"] == dataclasses.asdict(DEFAULTS)
+    assert metrics["variants"] == ["as it is"]
     again = tmp_path / "again"
     assert run(["evaluate", *common, "--submission", str(scores / "submit.csv"),
                 "--output", str(again)]) == 0
     second = json.loads((again / "metrics.json").read_text())
     assert second["score"] == metrics["score"] and second["detected"] == metrics["detected"]
+
+    flipped = tmp_path / "flipped"
+    assert run(["evaluate", *common, "--weights", "last", "--output", str(flipped), "--plain",
+                "--min-confidence", "0", "--tta", "flips", "--set", "min_area=4",
+                "--no-pictures"]) == 0
+    metrics = json.loads((flipped / "metrics.json").read_text())
+    assert metrics["postprocessing"] == dataclasses.asdict(
+        dataclasses.replace(PostProcessing.plain(), min_score=0, min_area=4))
+    assert len(metrics["variants"]) == 4 and metrics["images"] == 4
+
+    capsys.readouterr()
+    chosen = tmp_path / "chosen"
+    assert run(["choose", *common, "--weights", "last", "--output", str(chosen), "--limit", "2",
+                "--set", "min_score=0"]) == 0
+    output = capsys.readouterr()
+    assert "2 images, start from: min_score=0.0" in output.out and "Chosen: " in output.out
+    assert "one at a time" in output.err and "combine" in output.err
+    with open(chosen / "choose.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    alone = [row for row in rows if row["stage"] == "alone"]
+    assert len(alone) == sum(map(len, GRID.values()))
+    [same] = [row for row in alone if row["setting"] == "largest_piece=on"]
+    assert float(same["difference"]) == 0 and float(same["min_score"]) == 0
+
+
+def test_train_within_a_time_budget(data, tmp_path, small, capsys):
+    """A budget that the first step uses up, as it compiles: a checkpoint after that one step."""
+    from mrcnn.model import MaskRCNN
+
+    start, logs = tmp_path / "start.h5", tmp_path / "logs"
+    MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
+    train = ["train", "--dataset", str(data), "--subset", "stage1_train", "--logs", str(logs),
+             "--steps", "50", "--batch-size", "1", "--time-budget", "0.001"]
+    assert run([*train, "--weights", str(start)]) == 0
+    output = capsys.readouterr().out
+    assert "Training heads: to minute" in output and "Training all: to minute" in output
+    assert output.count("done already") == 1
+    assert len(list(logs.glob("*/mask_rcnn_nucleus_*.h5"))) == 1
+    assert run([*train, "--weights", "last"]) == 0
+    assert capsys.readouterr().out.count("done already") == 2
+    assert len(list(logs.glob("*/mask_rcnn_nucleus_*.h5"))) == 1
+
+
+def test_stages_may_freeze_the_batch_norms(data, tmp_path, small, monkeypatch):
+    from mrcnn.model import MaskRCNN
+
+    monkeypatch.setattr(nucleus.NucleusConfig, "STEPS_PER_EPOCH", 1)
+    monkeypatch.setattr(nucleus, "STAGES", (("heads", 0.5), ("all", 1.0, 0.1, True)))
+    model = MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path))
+    moving = model.keras_model.get_layer("mrcnn_class_bn1").moving_mean
+    seen = [np.array(moving)]
+    for epochs in (1, 2):
+        nucleus.train(model, str(data), "stage1_train", epochs)
+        seen.append(np.array(moving))
+    assert (seen[0] != seen[1]).any() and (seen[1] == seen[2]).all()
 
 
 class StoppingModel:
@@ -221,7 +289,7 @@ class StoppingModel:
 
     calls = 0
 
-    def detect_patches(self, images):
+    def detect_patches(self, images, probabilities=False, zooms=None):
         self.calls += 1
         if self.calls == 2:
             raise KeyboardInterrupt
@@ -249,7 +317,7 @@ def test_an_interrupted_evaluation_keeps_its_scores(data, tmp_path, capsys):
 class ThresholdModel:
     """Finds what is bright; it needs no training, and its patches overlap."""
 
-    def detect_patches(self, images):
+    def detect_patches(self, images, probabilities=False, zooms=None):
         results = []
         for image in images:
             inside = image.mean(axis=-1) > image.mean()
@@ -266,9 +334,7 @@ def test_overlapped_runs_write_what_a_plain_loop_writes(data, tmp_path):
     for i in dataset.image_ids:
         image, truth, image_id = (dataset.load_image(i), dataset.load_layers(i)[0],
                                   dataset.image_reference(i))
-        found = ThresholdModel().detect_patches([image])[0]
-        labels = label_map(found["patches"], found["scores"], image.shape)
-        scores = ranked_scores(labels, found["scores"])
+        labels, scores = detect_labels(ThresholdModel(), image)
         writer.add(image_id, labels, scores)
         title = f"{len(scores)} nuclei   {image_id}"
         drawing.save_png(plain / f"{image_id}.png", drawing.detections_only(image, labels, title))
@@ -398,7 +464,34 @@ def test_evaluation_summary_means():
     assert summary["coco_ap"] == pytest.approx(51 / 101)
     assert summary["seconds_per_image"] == 2.0
     assert summary["by_kind"] == {
-        "fluorescence, small nuclei": {"images": 2, "score": 0.5, "ap_50": 0.5}}
+        "fluorescence, small nuclei": {"images": 2, "score": 0.5, "score_interval": [0.0, 1.0],
+                                       "ap_50": 0.5}}
+    assert summary["score_interval"] == [0.0, 1.0]
+    assert "(95 %: 0.000 to 1.000)" in evaluation.table()
+
+
+def test_contact_sheet(tmp_path):
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, colour in zip(paths, colours, strict=True):
+        drawing.save_png(path, np.full((200, 50, 3), colour, np.uint8))
+    sheet = drawing.contact_sheet(paths, columns=2, side=100)
+    assert sheet.shape == (200, 200, 3)
+    corners = [(5, 5), (5, 105), (105, 5), (150, 150)]
+    assert [tuple(sheet[c].tolist()) for c in corners] == [*colours, (255, 255, 255)]
+
+
+def test_groups_of_kinds_are_summed_up_where_several_of_their_kinds_occur():
+    evaluation = Evaluation()
+    dark = np.zeros((60, 60, 3), np.uint8)
+    small, large = np.zeros((2, 60, 60, 1), int)
+    small[2:6, 2:6], large[2:40, 2:40] = 1, 1
+    evaluation.add("a", dark, small, small[..., 0])
+    assert set(evaluation.by_kind()) == {"fluorescence, small nuclei"}
+    evaluation.add("b", dark, large, np.zeros((60, 60), int))
+    group = evaluation.by_kind()["all fluorescence"]
+    assert group["images"] == 2 and group["score"] == 0.5 and group["ap_50"] == 0.5
+    assert "all stained tissue" not in evaluation.by_kind()
 
 
 def test_progress_line(capsys):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from mrcnn.errors import MRCNNWarning, UserError
-from samples.nucleus import nucleus
+from samples.nucleus import nucleus, tta
+from samples.nucleus.postprocess import DEFAULTS, PostProcessing
 from samples.nucleus.progress import Progress
 
-COMMANDS = ("train", "detect", "evaluate", "synthesize")
+COMMANDS = ("train", "detect", "evaluate", "choose", "ceiling", "synthesize")
+MAX_STEPS = 300  # of an epoch by default: a few minutes on a processor
 EXAMPLES = {
     "train": """\
   # ten epochs from ImageNet weights, on stage1_train without the 25 validation images
   nucleus.py train --dataset data --subset train --weights imagenet --epochs 10
+  # train for an hour; the same with --weights last goes on after an interruption
+  nucleus.py train --dataset data --subset train --weights imagenet --time-budget 60
   # go on where the newest run stopped
   nucleus.py train --dataset data --subset train --weights last --epochs 20""",
     "detect": """\
@@ -28,6 +34,13 @@ EXAMPLES = {
   nucleus.py evaluate --dataset data --subset val --weights last
   # score a file that exists already (no network is loaded)
   nucleus.py evaluate --dataset data --subset val --submission submit.csv""",
+    "choose": """\
+  # which post-processing suits a model best
+  nucleus.py choose --dataset data --subset tune --weights last""",
+    "ceiling": """\
+  # what a network without error would score; no weights are needed
+  nucleus.py ceiling --dataset data --subset val
+  nucleus.py ceiling --dataset data --subset val --zoom 2 --convention exact""",
     "synthesize": """\
   # 40 synthetic pictures in Kaggle's layout, to try the other commands on
   nucleus.py synthesize --output synthetic --count 40 --size 256 --seed 1
@@ -37,6 +50,8 @@ SUMMARIES = {
     "train": "train on a data set",
     "detect": "find nuclei; writes submit.csv and pictures",
     "evaluate": "score detections against the true masks",
+    "choose": "score a grid of post-processing settings; writes choose.csv",
+    "ceiling": "score the truth itself after the whole path without a network",
     "synthesize": "make a data set of synthetic nuclei",
 }
 
@@ -56,6 +71,22 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def minutes(text: str) -> float:
+    """argparse type: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def default_workers() -> int:
+    """Half the cores: the other half computes. More than a few threads wait for each other."""
+    return min(8, max(1, (os.cpu_count() or 1) // 2))
+
+
 def share(text: str) -> float:
     """argparse type: a number from 0 to 1."""
     try:
@@ -64,6 +95,17 @@ def share(text: str) -> float:
         value = -1.0
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def zoom(text: str) -> float:
+    """argparse type: a number from 1 to 16."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 16")
     return value
 
 
@@ -81,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
             name, help=SUMMARIES[name], description=SUMMARIES[name].capitalize() + ".",
             epilog="examples:\n" + EXAMPLES[name],
             formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("train", "detect", "evaluate"):
+    for name in ("train", "detect", "evaluate", "choose"):
         _add_data_flags(made[name])
         made[name].add_argument(
             "--precision", choices=("auto", "float32", "bfloat16"),
@@ -89,10 +131,12 @@ def build_parser() -> argparse.ArgumentParser:
             help="of the convolutions; auto takes bfloat16 where the device has instructions for "
                  "it (default: %(default)s)")
     _add_train_flags(made["train"])
-    for name in ("detect", "evaluate"):
+    for name in ("detect", "evaluate", "choose"):
         _add_detect_flags(made[name], name)
     made["evaluate"].add_argument("--submission", metavar="FILE.csv",
                                   help="score this file instead of detecting")
+    _add_data_flags(made["ceiling"])
+    _add_ceiling_flags(made["ceiling"])
     _add_synthesize_flags(made["synthesize"])
     return parser
 
@@ -103,22 +147,31 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     add("--dataset", metavar="DIR", default=argparse.SUPPRESS,
         help="folder that holds stage1_train/ or stage1_train.zip, stage1_test/, ...")
     add("--subset", metavar="NAME", default=argparse.SUPPRESS,
-        help="'train' (stage1_train without the validation images), 'val', or the name of a "
-             "folder or zip file in DIR such as stage1_train")
+        help="'train' (stage1_train without the validation images), 'val', 'fit' and 'tune' (two "
+             "parts of train), or the name of a folder or zip file in DIR such as stage1_train")
     add("--weights", metavar="W", default=argparse.SUPPRESS,
         help="path of a weight file, or 'last' (newest checkpoint in --logs), 'imagenet', 'coco' "
-             "(both downloaded), 'nucleus' (comes with the project)")
+             "(both downloaded), 'nucleus' (comes with the project; the default of detect, "
+             "evaluate and choose)")
     add("--logs", metavar="DIR", default=argparse.SUPPRESS,
         help="folder of logs and checkpoints (default: logs/ of the project)")
 
 
 def _add_train_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=positive, default=nucleus.DEFAULT_EPOCHS, metavar="N",
-                        help="epochs in all, finished ones included (default: %(default)s)")
+    parser.add_argument("--epochs", type=positive, metavar="N",
+                        help="epochs in all, finished ones included (default: "
+                             f"{nucleus.DEFAULT_EPOCHS}, or no limit with --time-budget)")
+    parser.add_argument("--time-budget", type=minutes, metavar="MINUTES",
+                        help="minutes of training in all, those of finished epochs included; the "
+                             "learning rate's schedule ends with them (default: no limit)")
     parser.add_argument("--steps", type=positive, metavar="N",
-                        help="batches an epoch (default: once through the images)")
+                        help="batches an epoch, after which a checkpoint is written (default: "
+                             f"once through the images, {MAX_STEPS} at most)")
     parser.add_argument("--batch-size", type=positive, metavar="N",
                         help=f"crops a batch (default: {nucleus.NucleusConfig.IMAGES_PER_GPU})")
+    parser.add_argument("--workers", type=positive, default=default_workers(), metavar="N",
+                        help="threads that prepare batches (default: %(default)s, by the number "
+                             "of processor cores)")
     parser.add_argument("--seed", type=whole, default=0, metavar="N",
                         help="of weights, order and augmentation (default: %(default)s)")
     parser.add_argument("--cache", metavar="DIR",
@@ -127,14 +180,39 @@ def _add_train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_detect_flags(parser: argparse.ArgumentParser, name: str) -> None:
-    folder = "submit" if name == "detect" else "evaluate"
-    parser.add_argument("--output", metavar="DIR",
-                        help=f"where to write (default: results/nucleus/{folder}_<time>)")
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
-    parser.add_argument("--no-pictures", action="store_true", help="write no pictures")
-    parser.add_argument("--min-confidence", type=share, metavar="P",
-                        help="drop detections below this probability (default: "
-                             f"{nucleus.NucleusConfig.DETECTION_MIN_CONFIDENCE})")
+    folder = "submit" if name == "detect" else name
+    add = parser.add_argument
+    add("--output", metavar="DIR",
+        help=f"where to write (default: results/nucleus/{folder}_<time>)")
+    add("--limit", type=positive, metavar="N", help="only the first N images")
+    add("--tta", nargs="?", choices=tuple(tta.SETS), const="turns",
+        help="test-time augmentation: also detect on changed copies of each image and merge; "
+             + ", ".join(f"{name}: {len(made)} times" for name, made in tta.SETS.items())
+             + " the work (turns when no name is given)")
+    add("--plain", action="store_true",
+        help="no post-processing" + (": start from it" if name == "choose" else ""))
+    add("--set", metavar="NAME=VALUE", action="append", default=[],
+        help="a setting of the post-processing, may be repeated; 'off' switches a step off "
+             f"(defaults: {DEFAULTS})")
+    if name == "choose":
+        return
+    add("--no-pictures", action="store_true", help="write no pictures")
+    add("--min-confidence", type=share, metavar="P",
+        help=f"drop detections below this probability (default: {DEFAULTS.min_score})")
+
+
+def _add_ceiling_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--zoom", type=zoom, metavar="Z",
+        help="enlarge all images by this factor (default: "
+             "2, and random factors from 1 to 4)")
+    add("--convention", choices=("exact", "matterport"),
+        help="PIXEL_CONVENTION (default: both)")
+    add("--mask-roi-scale", type=zoom, default=nucleus.NucleusConfig.MASK_ROI_SCALE, metavar="S",
+        help="MASK_ROI_SCALE, by which masks see more than their boxes (default: %(default)s)")
+    add("--limit", type=positive, metavar="N", help="only the first N images")
+    add("--seed", type=whole, default=0, metavar="N",
+        help="of crops, zooms and moved boxes (default: %(default)s)")
 
 
 def _add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
@@ -169,24 +247,32 @@ def train_command(options: argparse.Namespace) -> int:
 
     class TrainConfig(nucleus.NucleusConfig):
         IMAGES_PER_GPU = options.batch_size or nucleus.NucleusConfig.IMAGES_PER_GPU
-        STEPS_PER_EPOCH = options.steps or max(1, round(images / IMAGES_PER_GPU))
+        STEPS_PER_EPOCH = options.steps or min(MAX_STEPS, max(1, round(images / IMAGES_PER_GPU)))
         VALIDATION_STEPS = max(1, round(24 / IMAGES_PER_GPU))
         SEED = options.seed
         PRECISION = options.precision
         CACHE_DIR = options.cache
+        DATA_WORKERS = options.workers
 
     model = build_model("training", TrainConfig(), options.weights, options.logs)
-    nucleus.train(model, options.dataset, options.subset, options.epochs)
+    nucleus.train(model, options.dataset, options.subset, options.epochs, options.time_budget)
     return 0
 
 
-def _inference_model(options: argparse.Namespace):
+def _postprocessing(options: argparse.Namespace) -> PostProcessing:
+    settings = PostProcessing.plain() if options.plain else DEFAULTS
+    if getattr(options, "min_confidence", None) is not None:
+        settings = replace(settings, min_score=options.min_confidence)
+    return settings.changed(options.set)
+
+
+def _inference_model(options: argparse.Namespace, settings: PostProcessing):
     from samples.nucleus.models import build_model
 
     config = nucleus.NucleusInferenceConfig()
     config.PRECISION = options.precision
-    if options.min_confidence is not None:
-        config.DETECTION_MIN_CONFIDENCE = options.min_confidence
+    # The post-processing has the last word, and merging variants needs the less sure ones too.
+    config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE, settings.min_score)
     return build_model("inference", config, options.weights, options.logs)
 
 
@@ -194,11 +280,12 @@ def detect_command(options: argparse.Namespace) -> int:
     """nucleus.py detect"""
     from samples.nucleus.runs import run_detect
 
-    _need(options, "dataset", "subset", "weights")
+    _need(options, "dataset", "subset")
+    settings = _postprocessing(options)
     dataset = nucleus.load_dataset(options.dataset, options.subset)
     output = Path(options.output or nucleus.results_folder("submit"))
-    failed = run_detect(_inference_model(options), dataset, output, options.limit,
-                        not options.no_pictures)
+    failed = run_detect(_inference_model(options, settings), dataset, output, options.limit,
+                        not options.no_pictures, settings, tta.variants_of(options.tta))
     return _report_failures(failed)
 
 
@@ -208,10 +295,11 @@ def evaluate_command(options: argparse.Namespace) -> int:
     from samples.nucleus.submission import Submission
 
     _need(options, "dataset", "subset")
-    if not options.submission:
-        _need(options, "weights")
-    elif options.min_confidence is not None:
-        raise UserError("--min-confidence is for detecting: it has no effect on --submission")
+    settings = _postprocessing(options)
+    detecting = options.min_confidence is not None or options.set or options.plain or options.tta
+    if options.submission and detecting:
+        raise UserError("--min-confidence, --set, --plain and --tta are for detecting: they have "
+                        "no effect on --submission")
     dataset = nucleus.load_dataset(options.dataset, options.subset, labelled=True)
     output = Path(options.output or nucleus.results_folder("evaluate"))
     if options.submission:
@@ -219,9 +307,23 @@ def evaluate_command(options: argparse.Namespace) -> int:
         _compare_ids(submission, dataset, options.limit)
         source, model = options.submission, None
     else:
-        submission, source, model = None, options.weights, _inference_model(options)
+        submission, source = None, options.weights
+        model = _inference_model(options, settings)
     failed = run_evaluate(dataset, output, source, model, submission, options.limit,
-                          not options.no_pictures)
+                          not options.no_pictures, settings, tta.variants_of(options.tta))
+    return _report_failures(failed)
+
+
+def choose_command(options: argparse.Namespace) -> int:
+    """nucleus.py choose"""
+    from samples.nucleus.choose import run_choose
+
+    _need(options, "dataset", "subset")
+    settings = _postprocessing(options)
+    dataset = nucleus.load_dataset(options.dataset, options.subset, labelled=True)
+    output = Path(options.output or nucleus.results_folder("choose"))
+    failed = run_choose(_inference_model(options, settings), dataset, output, options.limit,
+                        settings, tta.variants_of(options.tta))
     return _report_failures(failed)
 
 
@@ -243,6 +345,21 @@ def _report_failures(failed: list[str]) -> int:
     return 2
 
 
+def ceiling_command(options: argparse.Namespace) -> int:
+    """nucleus.py ceiling"""
+    from samples.nucleus.ceiling import Setting, run_ceiling
+
+    _need(options, "dataset", "subset")
+    dataset = nucleus.load_dataset(options.dataset, options.subset, labelled=True)
+    config = nucleus.NucleusConfig()
+    config.MASK_ROI_SCALE = options.mask_roi_scale
+    zooms = [(options.zoom, options.zoom)] if options.zoom else [(2.0, 2.0), (1.0, 4.0)]
+    conventions = [options.convention] if options.convention else ["exact", "matterport"]
+    settings = [Setting(name, limits) for name in conventions for limits in zooms]
+    run_ceiling(dataset, config, settings, options.limit, options.seed)
+    return 0
+
+
 def synthesize_command(options: argparse.Namespace) -> int:
     """nucleus.py synthesize"""
     from samples.nucleus.synthesize import synthesize
@@ -258,8 +375,11 @@ def run(arguments: list[str] | None = None) -> int:
     """Parse and run; returns the exit code. Wrong flags exit with 2 from argparse."""
     options = build_parser().parse_args(arguments)
     options.logs = getattr(options, "logs", nucleus.DEFAULT_LOGS_DIR)
+    if options.command in ("detect", "evaluate", "choose"):
+        options.weights = getattr(options, "weights", "nucleus")
     command = {"train": train_command, "detect": detect_command,
-               "evaluate": evaluate_command, "synthesize": synthesize_command}[options.command]
+               "evaluate": evaluate_command, "choose": choose_command,
+               "ceiling": ceiling_command, "synthesize": synthesize_command}[options.command]
     with warnings.catch_warnings():
         warnings.simplefilter("always", MRCNNWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}",

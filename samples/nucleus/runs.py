@@ -7,24 +7,28 @@ leaves what has been done so far and says where.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mrcnn.errors import UserError
-from samples.nucleus import drawing
+from samples.nucleus import drawing, tta
 from samples.nucleus.evaluate import Evaluation, figure, timed
 from samples.nucleus.pipeline import Outcome, run_overlapped
+from samples.nucleus.postprocess import DEFAULTS, PostProcessing, postprocess
 from samples.nucleus.progress import Progress
-from samples.nucleus.submission import Submission, SubmissionWriter, label_map, ranked_scores
+from samples.nucleus.submission import Submission, SubmissionWriter
+
+# Pictures on the contact sheet of what an evaluation found hardest.
+WORST = 20
 
 
-def detect_labels(model, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def detect_labels(model, image: np.ndarray, settings: PostProcessing = DEFAULTS,
+                  variants: Sequence[tta.Variant] = tta.NONE) -> tuple[np.ndarray, np.ndarray]:
     """Label map int32 [H, W] without overlaps and confidences [N] by ascending label."""
-    result = model.detect_patches([image])[0]
-    labels = label_map(result["patches"], result["scores"], image.shape)
-    return labels, ranked_scores(labels, result["scores"])
+    return postprocess(tta.detect(model, image, variants), image.shape, settings)
 
 
 def each_image(dataset, limit: int | None, what: str, failed: list[str], read: Callable,
@@ -47,10 +51,12 @@ def each_image(dataset, limit: int | None, what: str, failed: list[str], read: C
     run_overlapped(numbers, read, work, write, report)
 
 
-def run_detect(model, dataset, output: Path, limit: int | None = None,
-               pictures: bool = True) -> list[str]:
+def run_detect(model, dataset, output: Path, limit: int | None = None, pictures: bool = True,
+               settings: PostProcessing = DEFAULTS,
+               variants: Sequence[tta.Variant] = tta.NONE) -> list[str]:
     """Detect on a data set into output/submit.csv and output/<ImageId>.png.
 
+    settings, variants: see `detect_labels`.
     Returns the ids of the images that failed; they get an empty row, for Kaggle wants every
     image.
     """
@@ -58,7 +64,7 @@ def run_detect(model, dataset, output: Path, limit: int | None = None,
     total, failed = 0, []
 
     def work(number: int, image: np.ndarray) -> tuple:
-        return image, *detect_labels(model, image)
+        return image, *detect_labels(model, image, settings, variants)
 
     def write(number: int, outcome: Outcome) -> str:
         nonlocal total
@@ -91,11 +97,14 @@ def run_detect(model, dataset, output: Path, limit: int | None = None,
 
 def run_evaluate(dataset, output: Path, source: str, model=None,
                  submission: Submission | None = None, limit: int | None = None,
-                 pictures: bool = True) -> list[str]:
+                 pictures: bool = True, settings: PostProcessing = DEFAULTS,
+                 variants: Sequence[tta.Variant] = tta.NONE) -> list[str]:
     """Score a model, or a submission file, on a labelled data set.
 
-    Writes metrics.json, metrics.csv, <ImageId>.png and, with a model, submit.csv into `output`;
-    prints the table. source: where the detections come from, kept in metrics.json.
+    Writes metrics.json, metrics.csv, <ImageId>.png, worst.png (the WORST of these pictures on one
+    sheet) and, with a model, submit.csv into `output`; prints the table. source: where the
+    detections come from, kept in metrics.json; with a model also its post-processing. settings,
+    variants: of a model, see `detect_labels`.
     Returns the ids of the images that failed; they are not part of the scores.
     """
     evaluation = Evaluation()
@@ -112,7 +121,7 @@ def run_evaluate(dataset, output: Path, source: str, model=None,
     def work(number: int, pair: tuple) -> tuple:
         image, truth = pair
         if model is not None:
-            (labels, scores), seconds = timed(detect_labels, model, image)
+            (labels, scores), seconds = timed(detect_labels, model, image, settings, variants)
         else:
             image_id = dataset.image_reference(number)
             labels, seconds = submission.labels(image_id, image.shape[:2]), None
@@ -145,9 +154,16 @@ def run_evaluate(dataset, output: Path, source: str, model=None,
         if writer is not None:
             writer.close(complete)
         if evaluation.rows:
-            evaluation.write(output, detections=source, complete=complete, failed=failed)
+            ways = {} if model is None else {"postprocessing": dataclasses.asdict(settings),
+                                             "variants": [str(v) for v in variants]}
+            evaluation.write(output, detections=source, **ways, complete=complete, failed=failed)
     if not evaluation.rows:
         raise UserError(f"none of the {len(failed)} images could be scored")
     print(evaluation.table())
-    print(f"\nWritten to {output}: metrics.json, metrics.csv" + (", pictures" if pictures else ""))
+    if pictures:
+        worst = sorted(evaluation.rows, key=lambda row: row["score"])[:WORST]
+        paths = [output / f"{row['image_id']}.png" for row in worst]
+        drawing.save_png(output / "worst.png", drawing.contact_sheet(paths))
+    print(f"\nWritten to {output}: metrics.json, metrics.csv"
+          + (f", pictures, worst.png (the {len(worst)} worst)" if pictures else ""))
     return failed

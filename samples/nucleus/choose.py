@@ -1,0 +1,218 @@
+"""Choose the settings of the post-processing by scoring a grid of them on labelled images.
+
+The network runs once; every setting is then scored on the same detections. First each setting of
+GRID alone, then combined: setting after setting takes its best value, given all others, until
+nothing gains any more. Differences come with a paired bootstrap interval over the images; one
+whose interval includes zero is called none.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mrcnn import metrics
+from mrcnn.atomic import atomic_path
+from mrcnn.errors import UserError
+from samples.nucleus import tta
+from samples.nucleus.bootstrap import Interval, bootstrap_interval, paired_difference
+from samples.nucleus.kinds import KINDS, kind_of
+from samples.nucleus.pipeline import Outcome
+from samples.nucleus.postprocess import DEFAULTS, OVERLAPS, Detections, PostProcessing, postprocess
+from samples.nucleus.progress import Progress
+from samples.nucleus.runs import each_image
+
+GRID: dict[str, tuple] = {
+    "min_score": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
+    "mask_threshold": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
+    "max_covered": (None, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "overlaps": OVERLAPS,
+    "largest_piece": (False, True),
+    "min_typical_area": (None, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
+    "min_area": (None, 5, 10, 15, 20, 30),
+    "fill_holes": (False, True),
+}
+# A combination is changed only for a gain above this: smaller ones come and go with the images.
+MIN_GAIN = 0.001
+MAX_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: what was found and what is true."""
+
+    image_id: str
+    kind: str
+    truth: np.ndarray  # int32 [H, W, L] label layers
+    detections: Detections
+
+
+class Trial(NamedTuple):
+    """A setting's score beside that of the settings that were started from."""
+
+    setting: str
+    settings: PostProcessing
+    score: float
+    difference: float
+    interval: Interval  # of the difference
+
+
+class Scorer:
+    """Competition scores of the samples under any settings; each setting is computed once."""
+
+    def __init__(self, samples: Sequence[Sample]):
+        self.samples = list(samples)
+        self._known: dict[PostProcessing, np.ndarray] = {}
+
+    def __call__(self, settings: PostProcessing) -> np.ndarray:
+        """float64 [images]."""
+        if settings not in self._known:
+            self._known[settings] = np.array([self._score(s, settings) for s in self.samples])
+        return self._known[settings]
+
+    def compare(self, setting: str, settings: PostProcessing, start: PostProcessing) -> Trial:
+        """The trial of `settings` against `start`."""
+        scores = self(settings)
+        return Trial(setting, settings, float(scores.mean()),
+                     *paired_difference(scores, self(start)))
+
+    @staticmethod
+    def _score(sample: Sample, settings: PostProcessing) -> float:
+        labels, _ = postprocess(sample.detections, sample.truth.shape, settings)
+        return metrics.competition_score(metrics.iou_matrix(sample.truth, labels))
+
+
+def one_at_a_time(scorer: Scorer, start: PostProcessing, grid: dict[str, tuple] = GRID,
+                  step: Callable[[], None] = lambda: None) -> list[Trial]:
+    """Every value of the grid alone, all else as in `start`. `step` is called after each."""
+    trials = []
+    for name, values in grid.items():
+        for value in values:
+            changed = replace(start, **{name: value})
+            trials.append(scorer.compare(changed.text(name), changed, start))
+            step()
+    return trials
+
+
+def combine(scorer: Scorer, start: PostProcessing, grid: dict[str, tuple] = GRID,
+            step: Callable[[], None] = lambda: None) -> list[Trial]:
+    """Coordinate ascent from `start`: name after name takes its best value, given the others.
+
+    The names that gained most alone come first. Ends when a round changes nothing, after
+    MAX_ROUNDS at the latest. Returns the changes in their order, each compared with `start`.
+    """
+    def best(name: str, current: PostProcessing) -> PostProcessing:
+        return max((replace(current, **{name: value}) for value in grid[name]),
+                   key=lambda settings: scorer(settings).mean())
+
+    names = sorted(grid, key=lambda name: -scorer(best(name, start)).mean())
+    current, changes = start, []
+    for _ in range(MAX_ROUNDS):
+        before = current
+        for name in names:
+            candidate = best(name, current)
+            if scorer(candidate).mean() - scorer(current).mean() > MIN_GAIN:
+                current = candidate
+                changes.append(scorer.compare(current.text(name), current, start))
+            step()
+        if current == before:
+            break
+    return changes
+
+
+def run_choose(model, dataset, output: Path, limit: int | None = None,
+               start: PostProcessing = DEFAULTS,
+               variants: Sequence[tta.Variant] = tta.NONE) -> list[str]:
+    """Detect on a labelled data set, score the grid, print tables, write output/choose.csv.
+
+    start: the settings that all others are compared with. variants: see `tta`.
+    Returns the ids of the images that failed; nothing is chosen by them.
+    """
+    samples, failed = _detect_all(model, dataset, limit, variants)
+    if not samples:
+        raise UserError(f"none of the {len(failed)} images could be scored")
+    scorer = Scorer(samples)
+    print(f"{len(samples)} images, start from: {start}\nscore {scorer(start).mean():.4f} "
+          f"(95 % interval {bootstrap_interval(scorer(start))})\n")
+
+    line = Progress(sum(map(len, GRID.values())), "one at a time")
+    alone = one_at_a_time(scorer, start, step=line.step)
+    print(table(alone, start) + "\n")
+    line = Progress(MAX_ROUNDS * len(GRID), "combine")
+    combined = combine(scorer, start, step=line.step)
+    chosen = combined[-1].settings if combined else start
+    print("Combined, one change after the other:")
+    print(table(combined, start) if combined else "  nothing gains more than the start")
+    print("\n" + _by_kind(scorer, start, chosen))
+    print(f"\nChosen: {chosen}")
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output / "choose.csv", alone, combined)
+    print(f"Written to {output / 'choose.csv'}")
+    return failed
+
+
+def _detect_all(model, dataset, limit: int | None,
+                variants: Sequence[tta.Variant]) -> tuple[list[Sample], list[str]]:
+    """The samples of a data set, and the ids of the images that failed."""
+    samples: list[Sample] = []
+    failed: list[str] = []
+
+    def read(number: int) -> tuple:
+        return dataset.load_image(number), dataset.load_layers(number)[0]
+
+    def work(number: int, pair: tuple) -> Sample:
+        image, truth = pair
+        areas = np.bincount(truth[truth > 0])
+        kind = kind_of(image, areas[areas > 0])
+        return Sample(dataset.image_reference(number), kind, truth,
+                      tta.detect(model, image, variants))
+
+    def keep(number: int, outcome: Outcome) -> str:
+        if outcome.error is not None:
+            return ""
+        samples.append(outcome.result)
+        return f"{len(outcome.result.detections.scores)} detections"
+
+    each_image(dataset, limit, "detect", failed, read, work, keep)
+    return samples, failed
+
+
+def table(trials: Sequence[Trial], start: PostProcessing) -> str:
+    """The trials for people; `*` marks a difference whose interval leaves out zero."""
+    lines = [f"{'setting':<26}{'score':>8}{'difference':>12}   95 % interval"]
+    for trial in trials:
+        if trial.settings == start:
+            lines.append(f"{trial.setting:<26}{trial.score:8.4f}{'(start)':>12}")
+            continue
+        low, high = trial.interval
+        lines.append(f"{trial.setting:<26}{trial.score:8.4f}{trial.difference:+12.4f}"
+                     f"   {low:+.4f} to {high:+.4f}{' *' * trial.interval.excludes_zero}")
+    return "\n".join(lines)
+
+
+def _by_kind(scorer: Scorer, start: PostProcessing, chosen: PostProcessing) -> str:
+    """The scores at the start and as chosen, kind by kind."""
+    kinds = np.array([sample.kind for sample in scorer.samples])
+    lines = [f"{'Kind of image':<30}{'images':>7}{'start':>8}{'chosen':>8}"]
+    for kind in (k for k in KINDS if (kinds == k).any()):
+        of_kind = kinds == kind
+        lines.append(f"{kind:<30}{of_kind.sum():7d}{scorer(start)[of_kind].mean():8.4f}"
+                     f"{scorer(chosen)[of_kind].mean():8.4f}")
+    return "\n".join(lines)
+
+
+def _write(path: Path, alone: Sequence[Trial], combined: Sequence[Trial]) -> None:
+    """A row a trial: its stage, all settings, score, difference and its interval."""
+    with atomic_path(path) as temporary, \
+            open(temporary, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["stage", "setting", *asdict(DEFAULTS), "score", "difference", "low", "high"])
+        for stage, trials in (("alone", alone), ("combined", combined)):
+            for t in trials:
+                rows.writerow([stage, t.setting, *asdict(t.settings).values(), t.score,
+                               t.difference, *t.interval])
