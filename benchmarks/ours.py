@@ -76,13 +76,19 @@ class LessonConfig(ComparisonConfig):
 
 def configuration(widths: str, **overrides) -> Config:
     """A configuration by name, "comparison", "lesson" or "nucleus" (the application's own for
-    detection), with some keys changed."""
+    detection, at twice the size), with some keys changed."""
     from samples.nucleus.nucleus import NucleusInferenceConfig
+
+    class FixedZoom(NucleusInferenceConfig):
+        """One look at a known zoom: what it costs must not depend on what the network finds."""
+
+        OBJECT_SIZE = None
+        IMAGE_MIN_SCALE = 2.0
 
     kinds = {
         "comparison": ComparisonConfig,
         "lesson": LessonConfig,
-        "nucleus": NucleusInferenceConfig,
+        "nucleus": FixedZoom,
     }
     return type("BenchmarkConfig", (kinds[widths],), overrides)()
 
