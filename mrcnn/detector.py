@@ -18,6 +18,10 @@ from .errors import MRCNNWarning, UserError
 from .fast_network import FastNetwork, Found
 from .object_size import object_zoom
 
+# Looks at a picture for its zoom, at most, and what calls for another one.
+MOST_LOOKS = 3
+MUCH_SMALLER = 0.7
+
 
 def detect_patches(
     network: FastNetwork,
@@ -54,6 +58,9 @@ def detect_patches(
 def find_zooms(network: FastNetwork, images: Sequence[np.ndarray], config) -> list[float | None]:
     """The zoom at which each picture's objects have the size OBJECT_SIZE, from a first look.
 
+    A look at objects that are far too large for it finds their parts. So where it asks for a much
+    smaller zoom, another look is taken at that zoom.
+
     Args:
         network, images, config: as for `detect_patches`.
 
@@ -62,11 +69,21 @@ def find_zooms(network: FastNetwork, images: Sequence[np.ndarray], config) -> li
         was found, and for all pictures without OBJECT_SIZE or with another mode than "pad64".
     """
     zooms: list[float | None] = [None] * len(images)
-    if config.OBJECT_SIZE and config.IMAGE_RESIZE_MODE == "pad64":
-        for position, row, found, shape, meta in _run(network, images, zooms, config, masks=False):
+    if not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64":
+        return zooms
+    looking = list(range(len(images)))
+    for _ in range(MOST_LOOKS):
+        pictures, at = [images[i] for i in looking], [zooms[i] for i in looking]
+        again = []
+        for place, row, found, shape, meta in _run(network, pictures, at, config, masks=False):
             scale = molding.parse_image_meta(meta)["scale"]
             boxes = found.detections[row, :, :4] * np.tile(shape[:2], 2) / scale
-            zooms[position] = object_zoom(boxes, config)
+            zoom = object_zoom(boxes, config)
+            if zoom is not None:
+                zooms[looking[place]] = zoom
+                if zoom < MUCH_SMALLER * scale:
+                    again.append(looking[place])
+        looking = again
     return zooms
 
 

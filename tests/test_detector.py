@@ -5,7 +5,10 @@ import pytest
 from conftest import TinyConfig
 from test_network import set_weights
 
+from mrcnn.detector import MOST_LOOKS, find_zooms
+from mrcnn.fast_network import Found
 from mrcnn.model import MaskRCNN
+from mrcnn.molding import parse_image_meta
 from mrcnn.object_size import object_zoom
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*DETECTION_MAX_INSTANCES")
@@ -41,11 +44,56 @@ def same(one, other):
 
 def test_the_zoom_follows_from_the_boxes_of_a_first_look(model):
     pictures = [picture(64, 64), picture(90, 100, 1)]
-    zooms = model.find_zooms(pictures)
-    for image, zoom in zip(pictures, zooms, strict=True):
-        [found] = model.detect_patches([image], zooms=[None])
+    for image, zoom in zip(pictures, model.find_zooms(pictures), strict=True):
         # Results have boxes rounded to whole pixels, the zoom those before.
-        assert zoom == pytest.approx(object_zoom(found["rois"], model.config), rel=0.1)
+        assert zoom == pytest.approx(seen_at(model, image, None), rel=0.1)
+
+
+def seen_at(model, image, zoom):
+    """The zoom that one look asks for."""
+    [found] = model.detect_patches([image], zooms=[zoom])
+    return object_zoom(found["rois"], model.config)
+
+
+class Shortsighted:
+    """Stands in for a network that takes the halves of squares above 48 pixels for objects."""
+
+    def __init__(self, side):
+        self.side, self.looks = side, []
+
+    def __call__(self, images, metas, masks):
+        scales = parse_image_meta(metas)["scale"]
+        self.looks += [round(float(scale), 3) for scale in scales]
+        boxes = np.zeros((len(images), 5, 6), np.float32)
+        for row, scale in enumerate(scales):
+            seen = self.side * scale
+            while seen > 48:
+                seen /= 2
+            boxes[row, :3] = [0, 0, *np.divide(seen, images.shape[1:3]), 1, 0.9]
+        return Found(boxes, None, None, None, None)
+
+
+@pytest.mark.parametrize("side", [10, 30, 46, 60])  # the last is seen as 30, and nothing tells
+def test_one_look_is_enough_for_objects_that_are_not_too_large(side):
+    network = Shortsighted(side)
+    find_zooms(network, [picture(64, 64)], ZoomConfig())
+    assert network.looks == [1.0]
+
+
+def test_parts_of_large_objects_lead_to_another_look():
+    config = type("Config", (ZoomConfig,), {"OBJECT_SIZE": 20, "ZOOM_LIMITS": (0.1, 3.0)})()
+    network = Shortsighted(90)
+    zooms = find_zooms(network, [picture(128, 128), picture(64, 100)], config)
+    # Seen as 45 at first, which asks for 20 / 45; seen whole there, and from near at last.
+    assert network.looks == [1.0, 1.0, 0.444, 0.444, 0.222, 0.222]
+    assert zooms == pytest.approx([20 / 90] * 2, rel=1e-3)
+
+
+def test_looks_come_to_an_end():
+    config = type("Config", (ZoomConfig,), {"OBJECT_SIZE": 2, "ZOOM_LIMITS": (0.001, 3.0)})()
+    network = Shortsighted(47)
+    find_zooms(network, [picture(64, 64)], config)
+    assert len(network.looks) <= MOST_LOOKS
 
 
 def test_detection_takes_the_second_look_at_that_zoom(model):
