@@ -37,8 +37,7 @@ def detect_patches(
         images: [H, W, C] arrays with values 0 to 255.
         config: BATCH_SIZE pictures of one molded shape run at once.
         probabilities: patches are float32 [h, w] in place of bool, what MASK_THRESHOLD would be
-            applied to. They end at the detection's box,
-            enlarged by MASK_ROI_SCALE.
+            applied to. They end at the detection's box, enlarged by MASK_ROI_SCALE.
         zooms: factor of enlargement of each picture; by default what `find_zooms` finds.
 
     Returns:

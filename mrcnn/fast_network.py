@@ -33,7 +33,7 @@ from .network import (
 )
 
 MASKED_LEVELS = 4  # P2 to P5; P6 serves the region proposals only
-ANCHOR_SETS_KEPT = 16  # one a picture size, some megabytes each
+ANCHOR_SETS_KEPT = 16  # one a picture size, some four megabytes a megapixel
 
 
 class Found(NamedTuple):
@@ -95,7 +95,8 @@ class FastNetwork:
                 raise
             raise UserError(
                 f"{len(images)} images of {images.shape[1]}x{images.shape[2]} pixels do not fit "
-                "into memory: lower IMAGE_MIN_SCALE, IMAGES_PER_GPU or POST_NMS_ROIS_INFERENCE"
+                "into memory: lower IMAGE_MIN_SCALE, ZOOM_LIMITS, IMAGES_PER_GPU or "
+                "POST_NMS_ROIS_INFERENCE"
             ) from error
 
     def _run(self, images, metas, with_masks) -> Found:

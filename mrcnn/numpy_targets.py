@@ -110,6 +110,8 @@ def build_detection_targets(
     Returns rois [T, 4] pixels; class_ids int32 [T], 0 for background; bboxes float32 [T, K, 4],
     (dy, dx, log dh, log dw) / BBOX_STD_DEV at the region's class; masks float32 0 or 1
     [T, MASK_SHAPE, K] at the region's class. Regions repeat where there are fewer than T.
+    Masks are made in matterport's way in both pixel conventions, and without MASK_ROI_SCALE:
+    training takes `targets.mask_targets`.
     """
     if len(rpn_rois) == 0:
         raise UserError("build_detection_targets: there are no regions (rpn_rois is empty)")

@@ -80,7 +80,8 @@ def small(monkeypatch):
         monkeypatch.setattr(nucleus.NucleusConfig, name, value)
 
 
-@pytest.mark.parametrize("command", ["train", "detect", "evaluate", "choose", "synthesize"])
+@pytest.mark.parametrize(
+    "command", ["train", "detect", "evaluate", "choose", "ceiling", "synthesize"])
 def test_help_from_any_directory(command, tmp_path):
     result = subprocess.run([sys.executable, SCRIPT, command, "--help"], cwd=tmp_path,
                             capture_output=True, text=True, check=True)

@@ -1,8 +1,10 @@
-"""Mask R-CNN on the nuclei of the 2018 Data Science Bowl: train, detect, evaluate, synthesize.
+"""Mask R-CNN on the nuclei of the 2018 Data Science Bowl: the command line and its parts.
 
+    python samples/nucleus/nucleus.py detect   --dataset DIR --subset stage1_test
     python samples/nucleus/nucleus.py train    --dataset DIR --subset train --weights imagenet
-    python samples/nucleus/nucleus.py detect   --dataset DIR --subset stage1_test --weights last
     python samples/nucleus/nucleus.py evaluate --dataset DIR --subset val --weights last
+    python samples/nucleus/nucleus.py choose   --dataset DIR --subset tune --weights last
+    python samples/nucleus/nucleus.py ceiling  --dataset DIR --subset val
     python samples/nucleus/nucleus.py synthesize --output DIR
 
 As a module it has the names of matterport's sample: NucleusConfig, NucleusInferenceConfig,

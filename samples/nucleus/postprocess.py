@@ -204,7 +204,7 @@ def mask_pairs(masks: Sequence[Patch], shape: Sequence[int]) -> MaskPairs:
     planes = csr_array((np.ones(len(indices), np.int32), indices, starts),
                        shape=(len(masks), int(shape[0]) * width))
     table = (planes @ planes.T).tocoo()
-    first, second = table.coords
+    first, second = table.row, table.col
     others = np.flatnonzero(first != second)
     others = others[np.lexsort((second[others], first[others]))]
     first, second, shared = first[others], second[others], table.data[others]
