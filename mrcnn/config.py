@@ -170,7 +170,8 @@ class Config:
     MAX_GT_INSTANCES = 100
 
     # Keep training masks as small pictures of their boxes, to save memory, and their size in
-    # cells (height, width).
+    # cells (height, width). False keeps whole masks, MAX_GT_INSTANCES x H x W an image: in the
+    # exact PIXEL_CONVENTION they take much memory where images are large.
     USE_MINI_MASK = True
     MINI_MASK_SHAPE = (56, 56)
 

@@ -6,6 +6,7 @@ picture. Hundreds of objects on a large picture take gigabytes as full-size mask
 nothing so.
 """
 
+import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,13 @@ from .errors import MRCNNWarning, UserError
 from .fast_network import FastNetwork, Found
 from .object_size import object_zoom
 
-# Looks at a picture for its zoom, at most, and what calls for another one.
-MOST_LOOKS = 3
+# Looks at a picture for its zoom: the factors tried until something is found, and how many more
+# follow while what is found asks for a zoom this much smaller.
+OTHER_LOOKS = (1.0, 1 / 3, 2.0)
+CLOSER_LOOKS = 2
 MUCH_SMALLER = 0.7
+# No zoom makes a picture larger than this many pixels, some 5 GB of memory.
+MOST_PIXELS = 16e6
 
 
 def detect_patches(
@@ -55,35 +60,55 @@ def detect_patches(
 
 
 def find_zooms(network: FastNetwork, images: Sequence[np.ndarray], config) -> list[float | None]:
-    """The zoom at which each picture's objects have the size OBJECT_SIZE, from a first look.
-
-    A look at objects that are far too large for it finds their parts. So where it asks for a much
-    smaller zoom, another look is taken at that zoom.
+    """The zoom at which each picture's objects have the size OBJECT_SIZE, from looking at them.
 
     Args:
         network, images, config: as for `detect_patches`.
 
     Returns:
-        Factors of enlargement; None (as IMAGE_MIN_DIM and IMAGE_MIN_SCALE ask for) where no object
-        was found, and for all pictures without OBJECT_SIZE or with another mode than "pad64".
+        Factors of enlargement, in steps; what IMAGE_MIN_DIM and IMAGE_MIN_SCALE ask for where no
+        object was found. None for all pictures without OBJECT_SIZE or with another mode than
+        "pad64".
     """
-    zooms: list[float | None] = [None] * len(images)
     if not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64":
-        return zooms
-    looking = list(range(len(images)))
-    for _ in range(MOST_LOOKS):
-        pictures, at = [images[i] for i in looking], [zooms[i] for i in looking]
-        again = []
-        for place, row, found, shape, meta in _run(network, pictures, at, config, masks=False):
-            scale = molding.parse_image_meta(meta)["scale"]
-            boxes = found.detections[row, :, :4] * np.tile(shape[:2], 2) / scale
-            zoom = object_zoom(boxes, config)
-            if zoom is not None:
-                zooms[looking[place]] = zoom
-                if zoom < MUCH_SMALLER * scale:
-                    again.append(looking[place])
-        looking = again
-    return zooms
+        return [None] * len(images)
+    return [_find_zoom(network, image, config) for image in images]
+
+
+def _find_zoom(network: FastNetwork, image: np.ndarray, config) -> float:
+    most = math.sqrt(MOST_PIXELS / max(1, math.prod(image.shape[:2])))
+
+    def look(zoom: float) -> float | None:
+        """The zoom that what is seen at this one asks for."""
+        [(_, row, found, shape, _)] = _run(network, [image], [zoom], config, masks=False)
+        boxes = found.detections[row, :, :4] * np.tile(shape[:2], 2) / zoom
+        wanted = object_zoom(boxes, config)
+        return None if wanted is None else min(_rounded(wanted), most)
+
+    first = molding.scale_factor(
+        image.shape, config.IMAGE_MIN_DIM, None, config.IMAGE_MIN_SCALE, "pad64"
+    )
+    for factor in OTHER_LOOKS:
+        at = min(first * factor, most)
+        wanted = look(at)
+        if wanted is not None:
+            break
+    else:
+        return min(first, most)
+    # A look at objects that are far too large for it finds their parts.
+    for _ in range(CLOSER_LOOKS):
+        if wanted >= MUCH_SMALLER * at:
+            break
+        closer = look(wanted)
+        if closer is None:
+            return at  # where something was found
+        at, wanted = wanted, closer
+    return wanted
+
+
+def _rounded(zoom: float) -> float:
+    """To steps of a quarter octave: few picture sizes, for backends that compile for each."""
+    return 2 ** (round(4 * math.log2(zoom)) / 4)
 
 
 def _run(network: FastNetwork, images, zooms, config, masks: bool = True) -> Iterator[tuple]:

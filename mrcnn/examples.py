@@ -63,19 +63,21 @@ def make_example(
     rng: np.random.Generator,
     augmentation: Any = None,
     *,
+    zoom: float | None = None,
     jitter: tuple[float, float] = (1.0, 1.0),
     min_area: float = MIN_INSTANCE_AREA,
 ) -> Example:
     """Cut, augment and resize one image with its instances to the network's input.
 
     image: [h, w, C], 0..255 (uint8 where there is an augmentation); layers: integer [h, w, L];
-    class_ids: int32 [N]; jitter: range of the log-uniform factor on the zoom (crop mode only);
+    class_ids: int32 [N]; zoom: in place of what the configuration asks for (modes crop and pad64
+    only); jitter: range of the log-uniform factor on the zoom (crop mode only);
     min_area: instances of a smaller area, in pixels of the input, are dropped.
     """
     crop = config.IMAGE_RESIZE_MODE == "crop"
     if crop:
         side = int(config.IMAGE_MIN_DIM)
-        zoom = crop_zoom(image, layers, class_ids, config)
+        zoom = zoom or crop_zoom(image, layers, class_ids, config)
         # The zoom gives way to the grid: an integer window, and what follows from it.
         source_side = max(1, round(side / (zoom * draw_factor(jitter, rng))))
         part = draw_window(image.shape, source_side, rng)
@@ -87,7 +89,7 @@ def make_example(
         zoom = (scale, scale)
         image, window = fit_crop(image, side, scale)
     else:
-        image, window, zoom, scale = fit_whole(image, config)
+        image, window, zoom, scale = fit_whole(image, config, zoom)
     layers, kept = keep_large(layers, len(class_ids), min_area / (zoom[0] * zoom[1]))
     return Example(image, layers, class_ids[kept], window, zoom, scale)
 
@@ -135,10 +137,11 @@ def fit_crop(
 
 
 def fit_whole(
-    image: np.ndarray, config: Any
+    image: np.ndarray, config: Any, zoom: float | None = None
 ) -> tuple[np.ndarray, tuple[int, int, int, int], tuple[float, float], float]:
     """Resize and pad a whole image (modes square, pad64, none).
 
+    zoom: in place of what the configuration asks for (pad64 only).
     Returns image float32 [H, W, C], window (y1, x1, y2, x2), zoom (y, x) and matterport's scale.
     """
     height, width = image.shape[:2]
@@ -149,11 +152,12 @@ def fit_whole(
         min_scale=config.IMAGE_MIN_SCALE,
         mode=config.IMAGE_RESIZE_MODE,
         exact=config.exact_pixels,
+        zoom=zoom,
     )
     y1, x1, y2, x2 = (int(value) for value in window)
     # Not `scale`: the size was rounded to whole pixels.
-    zoom = ((y2 - y1) / height, (x2 - x1) / width)
-    return image.astype(np.float32), (y1, x1, y2, x2), zoom, float(scale)
+    zooms = ((y2 - y1) / height, (x2 - x1) / width)
+    return image.astype(np.float32), (y1, x1, y2, x2), zooms, float(scale)
 
 
 @lru_cache(maxsize=64)

@@ -47,7 +47,10 @@ def standardise(image: np.ndarray, config: Config) -> np.ndarray:
 
     if image.dtype == np.uint8:
         return np.rint(change(np.arange(256.0))).astype(np.uint8)[image]
-    return change(image.astype(np.float64)).astype(image.dtype)
+    changed = change(image.astype(np.float64))
+    if np.issubdtype(image.dtype, np.integer):
+        changed = np.rint(changed)
+    return changed.astype(image.dtype)
 
 
 def _percentiles(image: np.ndarray, percents: list[float]) -> np.ndarray:

@@ -206,6 +206,12 @@ class MaskRCNN:
         self.log_dir = str(folder)
         self.checkpoint_path = checkpoints.checkpoint_path(folder, name)
 
+    @property
+    def resumed_layers(self) -> str | None:
+        """The `layers` of the stage that a loaded checkpoint goes on with, until `train` does so;
+        None without the state of such a checkpoint."""
+        return self._resume["stage"]["layers"] if self._resume else None
+
     def _name(self) -> str:
         return (self.config.NAME or "mask_rcnn").lower()
 

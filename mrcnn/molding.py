@@ -130,7 +130,8 @@ def resize_image(
         exact: continue the border when interpolating, anti-alias when shrinking, and round;
             otherwise the border fades, nothing smooths and fractions are cut off, as matterport.
         rng: draws the place of a crop; Python's global ``random`` when None, as matterport.
-        zoom: factor of enlargement in place of what min_dim, max_dim and min_scale ask for.
+        zoom: factor of enlargement in place of what min_dim, max_dim and min_scale ask for ("pad64"
+            and "crop" only).
 
     Returns:
         image: [H', W', C], same dtype.
@@ -140,11 +141,11 @@ def resize_image(
         crop: (y, x, height, width) in the scaled picture, or None.
 
     Raises:
-        UserError: the mode is unknown, or lacks the size that it needs.
+        UserError: the mode is unknown, lacks the size that it needs, or allows no zoom.
     """
     if image.ndim != 3:
         raise UserError(f"an image of shape {image.shape} is not [height, width, channels]")
-    _check_resize_arguments(min_dim, max_dim, mode)
+    _check_resize_arguments(min_dim, max_dim, mode, zoom)
     height, width = image.shape[:2]
     padding: Padding = [(0, 0), (0, 0), (0, 0)]
     if mode == "none":
@@ -181,9 +182,13 @@ def scale_factor(
     return scale
 
 
-def _check_resize_arguments(min_dim: int | None, max_dim: int | None, mode: str) -> None:
+def _check_resize_arguments(
+    min_dim: int | None, max_dim: int | None, mode: str, zoom: float | None
+) -> None:
     if mode not in ("none", "square", "pad64", "crop"):
         raise UserError(f'resize mode "{mode}" is unknown: use none, square, pad64 or crop')
+    if zoom is not None and mode in ("none", "square"):
+        raise UserError(f'a zoom of {zoom:g} needs IMAGE_RESIZE_MODE = "pad64", not "{mode}"')
     if mode == "square" and not max_dim:
         raise UserError("resize mode square needs max_dim (IMAGE_MAX_DIM)")
     if mode == "crop" and not min_dim:
@@ -287,7 +292,7 @@ def mold_inputs(
         windows: int [B, 4] pixels of the molded images.
 
     Raises:
-        UserError: the resize mode or an image does not suit detection.
+        UserError: the resize mode or an image does not suit detection, or the mode no zooms.
     """
     mode = config.IMAGE_RESIZE_MODE
     if mode == "crop":

@@ -10,6 +10,7 @@ from samples.nucleus.synthesize import KINDS, draw_image, synthesize
 
 EXACT = Setting("exact", (2.0, 2.0))
 EXACT_ANY = Setting("exact", (1.0, 4.0))
+CONFIGURED = Setting("exact")
 MATTERPORT_ANY = Setting("matterport", (1.0, 4.0))
 # Errors of the boxes that a path cannot mend while masks end where boxes end.
 BOXES_OFF = ("mask targets, moved boxes", "mask targets, boxes 7 % off", CROP_STEPS[1])
@@ -36,9 +37,10 @@ def measured(pictures, settings, scale):
 
 @pytest.mark.parametrize("scale", [1.0, 1.2])
 def test_synthetic_pictures(scale):
-    result = measured(synthetic_pictures(), [EXACT, EXACT_ANY, MATTERPORT_ANY], scale)
+    result = measured(synthetic_pictures(), [EXACT, EXACT_ANY, CONFIGURED, MATTERPORT_ANY],
+                      scale)
     means = result.means()
-    for setting in (EXACT, EXACT_ANY):
+    for setting in (EXACT, EXACT_ANY, CONFIGURED):
         for step, score in means[setting.title].items():
             assert score >= 0.97 or (scale == 1.0 and step in BOXES_OFF), (setting.title, step)
         assert means[setting.title]["mask targets, true boxes"] >= 0.99
@@ -59,7 +61,7 @@ def test_real_images(shared_dir):
     dataset = nucleus.load_dataset(str(shared_dir / "dsb2018"), "val")
     pictures = [(i, dataset.load_image(i), *dataset.load_layers(i))
                 for i in dataset.image_ids[::9]]
-    means = measured(pictures, [EXACT, EXACT_ANY], 1.2).means()
+    means = measured(pictures, [EXACT, EXACT_ANY, CONFIGURED], 1.2).means()
     assert min(score for row in means.values() for score in row.values()) >= 0.97
 
 
@@ -76,9 +78,9 @@ def test_half_a_pixel_is_noticed(monkeypatch):
     assert means["boxes to the input and back"] < 0.95
 
 
-@pytest.mark.parametrize("radius", [3, 8, 20])
+@pytest.mark.parametrize("radius", [3, 8, 20, 40])
 def test_discs_stay_where_they_are(radius):
-    for setting in (EXACT, EXACT_ANY):
+    for setting in (EXACT, EXACT_ANY, CONFIGURED):
         errors = ceiling.disc_errors(radius, configuration(1.2), setting, seed=0)
         true, moved, y, x, growth, picture_y, picture_x = errors
         assert min(true, moved) > 0.98
@@ -105,14 +107,15 @@ def test_command(data, capsys, monkeypatch):
     arguments = ["ceiling", "--dataset", str(data), "--subset", "stage1_train"]
     assert run([*arguments, "--limit", "1"]) == 0
     output = capsys.readouterr()
-    for title in ("exact x2", "exact x1-4", "matterport x2", "matterport x1-4"):
+    for title in ("exact configured", "exact x2", "exact x1-4", "matterport x2", "matterport x1-4"):
         assert output.out.count(title) == 3  # the tables of scores, boxes and discs
     assert all(step in output.out for step in (*STEPS, *CROP_STEPS))
     assert "1/1" in output.err and "took" in output.err
     arguments += ["--zoom", "3", "--convention", "exact", "--seed", "5"]
     assert run(arguments) == 0
     first = capsys.readouterr().out
-    assert "2 images" in first and "exact x3" in first and "matterport" not in first
+    assert "2 images" in first and "exact x3" in first
+    assert "matterport" not in first and "configured" not in first
     assert run(arguments) == 0
     assert capsys.readouterr().out == first  # the same seed
 

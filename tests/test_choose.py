@@ -102,6 +102,8 @@ def test_on_a_data_set(tmp_path, capsys):
     dataset = nucleus.load_dataset(str(tmp_path), "good", labelled=True)
     assert run_choose(BrightPixels(), dataset, tmp_path / "out", start=PLAIN) == []
     output = capsys.readouterr()
+    last = output.err.splitlines()[-1]
+    assert last.startswith("combine ") and "took" in last and "=]" in last
     evaluation = Evaluation()
     for i in dataset.image_ids:
         image = dataset.load_image(i)

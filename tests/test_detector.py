@@ -1,11 +1,14 @@
 """The first look at a picture, and detection at the zoom that follows from it."""
 
+import math
+
 import numpy as np
 import pytest
 from conftest import TinyConfig
 from test_network import set_weights
 
-from mrcnn.detector import MOST_LOOKS, find_zooms
+from mrcnn import detector
+from mrcnn.detector import CLOSER_LOOKS, OTHER_LOOKS, find_zooms
 from mrcnn.fast_network import Found
 from mrcnn.model import MaskRCNN
 from mrcnn.molding import parse_image_meta
@@ -44,56 +47,78 @@ def same(one, other):
 
 def test_the_zoom_follows_from_the_boxes_of_a_first_look(model):
     pictures = [picture(64, 64), picture(90, 100, 1)]
+    low, high = model.config.ZOOM_LIMITS
     for image, zoom in zip(pictures, model.find_zooms(pictures), strict=True):
-        # Results have boxes rounded to whole pixels, the zoom those before.
-        assert zoom == pytest.approx(seen_at(model, image, None), rel=0.1)
-
-
-def seen_at(model, image, zoom):
-    """The zoom that one look asks for."""
-    [found] = model.detect_patches([image], zooms=[zoom])
-    return object_zoom(found["rois"], model.config)
+        [found] = model.detect_patches([image], zooms=[None])
+        assert low < zoom < high
+        # Zooms have steps of 2 ** .25, and the boxes of results are rounded to whole pixels.
+        assert zoom == pytest.approx(object_zoom(found["rois"], model.config), rel=0.15)
 
 
 class Shortsighted:
-    """Stands in for a network that takes the halves of squares above 48 pixels for objects."""
+    """Stands in for a network: it sees squares of 6 to 96 pixels only, and takes the halves of
+    those above 48 for objects."""
 
     def __init__(self, side):
         self.side, self.looks = side, []
 
     def __call__(self, images, metas, masks):
-        scales = parse_image_meta(metas)["scale"]
-        self.looks += [round(float(scale), 3) for scale in scales]
-        boxes = np.zeros((len(images), 5, 6), np.float32)
-        for row, scale in enumerate(scales):
-            seen = self.side * scale
-            while seen > 48:
-                seen /= 2
-            boxes[row, :3] = [0, 0, *np.divide(seen, images.shape[1:3]), 1, 0.9]
+        [scale] = parse_image_meta(metas)["scale"]
+        self.looks.append(round(float(scale), 3))
+        boxes = np.zeros((1, 5, 6), np.float32)
+        seen = self.side * scale
+        if 6 <= seen <= 96:
+            seen = seen / 2 if seen > 48 else seen
+            boxes[0, :3] = [0, 0, *np.divide(seen, images.shape[1:3]), 1, 0.9]
         return Found(boxes, None, None, None, None)
 
 
-@pytest.mark.parametrize("side", [10, 30, 46, 60])  # the last is seen as 30, and nothing tells
-def test_one_look_is_enough_for_objects_that_are_not_too_large(side):
+def zoom_found(side, shape=(64, 64), **keys):
+    """(zoom, looks) for a picture with objects of this side."""
+    config = type("Config", (ZoomConfig,), {"ZOOM_LIMITS": (0.01, 9.0), **keys})()
     network = Shortsighted(side)
-    find_zooms(network, [picture(64, 64)], ZoomConfig())
-    assert network.looks == [1.0]
+    [zoom] = find_zooms(network, [picture(*shape)], config)
+    return zoom, network.looks
+
+
+@pytest.mark.parametrize("side", [10, 30, 46])
+def test_one_look_is_enough_for_objects_that_are_not_too_large(side):
+    zoom, looks = zoom_found(side)
+    assert looks == [1.0] and zoom == pytest.approx(40 / side, rel=0.1)
+    assert math.log2(zoom) * 4 == pytest.approx(round(math.log2(zoom) * 4))
 
 
 def test_parts_of_large_objects_lead_to_another_look():
-    config = type("Config", (ZoomConfig,), {"OBJECT_SIZE": 20, "ZOOM_LIMITS": (0.1, 3.0)})()
-    network = Shortsighted(90)
-    zooms = find_zooms(network, [picture(128, 128), picture(64, 100)], config)
+    zoom, looks = zoom_found(90, OBJECT_SIZE=20)
     # Seen as 45 at first, which asks for 20 / 45; seen whole there, and from near at last.
-    assert network.looks == [1.0, 1.0, 0.444, 0.444, 0.222, 0.222]
-    assert zooms == pytest.approx([20 / 90] * 2, rel=1e-3)
+    assert looks == [1.0, 0.42, 0.21]
+    assert zoom == pytest.approx(20 / 90, rel=0.1)
+
+
+def test_other_zooms_are_tried_where_the_first_look_finds_nothing():
+    zoom, looks = zoom_found(130)
+    assert looks[:2] == [1.0, 0.333] and zoom == pytest.approx(40 / 130, rel=0.1)
+    zoom, looks = zoom_found(4)
+    assert looks == [1.0, 0.333, 2.0] and zoom == pytest.approx(40 / 4, rel=0.11)
+    zoom, looks = zoom_found(1)
+    assert looks == [1.0, 0.333, 2.0] and zoom == 1.0  # nothing is seen anywhere
+
+
+def test_a_closer_look_that_finds_nothing_is_not_followed():
+    zoom, looks = zoom_found(40, OBJECT_SIZE=4)
+    assert looks == [1.0, 0.105] and zoom == 1.0
 
 
 def test_looks_come_to_an_end():
-    config = type("Config", (ZoomConfig,), {"OBJECT_SIZE": 2, "ZOOM_LIMITS": (0.001, 3.0)})()
-    network = Shortsighted(47)
-    find_zooms(network, [picture(64, 64)], config)
-    assert len(network.looks) <= MOST_LOOKS
+    _, looks = zoom_found(47, OBJECT_SIZE=2, ZOOM_LIMITS=(0.4, 3.0))
+    assert len(looks) <= len(OTHER_LOOKS) + CLOSER_LOOKS
+
+
+def test_no_zoom_makes_a_picture_too_large(monkeypatch):
+    monkeypatch.setattr(detector, "MOST_PIXELS", 100 * 200)
+    zoom, looks = zoom_found(20, shape=(200, 400))
+    assert looks == [0.5] and zoom == 0.5
+    assert zoom_found(10, shape=(50, 50))[0] == pytest.approx(200**0.5 / 5)
 
 
 def test_detection_takes_the_second_look_at_that_zoom(model):
@@ -124,6 +149,6 @@ def test_nothing_found_at_the_first_look_leaves_the_zoom_alone(model, monkeypatc
     monkeypatch.setattr(model.config, "DETECTION_MIN_CONFIDENCE", 1.0)
     sure = MaskRCNN("inference", model.config, model.model_dir)
     image = picture(64, 64)
-    assert sure.find_zooms([image]) == [None]
+    assert sure.find_zooms([image]) == [1.0]
     assert len(sure.detect_patches([image])[0]["scores"]) == 0
     assert sure.find_zooms([]) == [] and sure.detect_patches([]) == []

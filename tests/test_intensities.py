@@ -43,6 +43,14 @@ def test_floats_give_the_same_as_whole_numbers(picture):
     np.testing.assert_allclose(real, whole, atol=0.5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
+def test_all_whole_numbers_are_rounded(picture, dtype):
+    for image in (picture, 255 - picture):
+        result = standardise(image.astype(dtype), stretched(DARK_GROUND=True))
+        assert result.dtype == dtype
+        np.testing.assert_array_equal(result, standardise(image, stretched(DARK_GROUND=True)))
+
+
 def test_the_range_of_the_result_does_not_depend_on_the_exposure(picture):
     brighter = (picture * 3).astype(np.uint8)
     np.testing.assert_allclose(

@@ -281,3 +281,15 @@ def test_mold_inputs_refuses(mode, words):
     config = make_config(IMAGE_RESIZE_MODE=mode, IMAGE_MIN_DIM=64)
     with pytest.raises(UserError, match=words):
         molding.mold_inputs([np.zeros((10, 64, 3), np.uint8)], config)
+
+
+@pytest.mark.parametrize("mode", ["square", "none"])
+def test_zooms_need_a_mode_that_pads_to_what_comes_out(mode):
+    config = make_config(IMAGE_RESIZE_MODE=mode, IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)
+    images = [np.zeros((64, 64, 3), np.uint8)] * 2
+    with pytest.raises(UserError, match=f'a zoom of 2.5 needs IMAGE_RESIZE_MODE = "pad64".*{mode}'):
+        molding.mold_inputs(images, config, [None, 2.5])
+    config.IMAGE_RESIZE_MODE = "pad64"
+    molded, metas, _ = molding.mold_inputs(images, config, [None, 2.5])
+    assert [image.shape[:2] for image in molded] == [(64, 64), (192, 192)]
+    assert molding.parse_image_meta(metas)["scale"].tolist() == [1, 2.5]

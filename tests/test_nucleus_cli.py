@@ -133,6 +133,7 @@ def test_wrong_input_is_one_line_and_code_2(arguments, message, data, capsys):
     ["train", "--seed", "-1"], ["train", "--epochs", "many"],
     ["train", "--time-budget", "0"], ["train", "--time-budget", "an hour"],
     ["train", "--workers", "0"], ["detect", "--tta", "spiral"],
+    ["ceiling", "--weights", "last"], ["ceiling", "--logs", "logs"],
 ])
 def test_wrong_flags(arguments):
     with pytest.raises(SystemExit) as error:
@@ -285,6 +286,31 @@ def test_stages_may_freeze_the_batch_norms(data, tmp_path, small, monkeypatch):
     assert (seen[0] != seen[1]).any() and (seen[1] == seen[2]).all()
 
 
+def test_a_longer_run_goes_on_in_the_stage_it_is_in(data, tmp_path, small, monkeypatch, capsys):
+    from mrcnn.model import MaskRCNN
+
+    monkeypatch.setattr(nucleus.NucleusConfig, "STEPS_PER_EPOCH", 1)
+
+    def train(epochs, stages=(("heads", 0.6), ("all", 1.0))):
+        monkeypatch.setattr(nucleus, "STAGES", stages)
+        model = MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path))
+        if epochs > 1:
+            model.load_weights(model.find_last())
+        layers = model.resumed_layers
+        nucleus.train(model, str(data), "stage1_train", epochs)
+        assert model.resumed_layers is None and model.epoch == epochs
+        lines = capsys.readouterr().out.splitlines()
+        return layers, [line for line in lines if line.startswith(("Training", "Going", "A new"))]
+
+    assert train(1, (("heads", 1.0),)) == (None, ["Training heads: to epoch 1 of 1"])
+    assert train(3) == ("heads", [
+        "Training heads: to epoch 2 of 3", "Going on with the saved optimizer",
+        "Training all: to epoch 3 of 3"])
+    # The heads' share of seven epochs is four.
+    assert train(7) == ("all", [
+        "Training all: to epoch 7 of 7", "Going on with the saved optimizer"])
+
+
 class StoppingModel:
     """Finds nothing, and is interrupted at the second image."""
 
@@ -358,6 +384,28 @@ def test_overlapped_runs_write_what_a_plain_loop_writes(data, tmp_path):
     for row, picture in zip(rows, figures, strict=True):
         with Image.open(scored / f"{row['image_id']}.png") as written:
             np.testing.assert_array_equal(np.asarray(written), picture)
+
+
+def test_a_picture_that_could_not_be_drawn_is_not_on_the_sheet(
+        data, tmp_path, monkeypatch, capsys):
+    dataset = nucleus.load_dataset(str(data), "stage1_train")
+    save_png, hidden = drawing.save_png, {dataset.image_reference(0)}
+
+    def save(path, picture):
+        if path.stem in hidden:
+            raise MemoryError
+        save_png(path, picture)
+
+    monkeypatch.setattr(drawing, "save_png", save)
+    assert run_evaluate(dataset, tmp_path / "part", "a model", ThresholdModel()) == list(hidden)
+    assert "worst.png (the 3 worst)" in capsys.readouterr().out
+    with Image.open(tmp_path / "part" / "worst.png") as sheet:
+        assert sheet.size == (3 * 480, 480)
+    hidden.update(map(dataset.image_reference, dataset.image_ids))
+    assert len(run_evaluate(dataset, tmp_path / "none", "a model", ThresholdModel())) == 4
+    output = capsys.readouterr().out
+    assert "Competition score" in output and "worst.png" not in output
+    assert not list((tmp_path / "none").glob("*.png"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -503,3 +551,15 @@ def test_progress_line(capsys):
     shown = capsys.readouterr().err.splitlines()
     assert "1/2" in shown[0] and "ETA" in shown[0] and shown[0].endswith("one")
     assert shown[1] == "a.png: skipped" and "2/2" in shown[2] and "took" in shown[2]
+    line.finish()
+    assert capsys.readouterr().err == ""  # it has ended already
+
+
+def test_progress_line_that_ends_early(capsys):
+    line = Progress(8, "combine")
+    for _ in range(3):
+        line.step()
+    line.finish()
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == 2 and "3/3" in shown[1] and "took" in shown[1]
+    assert "[" + "=" * Progress.WIDTH + "]" in shown[1]

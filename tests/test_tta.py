@@ -46,7 +46,6 @@ def test_there_are_eight_orientations():
         assert not np.array_equal(one, other)
     np.testing.assert_array_equal(Variant(mirrored=True).apply(image), np.fliplr(image))
     np.testing.assert_array_equal(Variant(mirrored=True, turns=2).apply(image), np.flipud(image))
-    np.testing.assert_array_equal(Variant(inverted=True).apply(image), 255 - image)
     np.testing.assert_array_equal(Variant(scale=2.0).apply(image), image)  # the network zooms
 
 
@@ -81,7 +80,7 @@ def network(tmp_path_factory):
 def test_variants_through_a_network_as_done_by_hand(network):
     image = picture(3)
     variants = [Variant(mirrored=True, turns=3), Variant(scale=0.7),
-                Variant(turns=1, inverted=True, scale=1.3)]
+                Variant(turns=1, scale=1.3)]
     found = detect_variants(network, image, variants)
     zoom = 64 / 37  # IMAGE_MIN_DIM
     for variant, (scores, patches) in zip(variants, found, strict=True):

@@ -24,7 +24,7 @@ from mrcnn.boxes import apply_box_deltas_graph, box_refinement_graph, constant
 from mrcnn.data import ground_truth_arrays
 from mrcnn.detection import refine_detections_graph
 from mrcnn.errors import UserError
-from mrcnn.examples import Example, make_example
+from mrcnn.examples import Example, crop_zoom, draw_factor, make_example
 from mrcnn.masks import layers_to_masks
 from mrcnn.numpy_boxes import norm_boxes
 from mrcnn.targets import mask_targets
@@ -62,25 +62,29 @@ class Setting(NamedTuple):
     """A column of the tables."""
 
     convention: str  # PIXEL_CONVENTION
-    zooms: tuple[float, float]  # each image is enlarged by a random factor between the two
+    # Each image is enlarged by a random factor between the two; None: as the configuration has it,
+    # by the size of the nuclei where OBJECT_SIZE is set.
+    zooms: tuple[float, float] | None = None
 
     @property
     def title(self) -> str:
+        if self.zooms is None:
+            return f"{self.convention} configured"
         low, high = self.zooms
         return f"{self.convention} x{low:g}" + (f"-{high:g}" if high > low else "")
 
-    def draw_zoom(self, rng: np.random.Generator) -> float:
-        """A zoom, log-uniform."""
-        return float(np.exp(rng.uniform(*np.log(self.zooms))))
+    def zoom(self, image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray, base: Any,
+             rng: np.random.Generator) -> float:
+        """The zoom of one image, by the configuration `base` or random (log-uniform)."""
+        if self.zooms is None:
+            return crop_zoom(image, layers, class_ids, base)
+        return draw_factor(self.zooms, rng)
 
-    def configure(self, base: Any, mode: str, zoom: float, instances: int) -> Any:
+    def configure(self, base: Any, mode: str, instances: int) -> Any:
         """A copy of the configuration `base` for one image: "pad64" (all of it) or "crop"."""
         config = copy.copy(base)
         config.PIXEL_CONVENTION = self.convention
         config.IMAGE_RESIZE_MODE = mode
-        config.IMAGE_MIN_DIM = base.IMAGE_MIN_DIM if mode == "crop" else 0
-        config.IMAGE_MIN_SCALE = zoom
-        config.OBJECT_SIZE = None
         config.USE_MINI_MASK = config.USE_RPN_ROIS = True
         config.MAX_GT_INSTANCES = max(1, instances)
         return config
@@ -240,11 +244,12 @@ def score_image(image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray, co
     image [H, W, C]; layers int [H, W, L]; class_ids [N], N > 0; config: of training.
     """
     rng = np.random.default_rng(seed)
-    zoom = setting.draw_zoom(rng)
+    zoom = setting.zoom(image, layers, class_ids, config, rng)
 
     def network(mode: str) -> PerfectNetwork:
-        own = setting.configure(config, mode, zoom, len(class_ids))
-        return PerfectNetwork(make_example(image, layers, class_ids, own, rng), own, rng)
+        own = setting.configure(config, mode, len(class_ids))
+        example = make_example(image, layers, class_ids, own, rng, zoom=zoom)
+        return PerfectNetwork(example, own, rng)
 
     whole, crop = network("pad64"), network("crop")
     steps = step_labels(layers, whole, rng)
@@ -302,10 +307,10 @@ def disc_errors(radius: float, config: Any, setting: Setting, seed: int) -> np.n
         centre = side / 2 + rng.uniform(-0.5, 0.5, 2)
         shares = covered_by_disc(centre, radius, side)
         truth = shares >= 0.5
-        own = setting.configure(config, "pad64", setting.draw_zoom(rng), 1)
+        own = setting.configure(config, "pad64", 1)
         picture = np.repeat(np.rint(255 * shares)[..., None], config.IMAGE_CHANNEL_COUNT, axis=-1)
-        example = make_example(picture.astype(np.uint8), truth[..., None].astype(np.int32),
-                               np.ones(1, np.int32), own, rng)
+        image = picture.astype(np.uint8), truth[..., None].astype(np.int32), np.ones(1, np.int32)
+        example = make_example(*image, own, rng, zoom=setting.zoom(*image, config, rng))
         network = PerfectNetwork(example, own, rng)
         results = []
         for boxes in (network.boxes, network.normalise(moved(network.input_boxes, rng))):
@@ -332,7 +337,8 @@ def middle(weights: np.ndarray) -> np.ndarray:
 class Ceiling:
     """Collects images with `add`; the tables tell what they amount to.
 
-    config: of training; its conventions, zoom and way to cut images give way to the settings'.
+    config: of training; its convention, way to cut images and, where a setting has one, zoom give
+    way to the settings'.
     """
 
     def __init__(self, config: Any, settings: list[Setting], seed: int = 0):

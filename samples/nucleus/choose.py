@@ -28,7 +28,8 @@ from samples.nucleus.progress import Progress
 from samples.nucleus.runs import each_image
 
 GRID: dict[str, tuple] = {
-    "min_score": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
+    # With two classes the network's scores begin at .5; those of merged variants may be lower.
+    "min_score": (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
     "mask_threshold": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
     "max_covered": (None, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "overlaps": OVERLAPS,
@@ -145,6 +146,7 @@ def run_choose(model, dataset, output: Path, limit: int | None = None,
     print(table(alone, start) + "\n")
     line = Progress(MAX_ROUNDS * len(GRID), "combine")
     combined = combine(scorer, start, step=line.step)
+    line.finish()
     chosen = combined[-1].settings if combined else start
     print("Combined, one change after the other:")
     print(table(combined, start) if combined else "  nothing gains more than the start")

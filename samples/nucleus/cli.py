@@ -116,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="examples:\n" + "\n".join(EXAMPLES.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_data_flags(parser)
+    _add_weight_flags(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     made = {}
     for name in COMMANDS:
@@ -125,6 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("train", "detect", "evaluate", "choose"):
         _add_data_flags(made[name])
+        _add_weight_flags(made[name])
         made[name].add_argument(
             "--precision", choices=("auto", "float32", "bfloat16"),
             default=nucleus.NucleusConfig.PRECISION,
@@ -149,6 +151,10 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     add("--subset", metavar="NAME", default=argparse.SUPPRESS,
         help="'train' (stage1_train without the validation images), 'val', 'fit' and 'tune' (two "
              "parts of train), or the name of a folder or zip file in DIR such as stage1_train")
+
+
+def _add_weight_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--weights", metavar="W", default=argparse.SUPPRESS,
         help="path of a weight file, or 'last' (newest checkpoint in --logs), 'imagenet', 'coco' "
              "(both downloaded), 'nucleus' (comes with the project; the default of detect, "
@@ -204,8 +210,8 @@ def _add_detect_flags(parser: argparse.ArgumentParser, name: str) -> None:
 def _add_ceiling_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--zoom", type=zoom, metavar="Z",
-        help="enlarge all images by this factor (default: "
-             "2, and random factors from 1 to 4)")
+        help="enlarge all images by this factor (default: by the size of their nuclei as "
+             "configured, 2, and random factors from 1 to 4)")
     add("--convention", choices=("exact", "matterport"),
         help="PIXEL_CONVENTION (default: both)")
     add("--mask-roi-scale", type=zoom, default=nucleus.NucleusConfig.MASK_ROI_SCALE, metavar="S",
@@ -356,6 +362,8 @@ def ceiling_command(options: argparse.Namespace) -> int:
     zooms = [(options.zoom, options.zoom)] if options.zoom else [(2.0, 2.0), (1.0, 4.0)]
     conventions = [options.convention] if options.convention else ["exact", "matterport"]
     settings = [Setting(name, limits) for name in conventions for limits in zooms]
+    if not options.zoom:
+        settings.insert(0, Setting(options.convention or config.PIXEL_CONVENTION))
     run_ceiling(dataset, config, settings, options.limit, options.seed)
     return 0
 

@@ -170,10 +170,13 @@ def train(model, dataset_dir: str, subset: str, epochs: int | None = None,
     epochs = epochs or (DEFAULT_EPOCHS if time_budget is None else MAX_EPOCHS)
     if model.epoch >= epochs:
         print(f"Nothing to train: {model.epoch} epochs are done already, {epochs} were asked for")
-    start = 0
-    for stage in (Stage(*values) for values in STAGES):
+    stages = [Stage(*values) for values in STAGES]
+    layers, start = [stage.layers for stage in stages], 0
+    # More epochs or time prolong the first stages too, but what has left them does not go back.
+    reached = layers.index(model.resumed_layers) if model.resumed_layers in layers else 0
+    for number, stage in enumerate(stages):
         end = epochs if stage.end == 1.0 else min(epochs, max(1, round(stage.end * epochs)))
-        if end > start and model.epoch < end:
+        if number >= reached and end > start and model.epoch < end:
             seconds, until = None, f"epoch {end} of {epochs}"
             if time_budget is not None:
                 seconds = 60 * stage.end * time_budget

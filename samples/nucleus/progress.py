@@ -23,12 +23,21 @@ class Progress:
     def step(self, note: str = "") -> None:
         """Count one more; `note` is shown at the end of the line."""
         self.done += 1
+        self._show(note)
+
+    def finish(self) -> None:
+        """End the line where fewer steps than announced were needed."""
+        if self.done < self.total:
+            self.total = self.done
+            self._show()
+
+    def _show(self, note: str = "") -> None:
         now = time.monotonic()
         finished = self.done >= self.total
         if not (self.in_place or finished or self.done == 1 or now - self.shown > self.interval):
             return
         self.shown = now
-        left = (now - self.started) / self.done * (self.total - self.done)
+        left = (now - self.started) / max(self.done, 1) * (self.total - self.done)
         filled = self.WIDTH * self.done // max(self.total, 1)
         bar = "=" * filled + " " * (self.WIDTH - filled)
         clock = f"took {hms(now - self.started)}" if finished else f"ETA {hms(left)}"

@@ -160,10 +160,14 @@ def run_evaluate(dataset, output: Path, source: str, model=None,
     if not evaluation.rows:
         raise UserError(f"none of the {len(failed)} images could be scored")
     print(evaluation.table())
+    written = "metrics.json, metrics.csv"
     if pictures:
-        worst = sorted(evaluation.rows, key=lambda row: row["score"])[:WORST]
-        paths = [output / f"{row['image_id']}.png" for row in worst]
-        drawing.save_png(output / "worst.png", drawing.contact_sheet(paths))
-    print(f"\nWritten to {output}: metrics.json, metrics.csv"
-          + (f", pictures, worst.png (the {len(worst)} worst)" if pictures else ""))
+        rows = sorted(evaluation.rows, key=lambda row: row["score"])
+        paths = [output / f"{row['image_id']}.png" for row in rows]
+        # A scored image has no picture where memory did not suffice for that.
+        worst = [path for path in paths if path.is_file()][:WORST]
+        if worst:
+            drawing.save_png(output / "worst.png", drawing.contact_sheet(worst))
+            written += f", pictures, worst.png (the {len(worst)} worst)"
+    print(f"\nWritten to {output}: {written}")
     return failed

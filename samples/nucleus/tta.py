@@ -2,7 +2,8 @@
 
 Flips and quarter turns bring every mask back to exactly the pixels that it was found on. Scales
 change the zoom at which the network sees the picture; masks are sampled at the picture's own
-pixel centres, so nothing is resized twice.
+pixel centres, so nothing is resized twice. (Inverted copies would add nothing: pictures with a
+light ground are inverted anyway, see `mrcnn.intensities`.)
 
 Shapes: N detections, H, W pixels of the picture, h, w pixels of one detection's patch, V variants.
 """
@@ -23,16 +24,15 @@ SAME_NUCLEUS = 0.5
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to change a picture: mirror it, then turn it, then invert it, then zoom it."""
+    """One way to change a picture: mirror it, then turn it, then zoom it."""
 
     mirrored: bool = False  # left and right are swapped
     turns: int = 0  # quarter turns, counter-clockwise
-    inverted: bool = False  # 255 - value
     scale: float = 1.0  # factor of the zoom that the picture would have otherwise
 
     def __str__(self) -> str:
         changes = [("mirrored", self.mirrored), (f"turned {90 * self.turns}", self.turns),
-                   ("inverted", self.inverted), (f"scaled {self.scale:g}", self.scale != 1)]
+                   (f"scaled {self.scale:g}", self.scale != 1)]
         return ", ".join(name for name, changed in changes if changed) or "as it is"
 
     def apply(self, image: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ class Variant:
         """
         image = image[:, ::-1] if self.mirrored else image
         image = np.rot90(image, self.turns)
-        return np.ascontiguousarray(255 - image if self.inverted else image)
+        return np.ascontiguousarray(image)
 
     def restore(self, patch: Patch, shape: Sequence[int]) -> Patch:
         """A patch of the changed picture as a patch of the picture itself.
@@ -67,7 +67,6 @@ NONE = (PICTURE,)
 FLIPS = (PICTURE, Variant(mirrored=True), Variant(mirrored=True, turns=2), Variant(turns=2))
 QUARTER_TURNS = (Variant(turns=1), Variant(turns=3), Variant(mirrored=True, turns=1),
                  Variant(mirrored=True, turns=3))
-INVERTED = (Variant(inverted=True), Variant(mirrored=True, inverted=True))
 SCALES = (Variant(scale=0.8), Variant(scale=1.25), Variant(mirrored=True, scale=0.8),
           Variant(mirrored=True, scale=1.25))
 
@@ -76,7 +75,6 @@ SETS = {
     "flips": FLIPS,
     "turns": FLIPS + QUARTER_TURNS,
     "scales": FLIPS + QUARTER_TURNS + SCALES,
-    "inversion": FLIPS + QUARTER_TURNS + SCALES + INVERTED,
 }
 
 
@@ -101,14 +99,17 @@ def detect_variants(model, image: np.ndarray, variants: Sequence[Variant]) -> li
     zooms = None
     if any(variant.scale != 1 for variant in variants):
         zoom = model.find_zooms([image])[0] or _configured_zoom(image, model.config)
-        zooms = [zoom * variant.scale for variant in variants]
+        zooms = [float(np.clip(zoom * variant.scale, *model.config.ZOOM_LIMITS))
+                 for variant in variants]
     elif len(variants) > 1:  # one look for the zoom serves all
         zooms = model.find_zooms([image]) * len(variants)
-    results = model.detect_patches([variant.apply(image) for variant in variants],
-                                   probabilities=True, zooms=zooms)
-    return [Detections(result["scores"],
-                       [variant.restore(patch, image.shape) for patch in result["patches"]])
-            for variant, result in zip(variants, results, strict=True)]
+    found = []
+    for i, variant in enumerate(variants):  # one at a time: molded pictures are large
+        [result] = model.detect_patches([variant.apply(image)], probabilities=True,
+                                        zooms=None if zooms is None else zooms[i : i + 1])
+        found.append(Detections(result["scores"], [variant.restore(patch, image.shape)
+                                                   for patch in result["patches"]]))
+    return found
 
 
 def _configured_zoom(image: np.ndarray, config) -> float:
