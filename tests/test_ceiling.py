@@ -46,8 +46,9 @@ def test_synthetic_pictures(scale):
         assert means[setting.title]["mask targets, true boxes"] >= 0.99
     exact, matterport = means[EXACT_ANY.title], means[MATTERPORT_ANY.title]
     assert matterport["mask targets, true boxes"] < exact["mask targets, true boxes"] - 0.02
-    worst = [max(np.abs(errors[i]).max() for errors in result.box_errors) for i in range(3)]
-    assert max(worst[:2]) < 0.01 and worst[2] >= 1
+    *others, last = (max(np.abs(errors).max() for errors in of_setting)
+                     for of_setting in zip(*result.box_errors, strict=True))
+    assert max(others) < 0.01 and last >= 1
 
 
 def test_larger_mask_regions_save_what_small_boxes_cut_off():
@@ -78,7 +79,7 @@ def test_half_a_pixel_is_noticed(monkeypatch):
     assert means["boxes to the input and back"] < 0.95
 
 
-@pytest.mark.parametrize("radius", [3, 8, 20, 40])
+@pytest.mark.parametrize("radius", [3, 8, 20, 70])  # the last configured one shrinks to .25
 def test_discs_stay_where_they_are(radius):
     for setting in (EXACT, EXACT_ANY, CONFIGURED):
         errors = ceiling.disc_errors(radius, configuration(1.2), setting, seed=0)

@@ -145,6 +145,7 @@ class Stage(NamedTuple):
 # the backbone.
 STAGES = (Stage("heads", 0.05), Stage("all", 1.0))
 DEFAULT_EPOCHS = 20
+VALIDATION = {"fit": "tune"}
 MAX_EPOCHS = 9999  # names of checkpoints have four digits
 
 
@@ -156,14 +157,14 @@ def train(model, dataset_dir: str, subset: str, epochs: int | None = None,
     time_budget: minutes in all, those of the finished epochs included. The stages have their shares
         of it, and the learning rate's schedule ends with it.
     A model that has been loaded from a checkpoint goes on where that stopped. Validates on the
-    subset "val" where the data set has it; nothing is chosen by it.
+    subset "val" ("tune", where "fit" is trained on) if the data set has it; nothing is chosen by it.
     Raises UserError for data that cannot be trained on.
     """
     from mrcnn.augment import RandomAugmentation
 
     dataset_train = load_dataset(dataset_dir, subset, labelled=True)
     try:
-        dataset_val = load_dataset(dataset_dir, "val", labelled=True)
+        dataset_val = load_dataset(dataset_dir, VALIDATION.get(subset, "val"), labelled=True)
     except UserError as error:
         print(f"No validation: {error}", file=sys.stderr)
         dataset_val = None
