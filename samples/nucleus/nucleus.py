@@ -157,7 +157,8 @@ def train(model, dataset_dir: str, subset: str, epochs: int | None = None,
     time_budget: minutes in all, those of the finished epochs included. The stages have their shares
         of it, and the learning rate's schedule ends with it.
     A model that has been loaded from a checkpoint goes on where that stopped. Validates on the
-    subset "val" ("tune", where "fit" is trained on) if the data set has it; nothing is chosen by it.
+    subset "val" ("tune" where "fit" is trained on) if the data set has it; nothing is chosen by
+    that.
     Raises UserError for data that cannot be trained on.
     """
     from mrcnn.augment import RandomAugmentation
