@@ -8,6 +8,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from weight_recorder import WeightRecorder
 
 from mrcnn import callbacks as C
 from mrcnn.averaging import WeightAverage
@@ -154,44 +155,24 @@ def test_eta_of_a_run_with_a_time_is_never_longer():
     assert progress._step_text(3) == "epoch 2  step 4/10"
 
 
-class Weights(keras.callbacks.Callback):
-    """The weights after every step, in every validation, and at the end of every epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.steps, self.validations, self.ends = [], [], []
-
-    def _now(self):
-        C.sync_weights(self.model)
-        return np.concatenate([value.ravel() for value in self.model.get_weights()])
-
-    def on_train_begin(self, logs=None):
-        self.steps.append(self._now())
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps.append(self._now())
-
-    def on_test_begin(self, logs=None):
-        self.validations.append(self._now())
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.ends.append(self._now())
-
-
 @pytest.mark.parametrize("every, updates", [(3, (3, 4, 6, 8, 9, 12)), (8, (4, 8, 12))])
 def test_average_of_the_weights_is_kept_and_validated_with(every, updates, monkeypatch):
     monkeypatch.setattr(C, "UPDATE_EVERY", every)
     model = tiny_model(0.1)
-    average, seen = WeightAverage(model, 0.9), Weights()
-    fit([C.AverageWeights(average), seen], epochs=3, validation=Loader(), model=model)
-    expected, done, at_ends = seen.steps[0], 0, []
+    average, recorder = WeightAverage(model, 0.9), WeightRecorder()
+    fit([C.AverageWeights(average), recorder], epochs=3, validation=Loader(), model=model)
+    steps, validations, ends = (
+        [np.concatenate([value.ravel() for value in weights]) for weights in moments]
+        for moments in (recorder.steps, recorder.validations, recorder.ends)
+    )
+    expected, done, at_ends = steps[0], 0, []
     for step in updates:
         kept = min(0.9, (1 + step) / (10 + step)) ** (step - done)
-        expected, done = kept * expected + (1 - kept) * seen.steps[step], step
+        expected, done = kept * expected + (1 - kept) * steps[step], step
         at_ends += [expected] if step % STEPS == 0 else []
-    np.testing.assert_allclose(seen.validations, at_ends, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(seen.ends, seen.steps[STEPS::STEPS])
-    assert np.abs(np.array(seen.ends) - seen.validations).max() > 1e-3
+    np.testing.assert_allclose(validations, at_ends, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(ends, steps[STEPS::STEPS])
+    assert np.abs(np.array(ends) - validations).max() > 1e-3
 
 
 class Passing(keras.callbacks.Callback):

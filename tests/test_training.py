@@ -10,8 +10,9 @@ import keras
 import numpy as np
 import pytest
 from conftest import TinyConfig
+from weight_recorder import WeightRecorder
 
-from mrcnn import callbacks, training
+from mrcnn import training
 from mrcnn.dataset import Dataset
 from mrcnn.errors import UserError
 from mrcnn.model import MaskRCNN
@@ -145,32 +146,8 @@ def test_resumed_equals_uninterrupted(tmp_path, config):
     assert [row["epoch"] for row in log_rows(resumed)] == ["1", "2", "3"]
 
 
-class Recorder(keras.callbacks.Callback):
-    """Weights after every step, and those of every validation."""
-
-    def __init__(self):
-        super().__init__()
-        self.steps, self.validations, self.ends = [], [], []
-
-    def _now(self):
-        callbacks.sync_weights(self.model)
-        return [value.copy() for value in self.model.get_weights()]
-
-    def on_train_begin(self, logs=None):
-        self.steps.append(self._now())
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps.append(self._now())
-
-    def on_test_begin(self, logs=None):
-        self.validations.append(self._now())
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.ends.append(self._now())
-
-
 def test_checkpoints_and_validation_have_the_average(tmp_path):
-    recorder = Recorder()
+    recorder = WeightRecorder()
     model = train(make(tmp_path, AveragedConfig), 2, custom_callbacks=[recorder])
     average, done, expected = recorder.steps[0], 0, []
     for step in (8, 9, 16, 18):
@@ -195,7 +172,7 @@ def test_a_stage_begins_with_the_average_of_the_one_before(tmp_path):
     kept = weights_of(model)
     model.load_weights(model.find_last())
     assert_same(weights_of(model), kept)
-    recorder = Recorder()
+    recorder = WeightRecorder()
     train(model, 2, custom_callbacks=[recorder])
     for one, other in zip(recorder.steps[0], kept.values(), strict=True):
         np.testing.assert_array_equal(one, other)
