@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from .architecture import architecture_of
 from .numpy_boxes import norm_boxes
 
 
@@ -44,7 +45,7 @@ def generate_anchors(
 def generate_pyramid_anchors(
     scales, ratios, feature_shapes, feature_strides, anchor_stride, centered: bool = False
 ) -> np.ndarray:
-    """Anchors over a pyramid: the first scale on the first level, and so on.
+    """Anchors over a pyramid: the first scale (or scales) on the first level, and so on.
 
     Returns:
         float64 [A, 4] in pixels, level by level.
@@ -59,24 +60,25 @@ def generate_pyramid_anchors(
 
 
 def compute_backbone_shapes(config, image_shape) -> np.ndarray:
-    """Height and width of every pyramid level, int [L, 2], for an image of `image_shape`."""
+    """Height and width of every feature map, int [L, 2], for an image of `image_shape`."""
     if callable(config.BACKBONE):
         return config.COMPUTE_BACKBONE_SHAPE(image_shape)
     return np.array(
         [
             [math.ceil(image_shape[0] / stride), math.ceil(image_shape[1] / stride)]
-            for stride in config.BACKBONE_STRIDES
+            for stride in architecture_of(config).strides
         ]
     )
 
 
 def image_anchors(config, image_shape) -> np.ndarray:
     """The anchors of an image in pixels, float32 [A, 4]."""
+    architecture = architecture_of(config)
     return generate_pyramid_anchors(
-        config.RPN_ANCHOR_SCALES,
+        architecture.scales,
         config.RPN_ANCHOR_RATIOS,
         compute_backbone_shapes(config, image_shape),
-        config.BACKBONE_STRIDES,
+        architecture.strides,
         config.RPN_ANCHOR_STRIDE,
         centered=config.exact_pixels,
     ).astype(np.float32)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import config_rules
+from mrcnn.architecture import mask_side
 from mrcnn.config_rules import LOSS_NAMES
 
 
@@ -89,7 +90,17 @@ class Config:
     #   "exact"       half-pixel centres and exclusive box ends everywhere: no systematic offset.
     PIXEL_CONVENTION = "matterport"
 
-    # ---- Backbone and feature pyramid ----------------------------------------------------------
+    # ---- Backbone and features -----------------------------------------------------------------
+    # (new) Which features the network looks at; see mrcnn/architecture.py.
+    #   "fpn"  a pyramid over all stages of the backbone (FPN)
+    #   "c4"   its fourth stage, the fifth being a part of the heads (report section 4.2). The
+    #          default 7 of POOL_SIZE then becomes 14, and that of MASK_SHAPE what follows.
+    ARCHITECTURE = "fpn"
+
+    # (new) "c4" only: the fifth stage keeps its resolution and looks at every other cell (report
+    # section 3.5.1). Four times the work; masks of 28 x 28 cells in place of 14 x 14.
+    DILATED_STAGE5 = False
+
     # "resnet50", "resnet101", or a callable with the signature of mrcnn.model.resnet_graph.
     BACKBONE: str | Callable = "resnet101"
 
@@ -161,6 +172,27 @@ class Config:
     # cut the object. 1 (as the paper): the box itself.
     MASK_ROI_SCALE = 1.0
 
+    # (new) How the features of a region are pooled: "align" samples them where they are, "pool"
+    # takes maxima over whole cells (report sections 3.7.1 and 4.1.3).
+    ROI_POOLING = "align"
+
+    # (new) "align" only: samples in every bin, 1 or 4, and how 4 become one value: "average" or
+    # "max" (report section 4.1.4).
+    ROI_SAMPLES = 1
+    ROI_SAMPLES_JOIN = "average"
+
+    # (new) Let the features of a region be turned, moved and scaled before they are classified, as
+    # the network finds best (report section 3.6).
+    ROI_SPATIAL_TRANSFORMER = False
+
+    # (new) Ranks of the two fully connected layers, each as two thin ones (report section 3.8.6);
+    # 0 for a whole layer. See mrcnn/compression.py, which makes such a network of another.
+    FPN_CLASSIF_FC_RANKS = (0, 0)
+
+    # (new) Let the proposal network and the two output layers start from small Gaussian numbers
+    # (report sections 3.8.3 and 3.9.5) in place of Keras's default.
+    GAUSSIAN_HEADS = False
+
     # As RPN_BBOX_STD_DEV, for the second refinement of the boxes.
     BBOX_STD_DEV = np.array([0.1, 0.1, 0.2, 0.2])
 
@@ -179,6 +211,10 @@ class Config:
     # positive (paper section 3.1: 1 positive to 3 negatives).
     TRAIN_ROIS_PER_IMAGE = 200
     ROI_POSITIVE_RATIO = 0.33
+
+    # (new) IoU with the nearest object, from the first to below the second, of regions that are
+    # examples of background. The report (section 3.8.1) asks for .1 at least: hard examples.
+    ROI_BACKGROUND_IOU = (0.0, 0.5)
 
     # (new) Let the true boxes be regions too, so that the heads learn before the proposals are
     # any good (as later detectors do; matterport does not).
@@ -208,12 +244,18 @@ class Config:
     LEARNING_MOMENTUM = 0.9
 
     # (new) Over the epochs (or the time budget) of one train() call: "constant"; "cosine": falling
-    # to zero; "step": divided by ten after each of these shares of them.
+    # to zero; "step": divided by ten after each of these shares of them; "plateau": divided by ten
+    # when the loss (of the validation images, where there are any) has not fallen for so many
+    # epochs (report section 3.3.1).
     LEARNING_SCHEDULE = "constant"
     LEARNING_DROPS = (2 / 3, 8 / 9)
+    LEARNING_PATIENCE = 5
 
     # (new) Steps over which the learning rate rises from zero at the start.
     LEARNING_WARMUP_STEPS = 0
+
+    # (new) Factor of the learning rate of biases (report section 3.8.3: 2).
+    LEARNING_BIAS_FACTOR = 1.0
 
     # Factor of the plain L2 penalty on kernels (paper section 3.1: .0001). matterport divides
     # each penalty by its tensor's size, which all but removes it.
@@ -227,8 +269,15 @@ class Config:
     # the average. None: no average.
     WEIGHT_AVERAGING: float | None = None
 
-    # Factors of the five losses in the total; a name left out counts 1.
+    # Factors of the five losses in the total; a name left out counts 1. These are the lambdas of
+    # the report's equations 12 and 16.
     LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)
+
+    # (new) What the two box losses are divided by. "positives": a mean over the positive anchors
+    # or regions and over the four numbers of a box (matterport). "report": sums over the four
+    # numbers, divided by the number of places of anchors (N_reg of equation 16) and by all sampled
+    # regions (equation 12).
+    BOX_LOSS_MEAN = "positives"
 
     # (new) How many of the newest checkpoints to keep. None: all.
     CHECKPOINTS_TO_KEEP: int | None = None
@@ -253,6 +302,7 @@ class Config:
             UserError: a key has a value that is not allowed.
         """
         self._adapt_mean_pixel()
+        self._adapt_to_architecture()
         self.validate()
         self.BATCH_SIZE = self.IMAGES_PER_GPU * self.GPU_COUNT
         side = self.IMAGE_MIN_DIM if self.IMAGE_RESIZE_MODE == "crop" else self.IMAGE_MAX_DIM
@@ -283,6 +333,15 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return every key with a value that ``json.dump`` takes (callables by their name)."""
         return {key: config_rules.plain(getattr(self, key)) for key in self._keys()}
+
+    def _adapt_to_architecture(self) -> None:
+        """Where they are left alone, POOL_SIZE and MASK_SHAPE follow ARCHITECTURE = "c4"."""
+        if self.ARCHITECTURE != "c4" or not config_rules.is_integer(self.MASK_POOL_SIZE):
+            return
+        if self.POOL_SIZE == Config.POOL_SIZE:
+            self.POOL_SIZE = 14
+        if np.array_equal(self.MASK_SHAPE, Config.MASK_SHAPE):
+            self.MASK_SHAPE = [mask_side(self)] * 2
 
     def _keys(self) -> list[str]:
         return [name for name in dir(self) if name.isupper() and not name.startswith("_")]

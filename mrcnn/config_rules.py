@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn.architecture import mask_side
 from mrcnn.errors import MRCNNWarning, UserError
 
 # Six halvings lie between the input and the coarsest pyramid level P6.
@@ -99,6 +100,15 @@ def _are_rising_shares(value: Any) -> bool:
     return all(low < high for low, high in zip(value, value[1:], strict=False))
 
 
+def _are_ious(value: Any) -> bool:
+    pair = _is_sequence(value) and len(value) == 2 and all(_is_number(v) for v in value)
+    return pair and 0 <= value[0] < value[1] <= 0.5
+
+
+def _are_ranks(value: Any) -> bool:
+    return _is_sequence(value) and len(value) == 2 and all(is_integer(v) and v >= 0 for v in value)
+
+
 def _is_mean_pixel(value: Any) -> bool:
     return _is_number(value) or (_is_sequence(value) and all(_is_number(v) for v in value))
 
@@ -137,6 +147,8 @@ RULES: dict[str, Rule] = {
     ),
     "DARK_GROUND": _FLAG,
     "PIXEL_CONVENTION": _choice("matterport", "exact"),
+    "ARCHITECTURE": _choice("fpn", "c4"),
+    "DILATED_STAGE5": _FLAG,
     "BACKBONE": (
         lambda v: callable(v) or (isinstance(v, str) and v in ("resnet50", "resnet101")),
         'one of "resnet50", "resnet101", or a callable',
@@ -163,12 +175,19 @@ RULES: dict[str, Rule] = {
     "MASK_CONV_CHANNELS": _COUNT,
     "MASK_SHAPE": _size(),
     "MASK_ROI_SCALE": _number(lambda v: v >= 1, "of 1 or more"),
+    "ROI_POOLING": _choice("align", "pool"),
+    "ROI_SAMPLES": (lambda v: is_integer(v) and v in (1, 4), "1 or 4"),
+    "ROI_SAMPLES_JOIN": _choice("average", "max"),
+    "ROI_SPATIAL_TRANSFORMER": _FLAG,
+    "FPN_CLASSIF_FC_RANKS": (_are_ranks, "two whole numbers of 0 or more"),
+    "GAUSSIAN_HEADS": _FLAG,
     "BBOX_STD_DEV": _positive_numbers(4),
     "MAX_GT_INSTANCES": _COUNT,
     "USE_MINI_MASK": _FLAG,
     "MINI_MASK_SHAPE": _size(),
     "TRAIN_ROIS_PER_IMAGE": _COUNT,
     "ROI_POSITIVE_RATIO": _FRACTION,
+    "ROI_BACKGROUND_IOU": (_are_ious, "(low, high) with 0 <= low < high <= 0.5"),
     "TRAIN_GT_AS_ROIS": _FLAG,
     "USE_RPN_ROIS": _FLAG,
     "DATA_WORKERS": _COUNT,
@@ -179,8 +198,10 @@ RULES: dict[str, Rule] = {
     "OPTIMIZER": _choice("sgd", "adam"),
     "LEARNING_RATE": _POSITIVE,
     "LEARNING_MOMENTUM": _number(lambda v: 0 <= v < 1, "in [0, 1)"),
-    "LEARNING_SCHEDULE": _choice("constant", "cosine", "step"),
+    "LEARNING_SCHEDULE": _choice("constant", "cosine", "step", "plateau"),
     "LEARNING_DROPS": (_are_rising_shares, "a list of rising numbers in (0, 1)"),
+    "LEARNING_PATIENCE": _COUNT,
+    "LEARNING_BIAS_FACTOR": _POSITIVE,
     "LEARNING_WARMUP_STEPS": _COUNT_OR_ZERO,
     "WEIGHT_DECAY": _NOT_NEGATIVE,
     "GRADIENT_CLIP_NORM": _optional(_POSITIVE),
@@ -190,6 +211,7 @@ RULES: dict[str, Rule] = {
         f"a dict of numbers of 0 or more with the names {', '.join(LOSS_NAMES)}",
     ),
     "CHECKPOINTS_TO_KEEP": _optional(_COUNT),
+    "BOX_LOSS_MEAN": _choice("positives", "report"),
     "DETECTION_MAX_INSTANCES": _COUNT,
     "DETECTION_MIN_CONFIDENCE": _optional(_FRACTION_OR_ZERO),
     "DETECTION_NMS_THRESHOLD": _FRACTION_OR_ZERO,
@@ -235,14 +257,35 @@ RULES_BETWEEN_KEYS: list[tuple[str, Callable[[Any], bool], str]] = [
         "a callable, since BACKBONE is one",
     ),
     (
+        "ARCHITECTURE",
+        lambda c: c.ARCHITECTURE == "fpn" or not callable(c.BACKBONE),
+        '"fpn", since BACKBONE is a callable',
+    ),
+    (
+        "DILATED_STAGE5",
+        lambda c: c.ARCHITECTURE == "c4" or not c.DILATED_STAGE5,
+        'True only with ARCHITECTURE = "c4"',
+    ),
+    (
+        "FPN_CLASSIF_FC_RANKS",
+        lambda c: c.ARCHITECTURE == "fpn" or not any(c.FPN_CLASSIF_FC_RANKS),
+        '(0, 0) with ARCHITECTURE = "c4", which has no such layers',
+    ),
+    (
         "RPN_ANCHOR_SCALES",
-        lambda c: len(c.RPN_ANCHOR_SCALES) == len(c.BACKBONE_STRIDES),
+        lambda c: c.ARCHITECTURE == "c4" or len(c.RPN_ANCHOR_SCALES) == len(c.BACKBONE_STRIDES),
         "one scale per pyramid level, as many as BACKBONE_STRIDES has",
     ),
     (
+        "LEARNING_WARMUP_STEPS",
+        lambda c: c.LEARNING_SCHEDULE != "plateau" or not c.LEARNING_WARMUP_STEPS,
+        '0 with LEARNING_SCHEDULE = "plateau"',
+    ),
+    (
         "MASK_SHAPE",
-        lambda c: tuple(c.MASK_SHAPE) == (2 * c.MASK_POOL_SIZE,) * 2,
-        "twice MASK_POOL_SIZE in both directions",
+        lambda c: tuple(c.MASK_SHAPE) == (mask_side(c),) * 2,
+        "twice MASK_POOL_SIZE in both directions (the same as MASK_POOL_SIZE for \"c4\" unless its "
+        "stage 5 is dilated)",
     ),
 ]
 

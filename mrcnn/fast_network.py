@@ -9,6 +9,7 @@ Shape shorthand: B images, H W rows and columns of the molded image, A anchors, 
 D detections at most, N of them there, K classes, M length of the image meta data.
 """
 
+import contextlib
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,22 +18,21 @@ import numpy as np
 from keras import ops
 
 from .anchors import normalized_anchors
+from .architecture import architecture_of
 from .compiled import compiled
 from .detection import DetectionLayer
 from .errors import UserError
 from .folding import FoldedBank, fold
-from .fpn import feature_pyramid
 from .layers import LayerBank
 from .network import (
-    backbone_stages,
     classify,
     compiles_whole_graphs,
+    feature_maps,
     inference_model,
     proposals_of,
     segment,
 )
 
-MASKED_LEVELS = 4  # P2 to P5; P6 serves the region proposals only
 ANCHOR_SETS_KEPT = 16  # one a picture size, some four megabytes a megapixel
 
 
@@ -44,6 +44,21 @@ class Found(NamedTuple):
     deltas: np.ndarray  # [B, R, K, 4]
     masks: np.ndarray  # [B, N or more, h, w, K] probabilities of the first detections, N = 0: none
     rois: np.ndarray  # [B, R, 4]
+
+
+@contextlib.contextmanager
+def memory_errors(shape):
+    """Turn what a backend raises where images [B, H, W, C] need too much memory into UserError."""
+    try:
+        yield
+    except Exception as error:
+        # Every backend has its own name for it.
+        if type(error).__name__ not in ("ResourceExhaustedError", "OutOfMemoryError"):
+            raise
+        raise UserError(
+            f"{shape[0]} images of {shape[1]}x{shape[2]} pixels do not fit into memory: lower "
+            "IMAGE_MIN_SCALE, ZOOM_LIMITS, IMAGES_PER_GPU or POST_NMS_ROIS_INFERENCE"
+        ) from error
 
 
 class FastNetwork:
@@ -69,8 +84,13 @@ class FastNetwork:
         meta, anchors = tensor((None, config.IMAGE_META_SIZE)), tensor((1, None, 4))
         self._find = compiled(self._find_graph, variables, [image, meta, anchors])
         boxes = tensor((None, None, 4))
-        levels = [tensor((None, None, None, config.TOP_DOWN_PYRAMID_SIZE), dtype)] * MASKED_LEVELS
-        self._mask = compiled(self._mask_graph, variables, [boxes, meta, *levels])
+        architecture = architecture_of(config)
+        self.pooled_maps = architecture.pooled_maps
+        maps = [tensor((None, None, None, architecture.channels), dtype)] * self.pooled_maps
+        self._mask = compiled(self._mask_graph, variables, [boxes, meta, *maps])
+        rois = tensor((None, config.POST_NMS_ROIS_INFERENCE, 4))
+        self._features = compiled(self._features_graph, variables, [image])
+        self._classify = compiled(self._classify_graph, variables, [rois, meta, *maps])
         watched = _variables(bank)
         self._sums = compiled(
             lambda: [ops.stack([ops.sum(ops.cast(v, "float32")) for v in watched])], watched, []
@@ -87,17 +107,31 @@ class FastNetwork:
         Raises:
             UserError: they do not fit into memory.
         """
-        try:
+        with memory_errors(images.shape):
             return self._run(np.asarray(images, np.float32), np.asarray(metas, np.float32), masks)
-        except Exception as error:
-            # Every backend has its own name for it.
-            if type(error).__name__ not in ("ResourceExhaustedError", "OutOfMemoryError"):
-                raise
-            raise UserError(
-                f"{len(images)} images of {images.shape[1]}x{images.shape[2]} pixels do not fit "
-                "into memory: lower IMAGE_MIN_SCALE, ZOOM_LIMITS, IMAGES_PER_GPU or "
-                "POST_NMS_ROIS_INFERENCE"
-            ) from error
+
+    # The parts one by one, for regions that do not come from the network's own proposals.
+
+    def features(self, images: np.ndarray) -> list:
+        """The maps that regions are pooled from, of molded images [B, H, W, C]."""
+        self._fold_if_changed()
+        return list(self._features(np.asarray(images, np.float32)))
+
+    def classify(self, features: list, metas, rois: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities [B, R, K] and deltas [B, R, K, 4] of R = POST_NMS_ROIS_INFERENCE regions.
+
+        rois: [B, R, 4] normalised.
+        """
+        classes, deltas = self._classify(rois, np.asarray(metas, np.float32), *features)
+        return ops.convert_to_numpy(classes), ops.convert_to_numpy(deltas)
+
+    def segment(self, features: list, metas, boxes: np.ndarray) -> np.ndarray:
+        """Masks [B, N, h, w, K] of boxes [B, N, 4] normalised."""
+        count = boxes.shape[1]
+        padding = padded_count(count, 1 if compiles_whole_graphs() else 8) - count
+        boxes = np.pad(boxes, [(0, 0), (0, padding), (0, 0)])
+        [masks] = self._mask(boxes, np.asarray(metas, np.float32), *features)
+        return ops.convert_to_numpy(masks)[:, :count]
 
     def _run(self, images, metas, with_masks) -> Found:
         self._fold_if_changed()
@@ -115,19 +149,25 @@ class FastNetwork:
         return Found(detections, classes, deltas, masks, rois)
 
     def _find_graph(self, image, meta, anchors):
-        """Detections without masks: [detections, classes, deltas, rois, P2, P3, P4, P5]."""
+        """Without masks: [detections, classes, deltas, rois, and the maps to pool from]."""
         config, bank = self.config, self.bank
-        stages = backbone_stages(image, config, bank)
-        pyramid = feature_pyramid(stages, config.TOP_DOWN_PYRAMID_SIZE, bank)
+        features = feature_maps(image, config, bank)
         count = config.POST_NMS_ROIS_INFERENCE
-        _, _, _, rois = proposals_of(pyramid, anchors, count, config, bank)
-        _, classes, deltas = classify(rois, pyramid, meta, config, bank)
+        _, _, _, rois = proposals_of(features, anchors, count, config, bank)
+        _, classes, deltas = classify(rois, features, meta, config, bank)
         detect = bank(DetectionLayer, config, name="mrcnn_detection")
         detections = detect([rois, classes, deltas, meta])
-        return [detections, classes, deltas, rois, *pyramid[:MASKED_LEVELS]]
+        return [detections, classes, deltas, rois, *features[: self.pooled_maps]]
 
-    def _mask_graph(self, boxes, meta, *pyramid):
-        return [segment(boxes, pyramid, meta, self.config, self.bank)]
+    def _features_graph(self, image):
+        return feature_maps(image, self.config, self.bank)[: self.pooled_maps]
+
+    def _classify_graph(self, rois, meta, *features):
+        _, classes, deltas = classify(rois, features, meta, self.config, self.bank)
+        return [classes, deltas]
+
+    def _mask_graph(self, boxes, meta, *features):
+        return [segment(boxes, features, meta, self.config, self.bank)]
 
     def _fold_if_changed(self) -> None:
         """Fold the weights at first, and again when somebody has loaded or set others.

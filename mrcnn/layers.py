@@ -7,6 +7,11 @@ import keras
 from keras import ops
 
 
+def first_values(gaussian: bool, deviation: float):
+    """What a kernel starts from: the report's Gaussian of a deviation, or Keras's default."""
+    return keras.initializers.RandomNormal(0.0, deviation) if gaussian else "glorot_uniform"
+
+
 class BatchNorm(keras.layers.BatchNormalization):
     """Batch normalization that can be frozen (matterport: `BatchNorm`).
 
@@ -97,7 +102,9 @@ class FullWindowConv2D(keras.layers.Conv2D):
 
     def call(self, inputs):
         kernel = ops.reshape(self.kernel, (-1, self.filters))
-        outputs = ops.matmul(ops.reshape(inputs, (-1, kernel.shape[0])), kernel) + self.bias
+        outputs = ops.matmul(ops.reshape(inputs, (-1, kernel.shape[0])), kernel)
+        if self.use_bias:
+            outputs = outputs + self.bias
         return ops.reshape(outputs, (-1, 1, 1, self.filters))
 
 

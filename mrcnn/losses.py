@@ -2,7 +2,8 @@
 
 L = L_class + L_box + L_mask (report section 4.1.1) for the second stage, and the two terms of
 equation 16 for the region proposals. Each is a mean over what it sees in the whole batch, as in
-matterport; a batch in which a loss sees nothing gives zero.
+matterport; a batch in which a loss sees nothing gives zero. The two box losses also come with the
+report's divisors (`Config.BOX_LOSS_MEAN`).
 
 Shape shorthand: B images, A anchors, T sampled regions, K classes.
 """
@@ -41,11 +42,18 @@ def rpn_class_loss_graph(rpn_match, rpn_class_logits):
     return _masked_mean(loss, match != 0)
 
 
-def rpn_anchor_box_loss(target_deltas, rpn_match, rpn_deltas):
-    """Smooth L1 over the positive anchors, targets given for every anchor [B, A, 4]."""
+def rpn_anchor_box_loss(target_deltas, rpn_match, rpn_deltas, places=None):
+    """Smooth L1 over the positive anchors, targets given for every anchor [B, A, 4].
+
+    places: N_reg of report equation 16, the places of anchors in an image: the sum over anchors
+        and coordinates is divided by it. None: a mean over both.
+    """
     match = ops.reshape(rpn_match, ops.shape(rpn_deltas)[:2])
-    loss = ops.mean(smooth_l1_loss(target_deltas, rpn_deltas), axis=-1)
-    return _masked_mean(loss, match == 1)
+    loss = smooth_l1_loss(target_deltas, rpn_deltas)
+    if places is None:
+        return _masked_mean(ops.mean(loss, axis=-1), match == 1)
+    an_image = ops.sum(ops.where((match == 1)[..., None], loss, 0.0), axis=(1, 2)) / places
+    return ops.mean(an_image)
 
 
 def rpn_bbox_loss_graph(config, target_bbox, rpn_match, rpn_bbox):
@@ -82,19 +90,25 @@ def mrcnn_class_loss_graph(target_class_ids, pred_class_logits, active_class_ids
     return _masked_mean(loss, active if used is None else active & used)
 
 
-def mrcnn_bbox_loss_graph(target_bbox, target_class_ids, pred_bbox):
+def mrcnn_bbox_loss_graph(target_bbox, target_class_ids, pred_bbox, used=None):
     """Smooth L1 of the positive regions' deltas for their true class (report equation 13).
 
     Args:
         target_bbox: [B, T, 4].
         target_class_ids: int [B, T].
         pred_bbox: [B, T, K, 4].
+        used: bool [B, T], False for padding: the sum over the four numbers is divided by all used
+            regions, background included (report equation 12). None: a mean over the positive
+            regions and the four numbers.
     """
     target_class_ids = ops.cast(target_class_ids, "int32")
     class_ids = ops.maximum(target_class_ids, 0)[..., None, None]
     predicted = ops.take_along_axis(pred_bbox, class_ids, axis=2)[:, :, 0]
-    loss = ops.mean(smooth_l1_loss(target_bbox, predicted), axis=-1)
-    return _masked_mean(loss, target_class_ids > 0)
+    loss = smooth_l1_loss(target_bbox, predicted)
+    if used is None:
+        return _masked_mean(ops.mean(loss, axis=-1), target_class_ids > 0)
+    loss = ops.where(target_class_ids > 0, ops.sum(loss, axis=-1), 0.0)
+    return _masked_mean(loss, used)
 
 
 def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks, from_logits=False):

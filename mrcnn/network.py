@@ -1,6 +1,8 @@
 """The whole network as Keras functional models, one for training and one for inference.
 
-    image -> backbone -> pyramid -> region proposals -> heads -> losses, or detections and masks
+    image -> backbone -> features -> region proposals -> heads -> losses, or detections and masks
+
+The features are a pyramid of maps or, with ARCHITECTURE = "c4", a single one.
 
 Both come from one `LayerBank`, so graphs for several image shapes share their weights.
 
@@ -9,16 +11,24 @@ Shape shorthand: B images, H W C rows, columns and channels of the molded image,
 instances, M length of the image meta data.
 """
 
+from functools import partial
+
 import keras
 import numpy as np
 from keras import layers, ops
 
 from .anchors import image_anchors, normalized_anchors
+from .architecture import architecture_of
 from .boxes import norm_boxes_graph, scale_boxes_graph
 from .config_rules import LOSS_NAMES
 from .detection import DetectionLayer
 from .fpn import feature_pyramid
-from .heads import build_fpn_mask_graph, fpn_classifier_graph
+from .heads import (
+    build_fpn_mask_graph,
+    c4_classifier_graph,
+    c4_mask_graph,
+    fpn_classifier_graph,
+)
 from .image_meta import parse_image_meta_graph
 from .layers import LayerBank
 from .losses import (
@@ -29,6 +39,7 @@ from .losses import (
     rpn_class_loss_graph,
 )
 from .resnet import resnet_graph
+from .roi_features import pooling_of
 from .rpn import ProposalLayer, SampledRpn, build_rpn_model
 from .targets import RoiTargetLayer, RpnTargetLayer
 
@@ -74,10 +85,10 @@ class LossLayer(layers.Layer):
 
 
 def backbone_stages(image, config, bank):
-    """[C2, C3, C4, C5] of the configured backbone."""
+    """[C2, C3, C4, C5] of the configured backbone; C5 is None where it is the heads' trunk."""
     if not callable(config.BACKBONE):
-        stages = resnet_graph(image, config.BACKBONE, True, config.TRAIN_BN, bank)
-        return stages[1:]
+        stage5 = config.ARCHITECTURE == "fpn"
+        return resnet_graph(image, config.BACKBONE, stage5, config.TRAIN_BN, bank)[1:]
 
     def as_model(name, dtype):
         # A user's backbone makes new layers at every call: called once, it can be shared.
@@ -88,23 +99,32 @@ def backbone_stages(image, config, bank):
     return bank(as_model, name="backbone")(image)
 
 
+def feature_maps(image, config, bank):
+    """What proposals are looked for on, finest map first: [P2, ... P6], or [C4]."""
+    stages = backbone_stages(image, config, bank)
+    if config.ARCHITECTURE == "c4":
+        return [stages[2]]
+    return feature_pyramid(stages, config.TOP_DOWN_PYRAMID_SIZE, bank)
+
+
 def rpn_of(config, bank):
     """The region proposal network, a model that all levels share."""
+    architecture = architecture_of(config)
 
     def rpn_model(name, dtype):
         return build_rpn_model(
-            config.RPN_ANCHOR_STRIDE, len(config.RPN_ANCHOR_RATIOS), config.TOP_DOWN_PYRAMID_SIZE,
-            config.RPN_CONV_CHANNELS, dtype,
+            config.RPN_ANCHOR_STRIDE, architecture.anchors_per_cell, architecture.channels,
+            config.RPN_CONV_CHANNELS, dtype, config.GAUSSIAN_HEADS,
         )
 
     return bank(rpn_model, name="rpn_model")
 
 
-def proposals_of(pyramid, anchors, count, config, bank):
-    """Run the region proposal network over the pyramid.
+def proposals_of(features, anchors, count, config, bank):
+    """Run the region proposal network over the feature maps.
 
     Args:
-        pyramid: [P2, ... P6].
+        features: as `feature_maps` gives them.
         anchors: [1, A, 4] normalised, level by level.
         count: proposals wanted.
 
@@ -112,7 +132,7 @@ def proposals_of(pyramid, anchors, count, config, bank):
         logits [B, A, 2], probabilities [B, A, 2], deltas [B, A, 4], proposals [B, count, 4].
     """
     rpn = rpn_of(config, bank)
-    per_level = [rpn(level) for level in pyramid]
+    per_level = [rpn(level) for level in features]
     names = ("rpn_class_logits", "rpn_class", "rpn_bbox")
     logits, probabilities, deltas = (
         bank(layers.Concatenate, axis=1, name=name, dtype="float32")(list(parts))
@@ -122,20 +142,35 @@ def proposals_of(pyramid, anchors, count, config, bank):
     return logits, probabilities, deltas, propose([probabilities, deltas, anchors])
 
 
-def classify(rois, pyramid, image_meta, config, bank):
-    """`fpn_classifier_graph` with everything that the configuration says."""
+def classify(rois, features, image_meta, config, bank):
+    """Class and box of regions, as the configuration says: see `fpn_classifier_graph`."""
+    pooling = pooling_of(config)
+    options = {"transformer": config.ROI_SPATIAL_TRANSFORMER, "gaussian": config.GAUSSIAN_HEADS}
+    if config.ARCHITECTURE == "c4":
+        return c4_classifier_graph(
+            rois, features[0], image_meta, config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN,
+            pooling, bank, config.DILATED_STAGE5, **options,
+        )
     return fpn_classifier_graph(
-        rois, pyramid[:4], image_meta, config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN,
-        config.FPN_CLASSIF_FC_LAYERS_SIZE, config.exact_pixels, bank,
+        rois, features[: architecture_of(config).pooled_maps], image_meta, config.POOL_SIZE,
+        config.NUM_CLASSES, config.TRAIN_BN, config.FPN_CLASSIF_FC_LAYERS_SIZE, pooling, bank,
+        ranks=config.FPN_CLASSIF_FC_RANKS, **options,
     )
 
 
-def segment(rois, pyramid, image_meta, config, bank, logits=False):
-    """`build_fpn_mask_graph` with everything that the configuration says."""
+def segment(rois, features, image_meta, config, bank, logits=False):
+    """Masks of regions, as the configuration says: see `build_fpn_mask_graph`."""
     rois = scale_boxes_graph(rois, config.MASK_ROI_SCALE)
+    pooling = pooling_of(config)
+    if config.ARCHITECTURE == "c4":
+        return c4_mask_graph(
+            rois, features[0], image_meta, config.MASK_POOL_SIZE, config.NUM_CLASSES,
+            config.TRAIN_BN, config.MASK_CONV_CHANNELS, pooling, bank, config.DILATED_STAGE5,
+            logits,
+        )
     return build_fpn_mask_graph(
-        rois, pyramid[:4], image_meta, config.MASK_POOL_SIZE, config.NUM_CLASSES,
-        config.TRAIN_BN, config.MASK_CONV_CHANNELS, config.exact_pixels, bank, logits,
+        rois, features[: architecture_of(config).pooled_maps], image_meta, config.MASK_POOL_SIZE,
+        config.NUM_CLASSES, config.TRAIN_BN, config.MASK_CONV_CHANNELS, pooling, bank, logits,
     )
 
 
@@ -149,17 +184,15 @@ def inference_model(config, bank: LayerBank, image_shape) -> keras.Model:
     """
     image = keras.Input(tuple(image_shape), name="input_image")
     image_meta = keras.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
-    pyramid = feature_pyramid(
-        backbone_stages(image, config, bank), config.TOP_DOWN_PYRAMID_SIZE, bank
-    )
+    features = feature_maps(image, config, bank)
     anchors = AnchorsLayer(normalized_anchors(config, image_shape), name="anchors")(image)
     _, rpn_class, rpn_bbox, rois = proposals_of(
-        pyramid, anchors, config.POST_NMS_ROIS_INFERENCE, config, bank
+        features, anchors, config.POST_NMS_ROIS_INFERENCE, config, bank
     )
-    _, classes, deltas = classify(rois, pyramid, image_meta, config, bank)
+    _, classes, deltas = classify(rois, features, image_meta, config, bank)
     detect = bank(DetectionLayer, config, name="mrcnn_detection")
     detections = detect([rois, classes, deltas, image_meta])
-    masks = segment(detections[..., :4], pyramid, image_meta, config, bank)
+    masks = segment(detections[..., :4], features, image_meta, config, bank)
     model = keras.Model(
         [image, image_meta],
         [detections, classes, deltas, masks, rois, rpn_class, rpn_bbox],
@@ -191,12 +224,10 @@ def training_outputs(inputs, config, bank: LayerBank, image_shape) -> list:
     """The five losses of a batch as scalars, in the order of `LOSS_NAMES`."""
     image, image_meta = inputs["input_image"], inputs["input_image_meta"]
     gt_class_ids, gt_boxes = inputs["input_gt_class_ids"], inputs["input_gt_boxes"]
-    pyramid = feature_pyramid(
-        backbone_stages(image, config, bank), config.TOP_DOWN_PYRAMID_SIZE, bank
-    )
+    features = feature_maps(image, config, bank)
     anchors = AnchorsLayer(normalized_anchors(config, image_shape), name="anchors")(image)
     logits, _, deltas, proposals = proposals_of(
-        pyramid, anchors, config.POST_NMS_ROIS_TRAINING, config, bank
+        features, anchors, config.POST_NMS_ROIS_TRAINING, config, bank
     )
     rpn_index, rpn_match, rpn_targets = RpnTargetLayer(
         image_anchors(config, image_shape), config, name="rpn_targets"
@@ -204,8 +235,8 @@ def training_outputs(inputs, config, bank: LayerBank, image_shape) -> list:
     if config.USE_RPN_ROIS:
         rpn_logits, rpn_deltas = bank(
             SampledRpn, rpn_of(config, bank), config.RPN_ANCHOR_STRIDE,
-            len(config.RPN_ANCHOR_RATIOS), name="rpn_sampled",
-        )([rpn_index, *pyramid])
+            architecture_of(config).anchors_per_cell, name="rpn_sampled",
+        )([rpn_index, *features])
     else:
         # Without proposals, only its whole outputs make the RPN a part of the model.
         rpn_logits, rpn_deltas = (
@@ -216,21 +247,29 @@ def training_outputs(inputs, config, bank: LayerBank, image_shape) -> list:
         return norm_boxes_graph(boxes, image_shape[:2], exact=config.exact_pixels)
 
     if not config.USE_RPN_ROIS:
-        proposals = normalize(inputs["input_rois"])
+        given = inputs["input_rois"]
+        real = ops.any(given != 0, axis=-1, keepdims=True)
+        # matterport's coordinates would make boxes with an area of the zero rows.
+        proposals = ops.where(real, normalize(given), 0.0)
     rois, class_ids, target_deltas, target_masks = RoiTargetLayer(config, name="roi_targets")(
         [proposals, gt_class_ids, normalize(gt_boxes), inputs["input_gt_masks"]]
     )
-    logits, _, deltas = classify(rois, pyramid, image_meta, config, bank)
+    logits, _, deltas = classify(rois, features, image_meta, config, bank)
     # Only positive regions have a mask, and they come first.
     positives = target_masks.shape[1]
-    masks = segment(rois[:, :positives], pyramid, image_meta, config, bank, logits=True)
+    masks = segment(rois[:, :positives], features, image_meta, config, bank, logits=True)
     active = parse_image_meta_graph(image_meta)["active_class_ids"]
     used = ops.any(rois != 0, axis=-1)
+    rpn_box_loss, box_arguments = rpn_anchor_box_loss, [target_deltas, class_ids, deltas]
+    if config.BOX_LOSS_MEAN == "report":
+        places = anchors.shape[1] // architecture_of(config).anchors_per_cell
+        rpn_box_loss = partial(rpn_anchor_box_loss, places=places)
+        box_arguments.append(used)
     arguments = {
         "rpn_class_loss": (rpn_class_loss_graph, [rpn_match, rpn_logits]),
-        "rpn_bbox_loss": (rpn_anchor_box_loss, [rpn_targets, rpn_match, rpn_deltas]),
+        "rpn_bbox_loss": (rpn_box_loss, [rpn_targets, rpn_match, rpn_deltas]),
         "mrcnn_class_loss": (mrcnn_class_loss_graph, [class_ids, logits, active, used]),
-        "mrcnn_bbox_loss": (mrcnn_bbox_loss_graph, [target_deltas, class_ids, deltas]),
+        "mrcnn_bbox_loss": (mrcnn_bbox_loss_graph, box_arguments),
         "mrcnn_mask_loss": (_mask_loss, [target_masks, class_ids[:, :positives], masks]),
     }
     return [LossLayer(arguments[n][0], name=n)(arguments[n][1]) for n in LOSS_NAMES]

@@ -4,6 +4,8 @@ Source: report sections 4.1.4 and 3.6.2 (bilinear sampling); matterport `Pyramid
 Shape shorthand: B images, R regions, P pooled rows and columns, C channels, L levels.
 """
 
+from functools import reduce
+
 import numpy as np
 from keras import layers, ops
 
@@ -109,6 +111,31 @@ def _integers(values):
     return ops.stack([ops.cast(value, "int32") for value in values])
 
 
+def level_table(cells, sizes, level, planes: int = 1):
+    """Feature maps in one table, so that a region is read the same way whatever its level.
+
+    Args:
+        cells: for every level [B, planes * H * W, C].
+        sizes: (H, W) of every level: numbers, or tensors where they are known only when the graph
+            runs.
+        level: int32 [B, R], index of every region's level.
+        planes: how many maps of H x W cells follow each other on every level.
+
+    Returns:
+        table [T, C], and of every region int32 [B, R] height and width of its level and where its
+        image's first plane of that level starts in the table.
+    """
+    heights, widths = zip(*sizes, strict=True)
+    areas = [h * w * planes for h, w in zip(heights, widths, strict=True)]
+    starts = [sum(areas[:i]) for i in range(len(areas))]
+    height = ops.take(_integers(heights), level, axis=0)
+    width = ops.take(_integers(widths), level, axis=0)
+    image = ops.arange(ops.shape(level)[0], dtype="int32")[:, None]
+    offset = ops.take(_integers(starts), level, axis=0) + image * sum(areas)
+    table = ops.concatenate(cells, axis=1)
+    return ops.reshape(table, (-1, table.shape[-1])), height, width, offset
+
+
 class PyramidROIAlign(layers.Layer):
     """Pools regions from the level that fits their size (matterport's layer).
 
@@ -119,10 +146,19 @@ class PyramidROIAlign(layers.Layer):
     regions keep their order.
     """
 
-    def __init__(self, pool_shape, exact=False, **kwargs):
+    def __init__(self, pool_shape, exact=False, samples=1, join="average", **kwargs):
+        """
+        Args:
+            pool_shape: (height, width) of the output.
+            exact: pixel convention, see `sample_positions`.
+            samples: bilinear samples in every bin, 1 or 4 (report section 4.1.4).
+            join: how 4 samples become one value: "average" (He et al.) or "max" (the report).
+        """
         super().__init__(**kwargs)
         self.pool_shape = tuple(pool_shape)
         self.exact = exact
+        self.samples_a_side = {1: 1, 4: 2}[samples]
+        self.join = join
         # Boxes must not be rounded to the compute dtype; features arrive in it already.
         self.autocast = False
 
@@ -132,28 +168,27 @@ class PyramidROIAlign(layers.Layer):
         shape = ops.cast(parse_image_meta_graph(image_meta)["image_shape"], "float32")
         level = roi_levels(boxes, shape[:, :1] * shape[:, 1:2], len(feature_maps))
 
-        # Numbers, or tensors where the image's size is known only when the graph runs.
-        heights, widths = zip(*(ops.shape(f)[1:3] for f in feature_maps), strict=True)
-        areas = [h * w for h, w in zip(heights, widths, strict=True)]
-        starts = [sum(areas[:i]) for i in range(len(areas))]
-        height = ops.take(_integers(heights), level, axis=0)
-        width = ops.take(_integers(widths), level, axis=0)
-        image = ops.arange(ops.shape(boxes)[0], dtype="int32")[:, None]
-        offset = ops.take(_integers(starts), level, axis=0) + image * sum(areas)
-
         channels = feature_maps[0].shape[-1]
-        table = ops.concatenate([ops.reshape(f, (-1, area, channels))
-                                 for f, area in zip(feature_maps, areas, strict=True)], axis=1)
+        sizes = [ops.shape(f)[1:3] for f in feature_maps]
+        cells = [ops.reshape(f, (-1, h * w, channels))
+                 for f, (h, w) in zip(feature_maps, sizes, strict=True)]
+        table, height, width, offset = level_table(cells, sizes, level)
         if training:  # gradients of many regions add up in the table: not in 8 bits
             table = ops.cast(table, "float32")
-        y, y_in = sample_positions(boxes[..., 0], boxes[..., 2], self.pool_shape[0], height,
-                                   self.exact)
-        x, x_in = sample_positions(boxes[..., 1], boxes[..., 3], self.pool_shape[1], width,
-                                   self.exact)
-        pooled = bilinear_grid(
-            ops.reshape(table, (-1, channels)), offset, height, width, y, x,
-            y_in[..., :, None] & x_in[..., None, :],
+        n = self.samples_a_side
+        rows, columns = (n * size for size in self.pool_shape)
+        y, y_in = sample_positions(boxes[..., 0], boxes[..., 2], rows, height, self.exact)
+        x, x_in = sample_positions(boxes[..., 1], boxes[..., 3], columns, width, self.exact)
+        samples = (  # one of every bin at a time: together they would take several times the memory
+            bilinear_grid(
+                table, offset, height, width, y[..., i::n], x[..., j::n],
+                y_in[..., i::n, None] & x_in[..., None, j::n],
+            )
+            for i in range(n) for j in range(n)
         )
+        pooled = reduce(ops.maximum if self.join == "max" else ops.add, samples)
+        if self.join == "average" and n > 1:
+            pooled = pooled / n**2
         return ops.cast(pooled, feature_maps[0].dtype)
 
     def compute_output_shape(self, input_shape):

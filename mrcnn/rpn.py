@@ -9,10 +9,16 @@ import numpy as np
 from keras import layers, ops
 
 from .boxes import apply_box_deltas_graph, clip_boxes_graph, constant
+from .layers import first_values
 from .nms import non_max_suppression_graph
 
+# Report section 3.9.5: standard deviation of all layers' first values.
+RPN_DEVIATION = 0.01
 
-def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512, dtype=None):
+
+def rpn_graph(
+    feature_map, anchors_per_location, anchor_stride, channels=512, dtype=None, gaussian=False
+):
     """The network over one pyramid level.
 
     Args:
@@ -21,31 +27,35 @@ def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512, dt
         anchor_stride: cells from one anchor to the next, 1 or 2.
         channels: width of the shared convolution.
         dtype: dtype policy of the convolutions.
+        gaussian: see `layers.first_values`.
 
     Returns:
         logits [B, A, 2] (background, object), probabilities [B, A, 2] and box deltas [B, A, 4],
         all float32.
     """
+    common = {"dtype": dtype, "kernel_initializer": first_values(gaussian, RPN_DEVIATION)}
     shared = layers.Conv2D(
         channels, (3, 3), padding="same", activation="relu", strides=anchor_stride,
-        name="rpn_conv_shared", dtype=dtype,
+        name="rpn_conv_shared", **common,
     )(feature_map)
     logits = layers.Conv2D(
-        2 * anchors_per_location, (1, 1), padding="valid", name="rpn_class_raw", dtype=dtype
+        2 * anchors_per_location, (1, 1), padding="valid", name="rpn_class_raw", **common
     )(shared)
     logits = ops.cast(layers.Reshape((-1, 2), dtype=dtype)(logits), "float32")
     probabilities = layers.Softmax(name="rpn_class_xxx", dtype="float32")(logits)
     deltas = layers.Conv2D(
-        4 * anchors_per_location, (1, 1), padding="valid", name="rpn_bbox_pred", dtype=dtype
+        4 * anchors_per_location, (1, 1), padding="valid", name="rpn_bbox_pred", **common
     )(shared)
     deltas = ops.cast(layers.Reshape((-1, 4), dtype=dtype)(deltas), "float32")
     return [logits, probabilities, deltas]
 
 
-def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512, dtype=None):
+def build_rpn_model(
+    anchor_stride, anchors_per_location, depth, channels=512, dtype=None, gaussian=False
+):
     """`rpn_graph` as a model of its own ("rpn_model"), so that all levels share its weights."""
     features = keras.Input((None, None, depth), name="input_rpn_feature_map")
-    outputs = rpn_graph(features, anchors_per_location, anchor_stride, channels, dtype)
+    outputs = rpn_graph(features, anchors_per_location, anchor_stride, channels, dtype, gaussian)
     return keras.Model(features, outputs, name="rpn_model")
 
 

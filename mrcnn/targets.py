@@ -159,7 +159,9 @@ class RpnTargetLayer(layers.Layer):
         return tuple(map(keras.KerasTensor, shapes, ("int32", "int32", "float32")))
 
 
-def sample_rois(overlaps, crowd, real, total, positive_limit, priority):
+def sample_rois(
+    overlaps, crowd, real, total, positive_limit, priority, background_iou=(0.0, ROI_POSITIVE_IOU)
+):
     """Choose regions: positives first, then as many negatives as fill the rest.
 
     matterport holds the ratio by leaving slots empty when positives are few, which gives an image
@@ -172,13 +174,15 @@ def sample_rois(overlaps, crowd, real, total, positive_limit, priority):
         total: T.
         positive_limit: F.
         priority: float32 [B, N].
+        background_iou: (low, high), see `Config.ROI_BACKGROUND_IOU`.
 
     Returns:
         index int32 [B, T] into N; positive bool [B, T] (a prefix of at most F); used bool [B, T].
     """
     best = ops.max(overlaps, axis=2)
     is_positive = real & (best >= ROI_POSITIVE_IOU)
-    is_negative = real & (best < ROI_POSITIVE_IOU) & ~crowd
+    low, high = background_iou
+    is_negative = real & (best >= low) & (best < high) & ~crowd
     return positives_first(is_positive, is_negative, positive_limit, total, priority)
 
 
@@ -262,8 +266,8 @@ def detection_targets(proposals, gt_class_ids, gt_boxes, gt_masks, config, prior
         gt_class_ids: int32 [B, G].
         gt_boxes: [B, G, 4] normalised.
         gt_masks: [B, G, h, w] uint8.
-        config: `TRAIN_ROIS_PER_IMAGE`, `ROI_POSITIVE_RATIO`, `TRAIN_GT_AS_ROIS`, `MASK_SHAPE`,
-            `MASK_ROI_SCALE`, `USE_MINI_MASK`, `BBOX_STD_DEV`.
+        config: `TRAIN_ROIS_PER_IMAGE`, `ROI_POSITIVE_RATIO`, `ROI_BACKGROUND_IOU`,
+            `TRAIN_GT_AS_ROIS`, `MASK_SHAPE`, `MASK_ROI_SCALE`, `USE_MINI_MASK`, `BBOX_STD_DEV`.
         priority: float32 [B, N] or, with `TRAIN_GT_AS_ROIS`, [B, N + G]; uniform in [0, 1).
 
     Returns:
@@ -279,7 +283,8 @@ def detection_targets(proposals, gt_class_ids, gt_boxes, gt_masks, config, prior
     crowd = ops.max(ops.where(gt_class_ids[:, None] < 0, overlaps, 0.0), axis=2) > CROWD_IOU
     overlaps = ops.where(gt_class_ids[:, None] > 0, overlaps, 0.0)
     index, positive, used = sample_rois(
-        overlaps, crowd, box_area(proposals) > 0, total, positive_limit, priority
+        overlaps, crowd, box_area(proposals) > 0, total, positive_limit, priority,
+        config.ROI_BACKGROUND_IOU,
     )
     rois = ops.take_along_axis(proposals, index[..., None], axis=1)
     best = ops.cast(ops.argmax(overlaps, axis=2), "int32")

@@ -90,3 +90,31 @@ def test_nothing_to_see_is_zero_and_large_logits_are_finite():
     logits = np.full((1, 2, 3, 3, 2), -500.0, "float32")
     got = losses.mrcnn_mask_loss_graph(masks, np.ones((1, 2), "int32"), logits, from_logits=True)
     assert value(got) == pytest.approx(500)
+
+
+def test_box_losses_with_the_divisors_of_the_report(rng):
+    # Equation 16: sums over anchors and coordinates, divided by the places of anchors.
+    match = rng.integers(-1, 2, (2, 30))
+    deltas, targets = rng.normal(size=(2, 2, 30, 4)).astype("float32")
+    total = sum(reference.smooth_l1(targets[b, a] - deltas[b, a]).sum()
+                for b in range(2) for a in range(30) if match[b, a] == 1)
+    got = value(losses.rpn_anchor_box_loss(targets, match, deltas, places=7))
+    assert got == pytest.approx(total / 2 / 7, rel=1e-4)
+
+    # Equation 12: summed over coordinates, divided by all used regions.
+    ids = np.array([[1, 2, 0, 0, 0], [2, 0, 0, 0, 0]])
+    used = np.array([[True] * 4 + [False], [True] * 5])
+    target = rng.normal(size=(2, 5, 4)).astype("float32")
+    predicted = rng.normal(size=(2, 5, 3, 4)).astype("float32")
+    total = sum(reference.smooth_l1(target[b, t] - predicted[b, t, ids[b, t]]).sum()
+                for b in range(2) for t in range(5) if ids[b, t] > 0)
+    got = value(losses.mrcnn_bbox_loss_graph(target, ids, predicted, used))
+    assert got == pytest.approx(total / 9, rel=1e-4)
+
+
+def test_box_losses_without_positives_are_zero(rng):
+    zeros = np.zeros((1, 6), "int32")
+    deltas = rng.normal(size=(1, 6, 4)).astype("float32")
+    assert value(losses.rpn_anchor_box_loss(deltas, zeros - 1, 0 * deltas, places=4)) == 0
+    predicted = rng.normal(size=(1, 6, 2, 4)).astype("float32")
+    assert value(losses.mrcnn_bbox_loss_graph(deltas, zeros, predicted, zeros == 0)) == 0

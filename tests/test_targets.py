@@ -246,3 +246,18 @@ def test_matterport_layout(tiny_config, rng):
     )
     assert [tuple(o.shape) for o in one] == [(16, 4), (16,), (16, 4), (16, 28, 28)]
     assert isinstance(compat.DetectionTargetLayer(tiny_config), keras.layers.Layer)
+
+
+def test_background_of_an_overlap(rng):
+    # Report section 3.8.1: background regions overlap an object by .1 at least and less than .5.
+    overlaps = np.array([[[0.0], [0.05], [0.1], [0.3], [0.49], [0.5], [0.9]]], "float32")
+    crowd, real = np.zeros((1, 7), bool), np.ones((1, 7), bool)
+    priority = rng.random((1, 7)).astype("float32")
+    for low, high, expected in [(0.0, 0.5, {0, 1, 2, 3, 4}), (0.1, 0.5, {2, 3, 4}),
+                                (0.1, 0.3, {2})]:
+        index, positive, used = map(ops.convert_to_numpy, targets.sample_rois(
+            *map(ops.convert_to_tensor, (overlaps, crowd, real)), 7, 2,
+            ops.convert_to_tensor(priority), (low, high)))
+        chosen = index[0][used[0] & ~positive[0]]
+        assert set(chosen) == expected and len(chosen) == len(expected)
+        assert set(index[0][positive[0]]) == {5, 6}

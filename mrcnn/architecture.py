@@ -1,0 +1,50 @@
+"""The two architectures as records; whoever reads one need not know which it is.
+
+    "fpn"  a feature pyramid over the five stages of the backbone (FPN; matterport): one size of
+           anchors a level, regions pooled from the level that fits their size
+    "c4"   the last convolution of stage 4 alone (report section 4.2, figure 5): all sizes of
+           anchors on one map, and stage 5 of the backbone as the trunk of both heads
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from mrcnn.config import Config
+
+STAGE4_STRIDE = 16  # pixels a cell of the fourth stage
+STAGE4_CHANNELS = 1024
+
+
+class Architecture(NamedTuple):
+    """What the stages of detection need to know of each other."""
+
+    strides: tuple[int, ...]  # pixels a cell of every feature map, finest map first
+    scales: tuple[tuple[float, ...], ...]  # sides in pixels of the square anchors on every map
+    channels: int  # of every feature map
+    pooled_maps: int  # regions are pooled from so many of the maps, the first ones
+    anchors_per_cell: int
+
+
+def architecture_of(config: Config) -> Architecture:
+    """The record that `Config.ARCHITECTURE` stands for."""
+    sides, ratios = tuple(config.RPN_ANCHOR_SCALES), len(config.RPN_ANCHOR_RATIOS)
+    if config.ARCHITECTURE == "c4":
+        return Architecture((STAGE4_STRIDE,), (sides,), STAGE4_CHANNELS, 1, ratios * len(sides))
+    strides = tuple(config.BACKBONE_STRIDES)
+    # The coarsest level serves the region proposals only.
+    return Architecture(strides, tuple((side,) for side in sides), config.TOP_DOWN_PYRAMID_SIZE,
+                        len(strides) - 1, ratios)
+
+
+def mask_side(config: Config) -> int:
+    """Cells along a side of a predicted mask.
+
+    The last layer of the mask branch doubles its input: the pooled region, or for "c4" what stage
+    5 leaves of it, half as many cells unless it is dilated.
+    """
+    side = int(config.MASK_POOL_SIZE)
+    if config.ARCHITECTURE == "c4" and not config.DILATED_STAGE5:
+        side = -(-side // 2)
+    return 2 * side
