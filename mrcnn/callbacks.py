@@ -5,7 +5,7 @@ callbacks in the order of the list, and that order matters here:
 
 1. `LoaderEpoch`; `StopOnNonFiniteLoss`, before anything that writes: it raises, so that whatever
    stands behind it never sees the bad weights;
-2. `AverageWeights` and `TimeBudget`, then `Checkpoint`, which saves what the two have found;
+2. `AverageWeights`, `TimeBudget` and `Plateau`, then `Checkpoint`, which saves what they found;
 3. `CSVLog`, then `LossCurve`, which draws the CSV file; TensorBoard; the user's own;
 4. `ProgressLine`, last, so that its time for the end of an epoch includes all of the above.
 """
@@ -29,6 +29,7 @@ __all__ = [
     "Checkpoint",
     "LoaderEpoch",
     "LossCurve",
+    "Plateau",
     "ProgressLine",
     "StopOnNonFiniteLoss",
     "TensorBoardLog",
@@ -245,6 +246,43 @@ class TimeBudget(keras.callbacks.Callback):
         share = (self.elapsed() - self.start) / span if span > 0 else 1.0
         share = min(1.0, max(share, float(self.schedule.progress(self._step))))
         self.model.optimizer.learning_rate = float(self.schedule.at(self._step, share))
+
+
+class Plateau(keras.callbacks.Callback):
+    """Divide the learning rate by ten when the loss has not fallen for `patience` epochs.
+
+    Looks at the loss of the validation images, where there are any (report section 3.3.1). Keras's
+    `ReduceLROnPlateau` forgets what it has seen when a run is interrupted.
+    """
+
+    def __init__(self, patience: int, rate: float, seen: dict[str, float] | None = None):
+        """
+        Args:
+            patience: epochs.
+            rate: to begin with. The optimizer must have been made with a number as its rate.
+            seen: `self.seen` of the run that is gone on with: how often the rate was divided, the
+                best loss, and the epochs since then.
+        """
+        super().__init__()
+        self.patience, self.rate = patience, rate
+        self.seen = dict(seen or {"divisions": 0, "best": math.inf, "waited": 0})
+
+    def on_train_begin(self, logs=None):
+        self._set_rate()
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss = float(logs.get("val_loss", logs["loss"]))
+        divisions, best, waited = (self.seen[key] for key in ("divisions", "best", "waited"))
+        waited = 0 if loss < best else waited + 1
+        divide = waited >= self.patience
+        self.seen = {"divisions": divisions + divide, "best": min(loss, best),
+                     "waited": 0 if divide else waited}
+        if divide:
+            self._set_rate()
+
+    def _set_rate(self) -> None:
+        sync_weights(self.model)
+        self.model.optimizer.learning_rate = self.rate / 10 ** self.seen["divisions"]
 
 
 def sync_weights(model: keras.Model) -> None:

@@ -119,5 +119,6 @@ def continues(saved: dict, stage: dict) -> bool:
     same_parts = (
         old["layers"] == stage["layers"]
         and old.get("freeze_bn", False) == stage.get("freeze_bn", False)
+        and old.get("losses") == stage.get("losses")
     )
     return same_parts and (same_rate or unfinished)

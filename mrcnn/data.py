@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -47,6 +47,8 @@ class BatchLoader(keras.utils.PyDataset):
     training: False returns the same batches in every epoch, without shuffling, augmentation or
         scale jitter (windows of the crop mode are drawn, but always the same ones).
     start_epoch: the epoch to begin with, to go on as if the earlier ones had been run.
+    proposer: without USE_RPN_ROIS, makes `input_rois` of the batch's molded images; by default they
+        are random regions around the objects.
 
     `loader[i]` is a tuple of one dictionary:
         input_image         float32 [B, H, W, C], molded
@@ -71,6 +73,7 @@ class BatchLoader(keras.utils.PyDataset):
         no_augmentation_sources: Sequence[str] | None = None,
         training: bool = True,
         start_epoch: int = 0,
+        proposer: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
         super().__init__(workers=max(1, config.DATA_WORKERS), use_multiprocessing=False)
         if len(dataset.image_ids) == 0:
@@ -85,6 +88,7 @@ class BatchLoader(keras.utils.PyDataset):
         self.steps = int(default_steps if steps is None else steps)
         self.plain_sources = frozenset(no_augmentation_sources or ())
         self.epoch = start_epoch
+        self.proposer = proposer
         self.image_shape: tuple[int, ...] | None = None  # all images must have it, where given
         self.reader = ImageReader(dataset, config)
         taken = None if self.weights is None else int(np.count_nonzero(self.weights))
@@ -125,6 +129,8 @@ class BatchLoader(keras.utils.PyDataset):
                 if row == 0:
                     batch[key] = np.empty((self.config.BATCH_SIZE, *array.shape), array.dtype)
                 batch[key][row] = array
+        if self.proposer is not None and not self.config.USE_RPN_ROIS:
+            batch["input_rois"] = self.proposer(batch["input_image"])
         return (batch,)
 
     def on_epoch_begin(self) -> None:
@@ -209,7 +215,7 @@ class BatchLoader(keras.utils.PyDataset):
         return {
             "input_image": molding.mold_image(example.image, config).astype(np.float32),
             "input_image_meta": np.asarray(meta, np.float32),
-            **ground_truth_arrays(example, config, rng),
+            **ground_truth_arrays(example, config, rng, random_rois=self.proposer is None),
         }
 
     def _limit(self, example: Example, position: int, image_id: int, rng) -> Example:
@@ -228,8 +234,13 @@ class BatchLoader(keras.utils.PyDataset):
         return example._replace(layers=layers, class_ids=example.class_ids[kept])
 
 
-def ground_truth_arrays(example: Example, config: Any, rng: np.random.Generator) -> dict:
-    """Zero-padded class ids [G], boxes [G, 4] and masks [G, h, w] of one example."""
+def ground_truth_arrays(
+    example: Example, config: Any, rng: np.random.Generator, random_rois: bool = True
+) -> dict:
+    """Zero-padded class ids [G], boxes [G, 4] and masks [G, h, w] of one example.
+
+    random_rois: without USE_RPN_ROIS also regions around the objects.
+    """
     count, limit = len(example.class_ids), config.MAX_GT_INSTANCES
     source_boxes = example.source_boxes()
     boxes = example.to_input(source_boxes)
@@ -248,7 +259,7 @@ def ground_truth_arrays(example: Example, config: Any, rng: np.random.Generator)
             if mini
             else example.whole_masks().transpose(2, 0, 1)
         )
-    if not config.USE_RPN_ROIS:
+    if random_rois and not config.USE_RPN_ROIS:
         rois = generate_random_rois(
             example.image.shape, config.POST_NMS_ROIS_TRAINING, example.class_ids, boxes, rng=rng
         )

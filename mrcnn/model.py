@@ -22,7 +22,7 @@ from .boxes import (
     norm_boxes_graph,
     overlaps_graph,
 )
-from .callbacks import TimeBudget
+from .callbacks import Plateau, TimeBudget
 from .compat import (
     DetectionTargetLayer,
     batch_pack_graph,
@@ -39,6 +39,7 @@ from .download import resolve_weights
 from .errors import UserError
 from .fast_network import FastNetwork
 from .generator import data_generator, load_image_gt
+from .given_proposals import detect_proposals
 from .heads import build_fpn_mask_graph, fpn_classifier_graph
 from .image_meta import parse_image_meta_graph
 from .layers import BatchNorm, LayerBank
@@ -109,6 +110,7 @@ class MaskRCNN:
         self._network: FastNetwork | None = None
         self._anchors: tuple[tuple[int, ...], np.ndarray] | None = None
         self._resume: dict | None = None
+        self.proposer = None  # see `alternating`
         self.set_log_dir()
         keras.utils.set_random_seed(config.SEED)
         self.bank = LayerBank(dtype_policy(config.PRECISION))
@@ -235,7 +237,7 @@ class MaskRCNN:
             config = copy.copy(config)
             config.LEARNING_MOMENTUM = momentum
         rate = learning_rate
-        scheduled = config.LEARNING_SCHEDULE != "constant" or config.LEARNING_WARMUP_STEPS
+        scheduled = config.LEARNING_SCHEDULE in ("cosine", "step") or config.LEARNING_WARMUP_STEPS
         if total_steps is not None and scheduled:
             rate = training.make_schedule(config, learning_rate, total_steps)
         training.compile_model(self.keras_model, training.make_optimizer(config, rate))
@@ -243,6 +245,7 @@ class MaskRCNN:
     def train(
         self, train_dataset, val_dataset, learning_rate, epochs, layers, augmentation=None,
         custom_callbacks=None, no_augmentation_sources=None, freeze_bn=False, time_budget=None,
+        losses=None,
     ):
         """Train one stage.
 
@@ -263,6 +266,7 @@ class MaskRCNN:
             time_budget: seconds of training to have done in the end, those of earlier stages and
                 of a run that is gone on with included; LEARNING_SCHEDULE ends with them. The
                 stage ends by time or by epochs, whichever is first. The last epoch is cut short.
+            losses: names of the losses that count in this stage; None for all.
 
         Raises:
             UserError: wrong data, or a loss that is not finite.
@@ -271,27 +275,37 @@ class MaskRCNN:
             raise UserError('train() needs MaskRCNN(mode="training", ...)')
         if self.config.NAME is None:
             raise UserError("NAME = None is not allowed for training: logs are named after it")
-        if self._is_done(epochs, time_budget):
+        if self.is_done(epochs, time_budget):
             return
         config = self.config
         stage = {"layers": layers, "learning_rate": float(learning_rate), "epochs": int(epochs),
-                 "freeze_bn": bool(freeze_bn), "seconds": time_budget}
+                 "freeze_bn": bool(freeze_bn), "seconds": time_budget,
+                 "losses": None if losses is None else sorted(losses)}
+        if config.LEARNING_SCHEDULE == "plateau" and time_budget is not None:
+            raise UserError('LEARNING_SCHEDULE = "plateau" cannot know when a time budget ends: '
+                            'use "cosine" or "step" with it, or limit the epochs')
         start = {"stage_start": self.epoch, "stage_seconds": self.seconds}
         resumes = bool(self._resume) and checkpoints.continues(self._resume, stage)
         if resumes:
             start = {key: self._resume.get(key, 0) for key in start}
         loader = BatchLoader(
             train_dataset, config, augmentation=augmentation, start_epoch=self.epoch,
-            no_augmentation_sources=no_augmentation_sources,
+            no_augmentation_sources=no_augmentation_sources, proposer=self.proposer,
         )
         validation = None
         if val_dataset is not None and config.VALIDATION_STEPS:
-            validation = BatchLoader(val_dataset, config, training=False)
+            validation = BatchLoader(
+                val_dataset, config, training=False, proposer=self.proposer
+            )
         self._fit_shape(loader, validation)
-        self.set_trainable(training.LAYER_REGEX.get(layers, layers), verbose=0)
+        self.set_trainable(training.layer_regex(layers, config), verbose=0)
         training.set_batch_norms(self.keras_model, False if freeze_bn else config.TRAIN_BN)
+        self.keras_model.loss_weights = training.loss_weights(config, losses)
         total_steps = (epochs - start["stage_start"]) * config.STEPS_PER_EPOCH
-        clock, budget = training.stopwatch(self.seconds), None
+        clock, budget, plateau = training.stopwatch(self.seconds), None, None
+        if config.LEARNING_SCHEDULE == "plateau":
+            seen = self._resume.get("plateau") if resumes else None
+            plateau = Plateau(config.LEARNING_PATIENCE, learning_rate, seen)
         if time_budget is not None:
             schedule = training.make_schedule(config, learning_rate, total_steps)
             budget = TimeBudget(clock, start["stage_seconds"], time_budget, schedule)
@@ -314,6 +328,8 @@ class MaskRCNN:
             spent = time_budget if budget and budget.used_up else 0
             self.epoch, self.seconds = epoch, max(spent, clock())
             progress = {"epoch": epoch, "seconds": self.seconds, "stage": stage, **start}
+            if plateau:
+                progress["plateau"] = plateau.seen
             checkpoints.save(
                 self.keras_model, self.log_dir, self._name(), epoch, progress,
                 config.CHECKPOINTS_TO_KEEP, average,
@@ -325,7 +341,7 @@ class MaskRCNN:
         try:
             training.fit(
                 self.keras_model, loader, validation, self.epoch, epochs, self.log_dir, save,
-                last_checkpoint, custom_callbacks or (), average, budget,
+                last_checkpoint, custom_callbacks or (), average, budget or plateau,
             )
         except KeyboardInterrupt:
             last = last_checkpoint()
@@ -337,7 +353,7 @@ class MaskRCNN:
         if not (budget and budget.used_up):
             self.epoch = max(self.epoch, epochs)
 
-    def _is_done(self, epochs: int, time_budget: float | None) -> bool:
+    def is_done(self, epochs: int, time_budget: float | None) -> bool:
         """Whether a stage has its epochs or its time already; says so."""
         if self.epoch >= epochs:
             log(f"Stage up to epoch {epochs} is done already")
@@ -402,6 +418,20 @@ class MaskRCNN:
         OBJECT_SIZE asks for that.
         """
         return detect_patches(self._fast(), images, self.config, probabilities, zooms)
+
+    def detect_proposals(self, images, proposals, zooms=(None,)) -> list[dict]:
+        """As `detect`, on regions given in place of the proposal network's (report 3.8.5).
+
+        Args:
+            images: list of [H, W, C] arrays with values 0 to 255.
+            proposals: of every picture [R, 4] in pixels, y1, x1, y2, x2.
+            zooms: factors of enlargement, see `given_proposals.detect_proposals`; several make an
+                image pyramid, each region being seen where it is nearest to 224 x 224 pixels.
+        """
+        results = [detect_proposals(self._fast(), image, regions, zooms, self.config)
+                   for image, regions in zip(images, proposals, strict=True)]
+        return [with_masks(found, image.shape)
+                for found, image in zip(results, images, strict=True)]
 
     def find_zooms(self, images) -> list[float | None]:
         """The zooms that OBJECT_SIZE asks for, from a first look; see `detector.find_zooms`."""

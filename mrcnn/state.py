@@ -96,14 +96,20 @@ def read_progress(path: str | os.PathLike) -> dict[str, Any] | None:
     return _read(Path(path))[0]["progress"]
 
 
+def seeds(model: keras.Model) -> list[keras.Variable]:
+    """The states of the model's random streams."""
+    # By path, because they are among `variables` and `non_trainable_variables`, not `weights`.
+    return [v for v in model.non_trainable_variables if v.path.endswith(SEED_STATE)]
+
+
 def _variables(model: keras.Model, weights: bool) -> dict[str, list[keras.Variable]]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
     of_optimizer = [] if optimizer is None else optimizer.variables
-    # By path, because seeds are among `variables` and `non_trainable_variables`, not `weights`.
-    seeds = [v for v in model.non_trainable_variables if v.path.endswith(SEED_STATE)]
-    found = {"optimizer": [v for v in of_optimizer if not _is_rate(v.path)], "seed": seeds}
+    found = {
+        "optimizer": [v for v in of_optimizer if not _is_rate(v.path)], "seed": seeds(model)
+    }
     return {**found, WEIGHTS: list(model.weights)} if weights else found
 
 

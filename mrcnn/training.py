@@ -5,7 +5,7 @@ Source: report sections 3.1 and 4.1.1; matterport `MaskRCNN.compile`, `set_train
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import keras
@@ -37,7 +37,7 @@ else:
 
 # What matterport's names for the stages of fine-tuning stand for. Layers are named res4a_...,
 # bn4a_... in the backbone, and by what they serve above it.
-_TOP = r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)"
+_TOP = r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)|(roi\_transformer\_.*)"
 
 
 def _from_stage(first: int) -> str:
@@ -54,6 +54,26 @@ LAYER_REGEX = {
 }
 
 
+def loss_weights(config, names: Iterable[str] | None = None) -> list[float]:
+    """Factors of the losses in the order of `LOSS_NAMES`; of those not in `names` 0.
+
+    Raises:
+        UserError: a name is none of them.
+    """
+    counted = set(LOSS_NAMES if names is None else names)
+    unknown = sorted(counted - set(LOSS_NAMES))
+    if unknown:
+        raise UserError(f"losses: {unknown[0]} is none of {', '.join(LOSS_NAMES)}")
+    return [float(config.LOSS_WEIGHTS.get(name, 1.0)) * (name in counted) for name in LOSS_NAMES]
+
+
+def layer_regex(layers: str, config) -> str:
+    """The regular expression that a name of `LAYER_REGEX` stands for; itself where it is none."""
+    if layers == "heads" and config.ARCHITECTURE == "c4":
+        layers = "5+"  # there the fifth stage is a part of the heads
+    return LAYER_REGEX.get(layers, layers)
+
+
 class TrainingModel(keras.Model):
     """A model whose outputs are the five losses.
 
@@ -65,7 +85,7 @@ class TrainingModel(keras.Model):
 
     def __init__(self, inputs, outputs, config, **kwargs):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
-        self.loss_weights = [float(config.LOSS_WEIGHTS.get(name, 1.0)) for name in LOSS_NAMES]
+        self.loss_weights = loss_weights(config)
         self.weight_decay = float(config.WEIGHT_DECAY)
         self.loss_trackers = [keras.metrics.Mean(name=name) for name in LOSS_NAMES]
 
@@ -80,6 +100,20 @@ class TrainingModel(keras.Model):
         kernels = [v for v in self.trainable_variables if v.path.endswith("kernel")]
         squares = [sum_of_squares(ops.cast(kernel, "float32")) for kernel in kernels]
         return self.weight_decay * sum(squares) if squares else 0.0
+
+
+def give_biases_a_rate(optimizer, factor: float) -> None:
+    """Let biases learn at `factor` times the rate of all else (report section 3.8.3: 2)."""
+    update = optimizer._backend_update_step  # of all variables together, on every backend
+
+    def update_by_kind(grads, variables, learning_rate):
+        pairs = list(zip(grads, variables, strict=True))
+        for is_bias, rate in ((False, learning_rate), (True, factor * learning_rate)):
+            chosen = [p for p in pairs if p[1].path.endswith("/bias") == is_bias]
+            if chosen:
+                update(*zip(*chosen, strict=True), rate)
+
+    optimizer._backend_update_step = update_by_kind
 
 
 class LearningSchedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -131,10 +165,14 @@ def make_optimizer(config, learning_rate):
 
     learning_rate: a number, or a schedule.
     """
-    clip = config.GRADIENT_CLIP_NORM or None
+    common = {"clipnorm": config.GRADIENT_CLIP_NORM or None}
     if config.OPTIMIZER == "adam":
-        return Adam(learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, clipnorm=clip)
-    return SGD(learning_rate, momentum=config.LEARNING_MOMENTUM, clipnorm=clip)
+        optimizer = Adam(learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, **common)
+    else:
+        optimizer = SGD(learning_rate, momentum=config.LEARNING_MOMENTUM, **common)
+    if config.LEARNING_BIAS_FACTOR != 1.0:
+        give_biases_a_rate(optimizer, float(config.LEARNING_BIAS_FACTOR))
+    return optimizer
 
 
 def compile_model(model, optimizer):
@@ -188,7 +226,7 @@ def stopwatch(seconds: float) -> Callable[[], float]:
 
 def fit(
     model, loader, validation, first_epoch, epochs, log_dir, save, last_good, callbacks=(),
-    average=None, budget=None,
+    average=None, rate_callback=None,
 ):
     """Run `keras.Model.fit` with everything a long run needs beside it.
 
@@ -202,7 +240,7 @@ def fit(
         last_good: returns the path of the newest checkpoint or None.
         callbacks: the user's own.
         average: `averaging.WeightAverage` to keep up and to validate with, or None.
-        budget: `callbacks.TimeBudget`, or None.
+        rate_callback: `callbacks.TimeBudget` or `callbacks.Plateau`, or None.
 
     Returns:
         Keras's history.
@@ -215,13 +253,13 @@ def fit(
         LoaderEpoch(loader),
         StopOnNonFiniteLoss(loader, last_good),
         *([AverageWeights(average)] if average else []),
-        *([budget] if budget else []),
+        *([rate_callback] if rate_callback else []),
         Checkpoint(save),
         CSVLog(csv_path),
         LossCurve(csv_path, log_dir / "loss_curve.png"),
         TensorBoardLog(log_dir),
     ]
-    progress = ProgressLine(seconds_left=budget.seconds_left if budget else None)
+    progress = ProgressLine(seconds_left=getattr(rate_callback, "seconds_left", None))
     try:
         return model.fit(
             loader,

@@ -13,6 +13,7 @@ from conftest import TinyConfig
 from weight_recorder import WeightRecorder
 
 from mrcnn import training
+from mrcnn.callbacks import Plateau
 from mrcnn.dataset import Dataset
 from mrcnn.errors import UserError
 from mrcnn.model import MaskRCNN
@@ -440,3 +441,126 @@ def test_whole_images_in_pad64_mode(tmp_path):
 
     model = train(make(tmp_path, Wide), 1)
     assert model.keras_model.input["input_image"].shape[1:] == (128, 128, 3)
+
+
+class PlateauConfig(SquaresConfig):
+    LEARNING_SCHEDULE = "plateau"
+    LEARNING_WARMUP_STEPS = 0
+    LEARNING_PATIENCE = 2
+
+
+class Losses(keras.callbacks.Callback):
+    """Plays losses to a `Plateau`, and keeps the rates."""
+
+    def __init__(self, losses, seen=None, key="val_loss"):
+        super().__init__()
+        self.plateau = Plateau(2, 0.8, seen)
+        model = keras.Sequential([keras.layers.Dense(1)])
+        model.compile(optimizer=keras.optimizers.SGD(0.8), loss="mse")
+        self.plateau.set_model(model)
+        self.plateau.on_train_begin()
+        self.rates = []
+        for epoch, loss in enumerate(losses):
+            self.plateau.on_epoch_end(epoch, {"loss": 0.0, key: loss})
+            self.rates.append(round(float(model.optimizer.learning_rate), 6))
+
+
+def test_rate_falls_where_the_loss_does_not():
+    losses = [5.0, 4.0, 4.0, 3.0, 3.5, 3.2, 3.1, 3.0, 2.0]
+    run = Losses(losses)
+    assert run.rates == [0.8, 0.8, 0.8, 0.8, 0.8, 0.08, 0.08, 0.008, 0.008]
+    for cut in range(1, len(losses)):  # and the same when it is interrupted
+        first = Losses(losses[:cut])
+        rest = Losses(losses[cut:], first.plateau.seen)
+        assert first.rates + rest.rates == run.rates
+
+
+def test_without_validation_the_training_loss_counts():
+    run = Losses([3.0, 3.0, 3.0], key="loss")
+    assert run.rates == [0.8, 0.8, 0.08]
+
+
+@pytest.mark.backend
+def test_a_plateau_run_goes_on_with_its_rate(tmp_path):
+    model = make(tmp_path, PlateauConfig)
+
+    class Rates(keras.callbacks.Callback):
+        seen = []
+
+        def on_epoch_begin(self, epoch, logs=None):
+            Rates.seen.append(float(self.model.optimizer.learning_rate))
+
+    # A rate so small that the loss moves by chance only.
+    train(model, 6, rate=1e-9, custom_callbacks=[Rates()])
+    first = list(Rates.seen)
+    assert first[0] == pytest.approx(1e-9) and first[-1] < 1e-9
+    again = make(tmp_path, PlateauConfig)
+    again.load_weights(again.find_last())
+    state = again._resume["plateau"]
+    Rates.seen.clear()
+    train(again, 7, rate=1e-9, custom_callbacks=[Rates()])
+    assert Rates.seen == [pytest.approx(1e-9 / 10 ** state["divisions"])]
+    assert state["divisions"] > 0
+
+
+def test_a_plateau_knows_no_time_budget(tmp_path):
+    with pytest.raises(UserError, match="plateau"):
+        train(make(tmp_path, PlateauConfig), 2, time_budget=60)
+    with pytest.raises(UserError, match="LEARNING_WARMUP_STEPS"):
+        type("Warm", (PlateauConfig,), {"LEARNING_WARMUP_STEPS": 3})()
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_biases_learn_at_their_own_rate(name):
+    class Biased(SquaresConfig):
+        OPTIMIZER = name
+        GRADIENT_CLIP_NORM = None
+
+    def steps(factor):
+        config = Biased()
+        config.LEARNING_BIAS_FACTOR = factor
+        layer = keras.layers.Dense(2)
+        layer.build((None, 3))
+        layer.set_weights([np.ones((3, 2)), np.ones(2)])
+        optimizer = training.make_optimizer(config, 0.1)
+        optimizer.build(layer.trainable_variables)
+        for number in range(2):
+            gradients = [np.full((3, 2), number + 1.0, "float32"), np.full(2, 0.5, "float32")]
+            optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients],
+                            layer.trainable_variables)
+        return [np.asarray(w) - 1 for w in layer.get_weights()]
+
+    (kernel, bias), (same, doubled) = steps(1.0), steps(2.0)
+    np.testing.assert_allclose(same, kernel, atol=1e-7)
+    np.testing.assert_allclose(doubled, 2 * bias, rtol=1e-5)
+    assert np.abs(bias).min() > 0
+
+
+@pytest.mark.backend
+def test_optimizers_follow_the_equations_of_the_report():
+    # Sections 3.1.1 and 3.1.2, in float64. (Keras, as Adam's authors, adds epsilon to the root.)
+    gradients = [np.array([0.3, -2.0]), np.array([-0.1, 1.0]), np.array([0.7, 0.4])]
+
+    def ours(name):
+        config = SquaresConfig()
+        config.OPTIMIZER, config.GRADIENT_CLIP_NORM = name, None
+        variable = keras.Variable(np.array([1.0, -1.0], "float32"))
+        optimizer = training.make_optimizer(config, 0.1)
+        optimizer.build([variable])
+        for gradient in gradients:
+            optimizer.apply([keras.ops.convert_to_tensor(gradient.astype("float32"))], [variable])
+        return keras.ops.convert_to_numpy(variable)
+
+    theta, velocity = np.array([1.0, -1.0]), 0.0
+    for gradient in gradients:
+        velocity = 0.9 * velocity + 0.1 * gradient
+        theta = theta - velocity
+    np.testing.assert_allclose(ours("sgd"), theta, rtol=1e-5)
+
+    theta, m, v = np.array([1.0, -1.0]), 0.0, 0.0
+    for t, gradient in enumerate(gradients, start=1):
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        m_hat, v_hat = m / (1 - 0.9**t), v / (1 - 0.999**t)
+        theta = theta - 0.1 * m_hat / (np.sqrt(v_hat) + 1e-8)
+    np.testing.assert_allclose(ours("adam"), theta, rtol=1e-4)
