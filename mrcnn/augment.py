@@ -167,6 +167,15 @@ class RandomAugmentation:
         return image
 
 
+def flip_left_right(
+    image: np.ndarray, layers: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mirror half of the images: the only augmentation of the report (section 3.8.1)."""
+    if rng.random() < 0.5:
+        image, layers = image[:, ::-1], layers[:, ::-1]
+    return contiguous_pixels(image), contiguous_pixels(layers)
+
+
 def is_imgaug(augmentation: Any) -> bool:
     """Whether this is an imgaug augmenter rather than one of our callables."""
     return hasattr(augmentation, "to_deterministic")

@@ -263,3 +263,16 @@ def test_missing_imgaug_is_explained(augmenters, image, rng, monkeypatch):
     monkeypatch.setitem(sys.modules, "imgaug.augmentables.segmaps", None)
     with pytest.raises(UserError, match="pip install imaug"):
         apply_augmentation(flip, image, labels_of(image), rng)
+
+
+def test_the_reports_only_augmentation(rng):
+    image = rng.integers(0, 255, (4, 6, 3)).astype("uint8")
+    layers = rng.integers(0, 3, (4, 6, 1)).astype("int32")
+    mirrored = 0
+    for _ in range(200):
+        new_image, new_layers = augment.flip_left_right(image, layers, rng)
+        flipped = not np.array_equal(new_image, image)
+        mirrored += flipped
+        np.testing.assert_array_equal(new_image, image[:, ::-1] if flipped else image)
+        np.testing.assert_array_equal(new_layers, layers[:, ::-1] if flipped else layers)
+    assert 70 < mirrored < 130

@@ -1,0 +1,123 @@
+"""Faster class and box heads: each fully connected layer as two thin ones.
+
+    W ~ U S_t V^T                                                       (report equation 15)
+
+keeps the t largest singular values of a layer's u x v kernel. In place of the layer stand one with
+the kernel S_t V^T and without biases, and one with the kernel U and the layer's biases: t (u + v)
+numbers for u v. The more regions a picture has, the more time it saves.
+
+Source: report section 3.8.6; Girshick, "Fast R-CNN", section 3.1.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+
+import numpy as np
+from keras import ops
+
+from . import legacy_h5
+from .errors import UserError
+from .model import MaskRCNN
+
+# The compressible layers, in the order of Config.FPN_CLASSIF_FC_RANKS.
+LAYERS = ("mrcnn_class_conv1", "mrcnn_class_conv2")
+FIRST_PART = "_svd"  # name of the thin layer behind the name of the whole one
+
+
+def truncated_svd(kernel: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best product of two matrices of a rank: float [u, v] -> [u, rank], [rank, v].
+
+    Inputs are multiplied from the left, x W, so the singular values go to the first factor (the
+    report, which multiplies from the right, calls it S_t V^T).
+    """
+    left, values, right = np.linalg.svd(kernel, full_matrices=False)
+    return left[:, :rank] * values[:rank], right[:rank]
+
+
+def rank_of_energy(values: np.ndarray, energy: float) -> int:
+    """The smallest rank that keeps a share of the sum of squares of the singular values."""
+    shares = np.cumsum(np.square(values)) / np.sum(np.square(values))
+    return int(np.searchsorted(shares, energy - 1e-9) + 1)
+
+
+def compress(
+    model: MaskRCNN, rank: int | tuple[int, int] | None = None, energy: float | None = None
+) -> MaskRCNN:
+    """A copy of a detector with compressed fully connected layers.
+
+    Args:
+        model: in "inference" mode, with ARCHITECTURE "fpn"; it stays as it is.
+        rank: of both layers, or of each.
+        energy: in place of a rank, the share in (0, 1] of each kernel's sum of squares to keep.
+
+    Returns:
+        A model whose configuration has FPN_CLASSIF_FC_RANKS. What its `save_weights` writes loads
+        into models with that configuration.
+
+    Raises:
+        UserError: a wrong rank or energy, or a model without whole layers.
+    """
+    config = model.config
+    if config.ARCHITECTURE != "fpn" or any(config.FPN_CLASSIF_FC_RANKS):
+        raise UserError("compress() needs a model with whole fully connected layers: "
+                        'ARCHITECTURE = "fpn" and FPN_CLASSIF_FC_RANKS = (0, 0)')
+    if model.mode != "inference":
+        raise UserError('compress() needs MaskRCNN(mode="inference", ...)')
+    if (rank is None) == (energy is None):
+        raise UserError("compress() takes either a rank or an energy")
+    if energy is not None and not 0 < energy <= 1:
+        raise UserError(f"energy = {energy} is not allowed: a number in (0, 1]")
+    kernels = [_matrix(model.bank.layers[name]) for name in LAYERS]
+    ranks = _ranks(kernels, rank, energy)
+
+    config = copy.copy(config)
+    config.FPN_CLASSIF_FC_RANKS = ranks
+    compressed = MaskRCNN(model.mode, config, model.model_dir)
+    for name, layer in model.bank.layers.items():
+        if layer.weights and name not in LAYERS:
+            compressed.bank.layers[name].set_weights(layer.get_weights())
+    for name, kernel, size in zip(LAYERS, kernels, ranks, strict=True):
+        first, second = truncated_svd(kernel, size)
+        thin, whole = (compressed.bank.layers[n] for n in (name + FIRST_PART, name))
+        bias = ops.convert_to_numpy(model.bank.layers[name].bias)
+        thin.set_weights([first.reshape(thin.kernel.shape)])
+        whole.set_weights([second.reshape(whole.kernel.shape), bias])
+    return compressed
+
+
+def ranks_in_file(path: str | os.PathLike) -> tuple[int, int]:
+    """FPN_CLASSIF_FC_RANKS of the model that wrote a weight file; (0, 0) for whole layers.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    with legacy_h5.open_h5(path) as file:
+        if legacy_h5.is_keras3_weights(file):
+            return 0, 0
+    shapes = legacy_h5.read_shapes(path)
+    thin = (shapes.get(name + FIRST_PART, {}).get("kernel") for name in LAYERS)
+    first, second = (0 if shape is None else int(shape[-1]) for shape in thin)
+    return first, second
+
+
+def _matrix(layer) -> np.ndarray:
+    """A layer's kernel as float64 [inputs, outputs]."""
+    kernel = np.asarray(ops.convert_to_numpy(layer.kernel), np.float64)
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def _ranks(kernels, rank, energy) -> tuple[int, int]:
+    if energy is not None:
+        values = [np.linalg.svd(kernel, compute_uv=False) for kernel in kernels]
+        return tuple(rank_of_energy(v, energy) for v in values)
+    ranks = tuple(rank) if isinstance(rank, tuple | list) else (rank, rank)
+    limits = [min(kernel.shape) for kernel in kernels]
+    if len(ranks) != len(kernels) or not all(
+        isinstance(r, int | np.integer) and 1 <= r <= limit
+        for r, limit in zip(ranks, limits, strict=False)
+    ):
+        raise UserError(f"rank = {rank} is not allowed: a whole number from 1 to {min(limits)}, or "
+                        f"two of them, up to {limits[0]} and {limits[1]}")
+    return tuple(int(r) for r in ranks)
