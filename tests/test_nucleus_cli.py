@@ -15,10 +15,10 @@ from PIL import Image
 from scipy import ndimage
 
 from mrcnn.errors import UserError
-from samples.nucleus import drawing, nucleus
+from samples.nucleus import cli, drawing, nucleus
 from samples.nucleus.choose import GRID
 from samples.nucleus.cli import run
-from samples.nucleus.evaluate import Evaluation, figure
+from samples.nucleus.evaluate import Evaluation, figure, report_figures
 from samples.nucleus.postprocess import DEFAULTS, PostProcessing
 from samples.nucleus.progress import Progress
 from samples.nucleus.runs import detect_labels, run_evaluate
@@ -81,7 +81,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "detect", "evaluate", "choose", "ceiling", "synthesize"])
+    "command", ["train", "detect", "evaluate", "choose", "compress", "ceiling", "synthesize"])
 def test_help_from_any_directory(command, tmp_path):
     result = subprocess.run([sys.executable, SCRIPT, command, "--help"], cwd=tmp_path,
                             capture_output=True, text=True, check=True)
@@ -121,6 +121,12 @@ def test_scoring_a_file_does_not_import_keras(data, perfect, tmp_path):
     (["evaluate", "--dataset", "DATA", "--subset", "stage1_train", "--submission", "absent.csv",
       "--plain"], "no effect on --submission"),
     (["synthesize", "--output", "DATA"], "not an empty folder"),
+    (["train", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "imagenet",
+      "--config", "ROI_POLING=pool"], "did you mean ROI_POOLING"),
+    (["detect", "--dataset", "DATA", "--subset", "stage1_train", "--config", "POOL_SIZE=seven"],
+     "POOL_SIZE = 'seven' is not allowed"),
+    (["compress", "--weights", "absent.h5", "--rank", "3", "--output", "x.h5"],
+     "absent.h5: no such file"),
 ])
 def test_wrong_input_is_one_line_and_code_2(arguments, message, data, capsys):
     assert run([a.replace("DATA", str(data)) for a in arguments]) == 2
@@ -563,3 +569,88 @@ def test_progress_line_that_ends_early(capsys):
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == 2 and "3/3" in shown[1] and "took" in shown[1]
     assert "[" + "=" * Progress.WIDTH + "]" in shown[1]
+
+
+def test_other_networks_train_and_are_remembered(data, tmp_path, small, capsys):
+    """A run with changes of the configuration, its checkpoint, and a compressed copy of it."""
+    from mrcnn.model import MaskRCNN
+
+    start, logs = tmp_path / "start.h5", tmp_path / "logs"
+    MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
+    common = ["--dataset", str(data), "--subset", "stage1_train", "--logs", str(logs)]
+    changes = ["--config", "ROI_POOLING=pool", "--config", "FPN_CLASSIF_FC_LAYERS_SIZE=32"]
+    assert run(["train", *common, "--weights", str(start), "--steps", "1", "--batch-size", "2",
+                "--epochs", "1", "--schedule", "joint", *changes]) == 0
+    assert "Training all: to epoch 1 of 1" in capsys.readouterr().out
+    [saved] = logs.glob("*/settings.json")
+    assert json.loads(saved.read_text()) == {
+        "preset": None, "config": ["ROI_POOLING=pool", "FPN_CLASSIF_FC_LAYERS_SIZE=32"],
+        "schedule": "joint"}
+    kinds = []
+    build = cli._inference_config
+
+    def recorded(*arguments):
+        kinds.append(build(*arguments))
+        return kinds[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_inference_config", recorded)
+        small_file = tmp_path / "small.h5"
+        assert run(["compress", "--weights", "last", "--logs", str(logs), "--rank", "3",
+                    "--output", str(small_file)]) == 0
+        assert "Ranks 3 and 3" in capsys.readouterr().out
+        assert run(["detect", *common, "--weights", str(small_file), "--limit", "1", "--output",
+                    str(tmp_path / "found")]) == 0
+        found = tmp_path / "figures"
+        assert run(["evaluate", *common, "--weights", "last", "--limit", "2", "--figures",
+                    "--no-pictures", "--output", str(found)]) == 0
+    assert [k.ROI_POOLING for k in kinds] == ["pool"] * 3
+    assert [tuple(k.FPN_CLASSIF_FC_RANKS) for k in kinds] == [(0, 0), (3, 3), (0, 0)]
+    assert len(list(found.glob("figure7_*.png"))) == len(list(found.glob("figure8_*.png"))) == 2
+
+
+def test_alternating_training_by_quarters(data, tmp_path, small, monkeypatch):
+    from mrcnn import alternating
+    from mrcnn.model import MaskRCNN
+
+    start, calls = tmp_path / "start.h5", []
+    MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
+    monkeypatch.setattr(alternating, "train_alternating", lambda *a: calls.append(a[4:]))
+    train = ["train", "--dataset", str(data), "--subset", "stage1_train", "--weights", str(start),
+             "--logs", str(tmp_path), "--schedule", "alternating"]
+    assert run([*train, "--epochs", "8"]) == 0
+    assert run([*train, "--epochs", "8", "--time-budget", "2"]) == 0
+    assert [(ends, seconds) for ends, _, seconds in calls] == [
+        ([2, 4, 6, 8], [None] * 4), ([2, 4, 6, 8], [30, 60, 90, 120])]
+
+
+def test_alternating_needs_an_epoch_a_step(data, tmp_path, small, capsys):
+    from mrcnn.model import MaskRCNN
+
+    start = tmp_path / "start.h5"
+    MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
+    assert run(["train", "--dataset", str(data), "--subset", "stage1_train", "--weights",
+                str(start), "--logs", str(tmp_path), "--epochs", "3", "--schedule",
+                "alternating"]) == 2
+    assert "3 epochs are too few" in capsys.readouterr().err
+
+
+def test_figures_of_the_report():
+    image = np.full((20, 30, 3), 200, np.uint8)
+    labels = np.zeros((20, 30), np.int32)
+    labels[3:9, 4:12], labels[12:18, 20:28] = 1, 2
+    truth = np.zeros((20, 30, 1), np.int32)
+    truth[2:9, 4:14] = 1
+    drawn = report_figures(image, truth, labels, np.array([0.9, 0.8]), np.array([[0.7, 0.0]]))
+    zoom, header = drawing.zoom_for(image.shape), drawing.HEADER_PIXELS
+    seven, eight = (drawn[name][header:] for name in ("figure7", "figure8"))
+    assert seven.shape == (20 * zoom, 30 * zoom, 3)
+    # The frames lie inside their boxes: the lower right corners are not under captions.
+    assert tuple(seven[9 * zoom - 1, 14 * zoom - 1]) == drawing.GREEN
+    assert tuple(seven[9 * zoom - 1, 12 * zoom - 1]) == drawing.RED
+    assert tuple(seven[18 * zoom - 1, 28 * zoom - 1]) == drawing.RED
+    assert tuple(seven[15 * zoom, 24 * zoom]) == (200, 200, 200)
+    corners = {tuple(eight[y * zoom - 1, x * zoom - 1]) for y, x in ((9, 12), (18, 28))}
+    assert len(corners) == 2 and (200, 200, 200) not in corners
+    empty = report_figures(image, truth * 0, labels * 0, None, np.zeros((0, 0)))
+    assert (empty["figure8"][header:] == 200).all()

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.presets import PRESETS
 from samples.nucleus import nucleus, tta
 from samples.nucleus.postprocess import DEFAULTS, PostProcessing
 from samples.nucleus.progress import Progress
+from samples.nucleus.settings import FILE, Settings, beside, own_file, save
 
-COMMANDS = ("train", "detect", "evaluate", "choose", "ceiling", "synthesize")
+COMMANDS = ("train", "detect", "evaluate", "choose", "compress", "ceiling", "synthesize")
 MAX_STEPS = 300  # of an epoch by default: a few minutes on a processor
 EXAMPLES = {
     "train": """\
@@ -23,7 +25,10 @@ EXAMPLES = {
   # train for an hour; the same with --weights last goes on after an interruption
   nucleus.py train --dataset data --subset train --weights imagenet --time-budget 60
   # go on where the newest run stopped
-  nucleus.py train --dataset data --subset train --weights last --epochs 20""",
+  nucleus.py train --dataset data --subset train --weights last --epochs 20
+  # another network: the report's, or single keys of mrcnn/config.py
+  nucleus.py train --dataset data --subset train --weights imagenet --preset paper
+  nucleus.py train --dataset data --subset train --weights imagenet --config ROI_POOLING=pool""",
     "detect": """\
   # a file for Kaggle and a picture per image
   nucleus.py detect --dataset data --subset stage1_test --weights last
@@ -37,6 +42,10 @@ EXAMPLES = {
     "choose": """\
   # which post-processing suits a model best
   nucleus.py choose --dataset data --subset tune --weights last""",
+    "compress": """\
+  # the class and box head's fully connected layers at rank 64 (report section 3.8.6)
+  nucleus.py compress --weights nucleus --rank 64 --output smaller.h5
+  nucleus.py evaluate --dataset data --subset val --weights smaller.h5""",
     "ceiling": """\
   # what a network without error would score; no weights are needed
   nucleus.py ceiling --dataset data --subset val
@@ -51,6 +60,7 @@ SUMMARIES = {
     "detect": "find nuclei; writes submit.csv and pictures",
     "evaluate": "score detections against the true masks",
     "choose": "score a grid of post-processing settings; writes choose.csv",
+    "compress": "make a weight file with thinner fully connected layers (truncated SVD)",
     "ceiling": "score the truth itself after the whole path without a network",
     "synthesize": "make a data set of synthetic nuclei",
 }
@@ -127,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("train", "detect", "evaluate", "choose"):
         _add_data_flags(made[name])
         _add_weight_flags(made[name])
+        _add_configuration_flags(made[name])
         made[name].add_argument(
             "--precision", choices=("auto", "float32", "bfloat16"),
             default=nucleus.NucleusConfig.PRECISION,
@@ -137,6 +148,12 @@ def build_parser() -> argparse.ArgumentParser:
         _add_detect_flags(made[name], name)
     made["evaluate"].add_argument("--submission", metavar="FILE.csv",
                                   help="score this file instead of detecting")
+    made["evaluate"].add_argument("--figures", action="store_true",
+                                  help="also draw the report's figures 7 and 8 of every image: "
+                                       "boxes of truth and detections, and labelled detections")
+    _add_weight_flags(made["compress"])
+    _add_configuration_flags(made["compress"])
+    _add_compress_flags(made["compress"])
     _add_data_flags(made["ceiling"])
     _add_ceiling_flags(made["ceiling"])
     _add_synthesize_flags(made["synthesize"])
@@ -163,6 +180,16 @@ def _add_weight_flags(parser: argparse.ArgumentParser) -> None:
         help="folder of logs and checkpoints (default: logs/ of the project)")
 
 
+def _add_configuration_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    remembered = "a run's checkpoints remember theirs"
+    add("--preset", choices=tuple(PRESETS),
+        help=f"another configuration; paper: the report's own ({remembered})")
+    add("--config", metavar="KEY=VALUE", action="append", default=[],
+        help="a key of mrcnn/config.py, may be repeated: --config ROI_POOLING=pool --config "
+             f"'RPN_ANCHOR_RATIOS=[1]' ({remembered})")
+
+
 def _add_train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=positive, metavar="N",
                         help="epochs in all, finished ones included (default: "
@@ -170,6 +197,10 @@ def _add_train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-budget", type=minutes, metavar="MINUTES",
                         help="minutes of training in all, those of finished epochs included; the "
                              "learning rate's schedule ends with them (default: no limit)")
+    parser.add_argument("--schedule", choices=nucleus.SCHEDULES,
+                        help="heads first, then all layers; all at once; or proposal network and "
+                             "detector by turns (default: that of the run that is gone on with, "
+                             f"otherwise {nucleus.SCHEDULES[0]})")
     parser.add_argument("--steps", type=positive, metavar="N",
                         help="batches an epoch, after which a checkpoint is written (default: "
                              f"once through the images, {MAX_STEPS} at most)")
@@ -205,6 +236,15 @@ def _add_detect_flags(parser: argparse.ArgumentParser, name: str) -> None:
     add("--no-pictures", action="store_true", help="write no pictures")
     add("--min-confidence", type=share, metavar="P",
         help=f"drop detections below this probability (default: {DEFAULTS.min_score})")
+
+
+def _add_compress_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--rank", type=positive, metavar="N", help="of both layers")
+    size.add_argument("--energy", type=share, metavar="E",
+                      help="share of the sum of squares of each kernel's singular values to keep")
+    add("--output", metavar="FILE.h5", required=True, help="weight file to write")
 
 
 def _add_ceiling_flags(parser: argparse.ArgumentParser) -> None:
@@ -243,6 +283,7 @@ def _need(options: argparse.Namespace, *flags: str) -> None:
 
 def train_command(options: argparse.Namespace) -> int:
     """nucleus.py train"""
+    from mrcnn.augment import flip_left_right
     from mrcnn.disk_cache import DiskCache
     from samples.nucleus.models import build_model
 
@@ -250,9 +291,11 @@ def train_command(options: argparse.Namespace) -> int:
     if options.cache is not None:
         DiskCache(options.cache)  # a wrong folder is an error now, not after the model is built
     images = len(nucleus.load_dataset(options.dataset, options.subset, labelled=True).image_ids)
+    settings = _settings(options, "training")
+    base = settings.applied_to(nucleus.NucleusConfig)
 
-    class TrainConfig(nucleus.NucleusConfig):
-        IMAGES_PER_GPU = options.batch_size or nucleus.NucleusConfig.IMAGES_PER_GPU
+    class TrainConfig(base):
+        IMAGES_PER_GPU = options.batch_size or base.IMAGES_PER_GPU
         STEPS_PER_EPOCH = options.steps or min(MAX_STEPS, max(1, round(images / IMAGES_PER_GPU)))
         VALIDATION_STEPS = max(1, round(24 / IMAGES_PER_GPU))
         SEED = options.seed
@@ -261,25 +304,73 @@ def train_command(options: argparse.Namespace) -> int:
         DATA_WORKERS = options.workers
 
     model = build_model("training", TrainConfig(), options.weights, options.logs)
-    nucleus.train(model, options.dataset, options.subset, options.epochs, options.time_budget)
+    save(Path(model.log_dir) / FILE, settings)
+    nucleus.train(model, options.dataset, options.subset, options.epochs, options.time_budget,
+                  settings.schedule or nucleus.SCHEDULES[0],
+                  flip_left_right if settings.preset == "paper" else None)
     return 0
 
 
+def _settings(options: argparse.Namespace, mode: str) -> Settings:
+    """Those asked for, over those that the weights were trained with."""
+    from samples.nucleus.models import weight_file
+
+    path = weight_file(mode, options.weights, options.logs, nucleus.NucleusConfig.NAME)
+    asked = Settings(options.preset, tuple(options.config), getattr(options, "schedule", None))
+    return asked.over(beside(path))
+
+
 def _postprocessing(options: argparse.Namespace) -> PostProcessing:
-    settings = PostProcessing.plain() if options.plain else DEFAULTS
+    chosen = PostProcessing.plain() if options.plain else DEFAULTS
     if getattr(options, "min_confidence", None) is not None:
-        settings = replace(settings, min_score=options.min_confidence)
-    return settings.changed(options.set)
+        chosen = replace(chosen, min_score=options.min_confidence)
+    return chosen.changed(options.set)
 
 
-def _inference_model(options: argparse.Namespace, settings: PostProcessing):
+def _inference_config(options: argparse.Namespace, settings: Settings):
+    """The configuration of the network that the weights belong to."""
+    from samples.nucleus.models import weight_file
+
+    base = nucleus.NucleusInferenceConfig
+    config = settings.applied_to(base, keep=vars(base))()  # how training cuts pictures stays there
+    path = weight_file("inference", options.weights, options.logs, config.NAME)
+
+    from mrcnn.compression import ranks_in_file  # Keras: seconds
+
+    config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
+    return config
+
+
+def _inference_model(options: argparse.Namespace, chosen: PostProcessing):
     from samples.nucleus.models import build_model
 
-    config = nucleus.NucleusInferenceConfig()
+    config = _inference_config(options, _settings(options, "inference"))
     config.PRECISION = options.precision
     # The post-processing has the last word, and merging variants needs the less sure ones too.
-    config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE, settings.min_score)
+    config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE, chosen.min_score)
     return build_model("inference", config, options.weights, options.logs)
+
+
+def compress_command(options: argparse.Namespace) -> int:
+    """nucleus.py compress"""
+    from samples.nucleus.models import build_model
+
+    settings = _settings(options, "inference")
+    config = _inference_config(options, settings)
+    config.PRECISION = "float32"
+
+    from mrcnn.compression import compress
+
+    whole = build_model("inference", config, options.weights, options.logs)
+    smaller = compress(whole, options.rank, options.energy)
+    smaller.save_weights(options.output, half=True)
+    if settings != Settings():
+        save(own_file(options.output), settings)
+    ranks = " and ".join(map(str, smaller.config.FPN_CLASSIF_FC_RANKS))
+    before, after = (m.keras_model.count_params() for m in (whole, smaller))
+    print(f"Ranks {ranks}: {after:,} parameters in place of {before:,}. Written to "
+          f"{options.output}; --weights takes it as it is")
+    return 0
 
 
 def detect_command(options: argparse.Namespace) -> int:
@@ -287,11 +378,11 @@ def detect_command(options: argparse.Namespace) -> int:
     from samples.nucleus.runs import run_detect
 
     _need(options, "dataset", "subset")
-    settings = _postprocessing(options)
+    chosen = _postprocessing(options)
     dataset = nucleus.load_dataset(options.dataset, options.subset)
     output = Path(options.output or nucleus.results_folder("submit"))
-    failed = run_detect(_inference_model(options, settings), dataset, output, options.limit,
-                        not options.no_pictures, settings, tta.variants_of(options.tta))
+    failed = run_detect(_inference_model(options, chosen), dataset, output, options.limit,
+                        not options.no_pictures, chosen, tta.variants_of(options.tta))
     return _report_failures(failed)
 
 
@@ -301,7 +392,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
     from samples.nucleus.submission import Submission
 
     _need(options, "dataset", "subset")
-    settings = _postprocessing(options)
+    chosen = _postprocessing(options)
     detecting = options.min_confidence is not None or options.set or options.plain or options.tta
     if options.submission and detecting:
         raise UserError("--min-confidence, --set, --plain and --tta are for detecting: they have "
@@ -314,9 +405,10 @@ def evaluate_command(options: argparse.Namespace) -> int:
         source, model = options.submission, None
     else:
         submission, source = None, options.weights
-        model = _inference_model(options, settings)
+        model = _inference_model(options, chosen)
     failed = run_evaluate(dataset, output, source, model, submission, options.limit,
-                          not options.no_pictures, settings, tta.variants_of(options.tta))
+                          not options.no_pictures, chosen, tta.variants_of(options.tta),
+                          options.figures)
     return _report_failures(failed)
 
 
@@ -325,11 +417,11 @@ def choose_command(options: argparse.Namespace) -> int:
     from samples.nucleus.choose import run_choose
 
     _need(options, "dataset", "subset")
-    settings = _postprocessing(options)
+    chosen = _postprocessing(options)
     dataset = nucleus.load_dataset(options.dataset, options.subset, labelled=True)
     output = Path(options.output or nucleus.results_folder("choose"))
-    failed = run_choose(_inference_model(options, settings), dataset, output, options.limit,
-                        settings, tta.variants_of(options.tta))
+    failed = run_choose(_inference_model(options, chosen), dataset, output, options.limit,
+                        chosen, tta.variants_of(options.tta))
     return _report_failures(failed)
 
 
@@ -361,10 +453,10 @@ def ceiling_command(options: argparse.Namespace) -> int:
     config.MASK_ROI_SCALE = options.mask_roi_scale
     zooms = [(options.zoom, options.zoom)] if options.zoom else [(2.0, 2.0), (1.0, 4.0)]
     conventions = [options.convention] if options.convention else ["exact", "matterport"]
-    settings = [Setting(name, limits) for name in conventions for limits in zooms]
+    ways = [Setting(name, limits) for name in conventions for limits in zooms]
     if not options.zoom:
-        settings.insert(0, Setting(options.convention or config.PIXEL_CONVENTION))
-    run_ceiling(dataset, config, settings, options.limit, options.seed)
+        ways.insert(0, Setting(options.convention or config.PIXEL_CONVENTION))
+    run_ceiling(dataset, config, ways, options.limit, options.seed)
     return 0
 
 
@@ -383,11 +475,12 @@ def run(arguments: list[str] | None = None) -> int:
     """Parse and run; returns the exit code. Wrong flags exit with 2 from argparse."""
     options = build_parser().parse_args(arguments)
     options.logs = getattr(options, "logs", nucleus.DEFAULT_LOGS_DIR)
-    if options.command in ("detect", "evaluate", "choose"):
+    if options.command in ("detect", "evaluate", "choose", "compress"):
         options.weights = getattr(options, "weights", "nucleus")
     command = {"train": train_command, "detect": detect_command,
                "evaluate": evaluate_command, "choose": choose_command,
-               "ceiling": ceiling_command, "synthesize": synthesize_command}[options.command]
+               "compress": compress_command, "ceiling": ceiling_command,
+               "synthesize": synthesize_command}[options.command]
     with warnings.catch_warnings():
         warnings.simplefilter("always", MRCNNWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}",

@@ -70,7 +70,7 @@ def outline(labels: np.ndarray, thickness: int = 1) -> np.ndarray:
 def truth_and_detections(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
                          captions: Sequence[tuple[str, int, int]] = (),
                          title: str = "") -> np.ndarray:
-    """The paper's figure 7: truth green, detections red, both at once yellow.
+    """Outlines as in the report's figure 7: truth green, detections red, both at once yellow.
 
     image uint8 [H, W, 3]; truth int [H, W, L]; labels int [H, W]; captions (text, y, x) in
     image pixels. Returns uint8 [z H + header, z W, 3].
@@ -95,6 +95,51 @@ def detections_only(image: np.ndarray, labels: np.ndarray, title: str = "") -> n
     edge = outline(big, 2 if zoom >= 3 else 1)
     _paint(canvas, edge, _palette(int(labels.max(initial=0)))[big[edge]])
     return _with_text(canvas, [], title)
+
+
+def figure_7(image: np.ndarray, true_boxes: np.ndarray, boxes: np.ndarray,
+             captions: Sequence[str]) -> np.ndarray:
+    """The report's figure 7: boxes of the truth green, of the detections red, with captions.
+
+    image uint8 [H, W, 3]; true_boxes [G, 4] and boxes [D, 4] in pixels (y1, x1, y2, x2, ends
+    exclusive); captions [D], such as score/IoU. Returns uint8 [z H + header, z W, 3].
+    """
+    zoom = zoom_for(image.shape)
+    canvas = enlarge(brighten(image), zoom)
+    for colour, group in ((GREEN, true_boxes), (RED, boxes)):
+        for box in np.asarray(group, int).reshape(-1, 4):
+            _frame(canvas, box * zoom, colour)
+    texts = [(text, y * zoom, x * zoom) for text, (y, x, _, _) in
+             zip(captions, np.asarray(boxes, int).reshape(-1, 4).tolist(), strict=True)]
+    return _with_text(canvas, texts, "Ground truth and detections: truth green, detected red, "
+                                     "captions score/IoU")
+
+
+def figure_8(image: np.ndarray, labels: np.ndarray, boxes: np.ndarray,
+             captions: Sequence[str]) -> np.ndarray:
+    """The report's figure 8: detections with class, score, box and outline.
+
+    labels int [H, W]; the others as for `figure_7`, boxes [D, 4] by ascending label.
+    """
+    zoom = zoom_for(image.shape)
+    canvas, big = enlarge(brighten(image), zoom), enlarge(labels, zoom)
+    colours = _palette(int(labels.max(initial=0)))
+    edge = outline(big)
+    _paint(canvas, edge, colours[big[edge]])
+    boxes = np.asarray(boxes, int).reshape(-1, 4)
+    numbers = np.unique(labels[labels > 0])
+    for box, number in zip(boxes, numbers, strict=True):
+        _frame(canvas, box * zoom, colours[number])
+    texts = [(text, y * zoom, x * zoom) for text, (y, x, _, _) in
+             zip(captions, boxes.tolist(), strict=True)]
+    return _with_text(canvas, texts, "Detections")
+
+
+def _frame(canvas: np.ndarray, box: Sequence[int], colour: Sequence) -> None:
+    """A frame one pixel wide inside a box of the canvas."""
+    y1, x1, y2, x2 = (int(v) for v in box)
+    canvas[y1:y2, [x1, x2 - 1]] = colour
+    canvas[[y1, y2 - 1], x1:x2] = colour
 
 
 def contact_sheet(paths: Sequence[str | os.PathLike], columns: int = 5,

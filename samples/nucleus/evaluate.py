@@ -187,7 +187,7 @@ def figure(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
     """
     best = iou.max(axis=0) if len(iou) else np.zeros(iou.shape[1])
     captions = []
-    for index, (y, x) in enumerate(_corners(labels)):
+    for index, (y, x, _, _) in enumerate(_boxes(labels).tolist()):
         confidence = f"{scores[index]:.2f}/" if scores is not None else ""
         captions.append(((confidence + f"{best[index]:.2f}").replace("0.", "."), y, x))
     title = (f"score {row['score']:.3f}   truth green ({row['true']})   detected red "
@@ -196,10 +196,24 @@ def figure(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
     return drawing.truth_and_detections(image, truth, labels, captions, title)
 
 
-def _corners(labels: np.ndarray) -> list[tuple[int, int]]:
-    """Top left corner (y, x) of each instance's box, by ascending label."""
+def report_figures(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
+                   scores: np.ndarray | None, iou: np.ndarray) -> dict[str, np.ndarray]:
+    """The report's figures 7 and 8 of one image, by name; arguments as for `figure`."""
+    best = iou.max(axis=0) if len(iou) else np.zeros(iou.shape[1])
+    confidences = [f"{score:.2f}" for score in scores] if scores is not None else [""] * len(best)
+    boxes = _boxes(labels)
+    true_boxes = np.concatenate([_boxes(layer) for layer in np.moveaxis(truth, -1, 0)])
+    compared = [f"{c}/{b:.2f}" for c, b in zip(confidences, best, strict=True)]
+    labelled = [f"nucleus {c}" for c in confidences]
+    return {"figure7": drawing.figure_7(image, true_boxes, boxes, compared),
+            "figure8": drawing.figure_8(image, labels, boxes, labelled)}
+
+
+def _boxes(labels: np.ndarray) -> np.ndarray:
+    """Box [D, 4] of each instance (y1, x1, y2, x2, ends exclusive), by ascending label."""
     boxes = [box for box in ndimage.find_objects(labels) if box is not None]
-    return [(rows.start, columns.start) for rows, columns in boxes]
+    ends = [(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in boxes]
+    return np.array(ends, int).reshape(-1, 4)
 
 
 def timed(function, *arguments):

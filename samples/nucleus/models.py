@@ -8,41 +8,59 @@ from mrcnn.errors import UserError
 from samples.nucleus.nucleus import DEFAULT_LOGS_DIR, SHIPPED_WEIGHTS
 
 NAMED_WEIGHTS = "'last', 'imagenet', 'coco', 'nucleus'"
+PUBLIC_WEIGHTS = ("imagenet", "coco")
+
+
+def weight_file(mode: str, weights: str, logs: str, name: str) -> str | None:
+    """Path of the weight file that `weights` stands for; None for the public ones.
+
+    mode: "training" or "inference". weights: path of a file, "last" (the newest checkpoint below
+    `logs` of a configuration called `name`), "nucleus" (the file that comes with the project),
+    "imagenet" or "coco" (downloaded).
+    Raises UserError for weights that do not exist or make no sense.
+    """
+    word = weights.lower()
+    if word in PUBLIC_WEIGHTS:
+        if mode == "inference":
+            raise UserError(f"--weights {weights} cannot detect nuclei: train from it first, then "
+                            "use --weights last")
+        return None
+    if word == "last":
+        from mrcnn.checkpoints import find_last  # Keras: seconds
+
+        return find_last(logs, name.lower())
+    if word == "nucleus":
+        if not os.path.isfile(SHIPPED_WEIGHTS):
+            raise UserError(f"--weights nucleus: there is no {SHIPPED_WEIGHTS}; train first")
+        return SHIPPED_WEIGHTS
+    if not os.path.isfile(weights):
+        raise UserError(f"--weights {weights}: no such file, nor one of {NAMED_WEIGHTS}")
+    return weights
 
 
 def build_model(mode: str, config, weights: str, logs: str = DEFAULT_LOGS_DIR):
     """A MaskRCNN with weights loaded; prints the loader's report.
 
-    mode: "training" or "inference". weights: path of a file, "last" (the newest checkpoint below
-    `logs`), "nucleus" (the file that comes with the project), "imagenet" or "coco" (downloaded).
-    Raises UserError for weights that do not exist or make no sense.
+    mode, weights, logs: see `weight_file`, which also says what is raised.
     """
-    name = weights.lower()
-    if name in ("imagenet", "coco") and mode == "inference":
-        raise UserError(f"--weights {weights} cannot detect nuclei: train from it first, then use "
-                        "--weights last")
-    if name == "nucleus" and not os.path.isfile(SHIPPED_WEIGHTS):
-        raise UserError(f"--weights nucleus: there is no {SHIPPED_WEIGHTS}; train first")
-    if name not in ("last", "imagenet", "coco", "nucleus") and not os.path.isfile(weights):
-        raise UserError(f"--weights {weights}: no such file, nor one of {NAMED_WEIGHTS}")
+    path = weight_file(mode, weights, logs, config.NAME)
 
     from mrcnn.model import MaskRCNN  # Keras: seconds
     from mrcnn.precision import explain
 
     print(explain(config.PRECISION))
     model = MaskRCNN(mode=mode, config=config, model_dir=logs)
-    print(_load(model, name, weights).summary())
+    print(_load(model, path, weights).summary())
     return model
 
 
-def _load(model, name: str, weights: str):
-    if name == "coco":
+def _load(model, path: str | None, weights: str):
+    if path is None and weights.lower() == "coco":
         # 81 classes and other widths: take every layer that fits, report the others.
         from mrcnn.download import resolve_weights
         from mrcnn.weights import load_matching
 
         return load_matching(model.keras_model, resolve_weights("coco"))
-    path = {"last": model.find_last, "imagenet": model.get_imagenet_weights,
-            "nucleus": lambda: SHIPPED_WEIGHTS}.get(name, lambda: weights)()
+    path = path or model.get_imagenet_weights()
     print(f"Weights: {path}")
     return model.load_weights(path, by_name=True)

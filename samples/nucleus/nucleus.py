@@ -144,18 +144,24 @@ class Stage(NamedTuple):
 # The heads start from random numbers: they learn alone first, so that their large gradients spare
 # the backbone.
 STAGES = (Stage("heads", 0.05), Stage("all", 1.0))
+# "alternating", the four steps of mrcnn/alternating.py, is no list of such stages.
+SCHEDULES = ("stagewise", "joint", "alternating")
 DEFAULT_EPOCHS = 20
 VALIDATION = {"fit": "tune"}
 MAX_EPOCHS = 9999  # names of checkpoints have four digits
 
 
 def train(model, dataset_dir: str, subset: str, epochs: int | None = None,
-          time_budget: float | None = None) -> None:
-    """Train a `MaskRCNN` in "training" mode in STAGES.
+          time_budget: float | None = None, schedule: str = "stagewise",
+          augmentation=None) -> None:
+    """Train a `MaskRCNN` in "training" mode.
 
     epochs: in all, finished ones included; by default DEFAULT_EPOCHS, or no limit under a budget.
     time_budget: minutes in all, those of the finished epochs included. The stages have their shares
         of it, and the learning rate's schedule ends with it.
+    schedule: one of SCHEDULES: in STAGES; all layers at once; proposal network and detector by
+        turns, for a quarter of the epochs or time each (see mrcnn/alternating.py).
+    augmentation: see `mrcnn.augment`; by default `RandomAugmentation()`.
     A model that has been loaded from a checkpoint goes on where that stopped. Validates on the
     subset "val" ("tune" where "fit" is trained on) if the data set has it; nothing is chosen by
     that.
@@ -170,9 +176,13 @@ def train(model, dataset_dir: str, subset: str, epochs: int | None = None,
         print(f"No validation: {error}", file=sys.stderr)
         dataset_val = None
     epochs = epochs or (DEFAULT_EPOCHS if time_budget is None else MAX_EPOCHS)
+    augmentation = augmentation or RandomAugmentation()
     if model.epoch >= epochs:
         print(f"Nothing to train: {model.epoch} epochs are done already, {epochs} were asked for")
-    stages = [Stage(*values) for values in STAGES]
+    elif schedule == "alternating":
+        _train_alternating(model, dataset_train, dataset_val, epochs, time_budget, augmentation)
+        return
+    stages = [Stage("all", 1.0)] if schedule == "joint" else [Stage(*values) for values in STAGES]
     layers, start = [stage.layers for stage in stages], 0
     # More epochs or time prolong the first stages too, but what has left them does not go back.
     reached = layers.index(model.resumed_layers) if model.resumed_layers in layers else 0
@@ -186,9 +196,24 @@ def train(model, dataset_dir: str, subset: str, epochs: int | None = None,
             print(f"Training {stage.layers}: to {until}")
             model.train(dataset_train, dataset_val, layers=stage.layers, epochs=end,
                         learning_rate=model.config.LEARNING_RATE * stage.factor,
-                        augmentation=RandomAugmentation(), freeze_bn=stage.freeze_bn,
+                        augmentation=augmentation, freeze_bn=stage.freeze_bn,
                         time_budget=seconds)
         start = end
+
+
+def _train_alternating(model, dataset_train, dataset_val, epochs: int, time_budget: float | None,
+                       augmentation) -> None:
+    from mrcnn.alternating import four_steps, train_alternating
+
+    steps = len(four_steps(model.config))
+    if epochs < steps:
+        raise UserError(f"alternating training has {steps} steps: {epochs} epochs are too few")
+    ends = [round(epochs * (i + 1) / steps) for i in range(steps)]
+    seconds = [None] * steps
+    if time_budget is not None:
+        seconds = [60 * time_budget * (i + 1) / steps for i in range(steps)]
+    train_alternating(model, dataset_train, dataset_val, model.config.LEARNING_RATE, ends,
+                      augmentation, seconds)
 
 
 def load_dataset(dataset_dir: str, subset: str, labelled: bool = False) -> NucleusDataset:

@@ -15,7 +15,7 @@ import numpy as np
 
 from mrcnn.errors import UserError
 from samples.nucleus import drawing, tta
-from samples.nucleus.evaluate import Evaluation, figure, timed
+from samples.nucleus.evaluate import Evaluation, figure, report_figures, timed
 from samples.nucleus.pipeline import Outcome, run_overlapped
 from samples.nucleus.postprocess import DEFAULTS, PostProcessing, postprocess
 from samples.nucleus.progress import Progress
@@ -98,13 +98,14 @@ def run_detect(model, dataset, output: Path, limit: int | None = None, pictures:
 def run_evaluate(dataset, output: Path, source: str, model=None,
                  submission: Submission | None = None, limit: int | None = None,
                  pictures: bool = True, settings: PostProcessing = DEFAULTS,
-                 variants: Sequence[tta.Variant] = tta.NONE) -> list[str]:
+                 variants: Sequence[tta.Variant] = tta.NONE,
+                 figures: bool = False) -> list[str]:
     """Score a model, or a submission file, on a labelled data set.
 
     Writes metrics.json, metrics.csv, <ImageId>.png, worst.png (the WORST of these pictures on one
     sheet) and, with a model, submit.csv into `output`; prints the table. source: where the
     detections come from, kept in metrics.json; with a model also its post-processing. settings,
-    variants: of a model, see `detect_labels`.
+    variants: of a model, see `detect_labels`. figures: draw the report's figures 7 and 8 as well.
     Returns the ids of the images that failed; they are not part of the scores.
     """
     evaluation = Evaluation()
@@ -139,6 +140,10 @@ def run_evaluate(dataset, output: Path, source: str, model=None,
         if pictures:
             drawing.save_png(output / f"{image_id}.png",
                              figure(image, truth, labels, scores, row, evaluation.ious[-1]))
+        if figures:
+            drawn = report_figures(image, truth, labels, scores, evaluation.ious[-1])
+            for name, picture in drawn.items():
+                drawing.save_png(output / f"{name}_{image_id}.png", picture)
         return f"mean score {evaluation.mean('score'):.3f}"
 
     complete, failed = False, []

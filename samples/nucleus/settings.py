@@ -1,0 +1,111 @@
+"""Changes of the configuration from the command line: --preset and --config KEY=VALUE.
+
+A training run writes them beside its checkpoints, so that these are loaded into the same network,
+and go on in the same way, without naming them again.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mrcnn.atomic import atomic_path
+from mrcnn.config import Config
+from mrcnn.config_rules import RULES
+from mrcnn.errors import UserError
+from mrcnn.presets import PRESETS
+
+FILE = "settings.json"  # in a run's folder; a weight file elsewhere has FILE.h5.settings.json
+
+# Keys that have flags of their own, or that everything else relies on.
+FLAGS = {"STEPS_PER_EPOCH": "--steps", "SEED": "--seed", "DATA_WORKERS": "--workers",
+         "CACHE_DIR": "--cache", "PRECISION": "--precision", "IMAGES_PER_GPU": "--batch-size",
+         "DETECTION_MIN_CONFIDENCE": "--min-confidence"}
+FIXED = ("NAME", "NUM_CLASSES", "GPU_COUNT", "VALIDATION_STEPS", "IMAGE_RESIZE_MODE")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What differs from the application's configuration, and the way of training."""
+
+    preset: str | None = None
+    config: tuple[str, ...] = ()  # KEY=VALUE; of two with one key the later one counts
+    schedule: str | None = None
+
+    def over(self, older: Settings) -> Settings:
+        """These on top of older ones."""
+        return Settings(self.preset or older.preset, (*older.config, *self.config),
+                        self.schedule or older.schedule)
+
+    def applied_to(self, base: type[Config], keep: Collection[str] = ()) -> type[Config]:
+        """A subclass of `base` with the preset's values and, over them, those of `config`.
+
+        Values are Python literals, (0.5, 2); what is none is a text: pool. keep: keys that stay as
+        `base` has them.
+        Raises UserError for a key that is none or may not be changed, and for a wrong value.
+        """
+        values = {}
+        if self.preset:
+            preset = vars(PRESETS[self.preset])
+            values = {key: value for key, value in preset.items() if key.isupper()}
+        values |= dict(_parsed(setting) for setting in self.config)
+        made = type(base.__name__, (base,), {k: v for k, v in values.items() if k not in keep})
+        made()  # checks the values
+        return made
+
+
+def _parsed(setting: str) -> tuple:
+    """(key, value) of "KEY=VALUE"."""
+    key, equals, text = setting.partition("=")
+    if not equals or key not in RULES:
+        near = difflib.get_close_matches(key, RULES, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"--config {setting}: expected KEY=VALUE with a key of the "
+                        f"configuration{hint}")
+    if key in FLAGS or key in FIXED:
+        instead = f"use {FLAGS[key]}" if key in FLAGS else "it is part of the application"
+        raise UserError(f"--config {setting}: {key} cannot be changed so: {instead}")
+    try:
+        return key, ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError):
+        return key, text
+
+
+def save(path: str | Path, settings: Settings) -> None:
+    """Write settings, whole or not at all."""
+    with atomic_path(Path(path)) as temporary:
+        Path(temporary).write_text(json.dumps(asdict(settings), indent=1) + "\n")
+
+
+def own_file(weights: str | Path) -> Path:
+    """Where the settings of a weight file outside of a run's folder are."""
+    return Path(f"{weights}.{FILE}")
+
+
+def beside(weights: str | Path | None) -> Settings:
+    """The settings that belong to a weight file: its own, or those of the run it lies in.
+
+    Raises UserError for a damaged file.
+    """
+    if weights is None:
+        return Settings()
+    for path in (own_file(weights), Path(weights).parent / FILE):
+        if path.is_file():
+            return _read(path)
+    return Settings()
+
+
+def _read(path: Path) -> Settings:
+    try:
+        found = json.loads(path.read_text())
+        settings = Settings(found["preset"], tuple(map(str, found["config"])), found["schedule"])
+        if settings.preset is not None and settings.preset not in PRESETS:
+            raise ValueError(f"there is no preset {settings.preset}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and name the settings with --preset "
+                        "and --config") from error
+    return settings

@@ -1,0 +1,119 @@
+"""The report's settings, alone and over another configuration."""
+
+import numpy as np
+import pytest
+from conftest import TinyConfig
+from keras import ops
+
+from mrcnn.config import Config
+from mrcnn.config_rules import RULES
+from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.layers import first_values
+from mrcnn.model import MaskRCNN
+from mrcnn.presets import PRESETS, PaperConfig
+from samples.nucleus import nucleus
+from samples.nucleus.settings import FILE, Settings, beside, own_file, save
+
+
+def test_paper_config_is_valid_and_says_what_the_report_says():
+    config = PaperConfig()
+    assert config.BATCH_SIZE * config.TRAIN_ROIS_PER_IMAGE == 128
+    assert config.ROI_POSITIVE_RATIO == 0.25 and config.ROI_BACKGROUND_IOU == (0.1, 0.5)
+    assert config.LOSS_WEIGHTS["rpn_bbox_loss"] == 10
+    assert config.LOSS_WEIGHTS["mrcnn_bbox_loss"] == 1
+    assert config.POOL_SIZE == 14 and config.MASK_SHAPE == [14, 14]
+    assert set(vars(PaperConfig)) & set(RULES) == {k for k in vars(PaperConfig) if k.isupper()}
+
+
+def test_defaults_stay_matterports():
+    assert (Config.ARCHITECTURE, Config.ROI_POOLING, Config.ROI_SAMPLES) == ("fpn", "align", 1)
+    assert Config.ROI_BACKGROUND_IOU == (0.0, 0.5) and Config.LEARNING_BIAS_FACTOR == 1
+    assert not (Config.GAUSSIAN_HEADS or Config.ROI_SPATIAL_TRANSFORMER or Config.DILATED_STAGE5)
+    assert Config.BOX_LOSS_MEAN == "positives" and Config.FPN_CLASSIF_FC_RANKS == (0, 0)
+
+
+def test_first_values(rng):
+    values = ops.convert_to_numpy(first_values(True, 0.01)((200, 200)))
+    assert abs(values.mean()) < 1e-3 and values.std() == pytest.approx(0.01, rel=0.05)
+    assert first_values(False, 0.01) == "glorot_uniform"
+
+
+def test_gaussian_heads(tmp_path):
+    class Gaussian(TinyConfig):
+        GAUSSIAN_HEADS = True
+
+    bank = MaskRCNN("inference", Gaussian(), str(tmp_path)).bank
+    rpn = bank.layers["rpn_model"]
+    for layer, deviation in [(bank.layers["mrcnn_class_logits"], 0.01),
+                             (bank.layers["mrcnn_bbox_fc"], 0.001),
+                             (rpn.get_layer("rpn_conv_shared"), 0.01),
+                             (rpn.get_layer("rpn_bbox_pred"), 0.01)]:
+        kernel = ops.convert_to_numpy(layer.kernel)
+        assert kernel.std() == pytest.approx(deviation, rel=0.3), layer.name
+        assert not np.any(ops.convert_to_numpy(layer.bias))
+
+
+def test_changes_from_the_command_line():
+    kind = Settings(config=("ROI_POOLING=pool", "RPN_ANCHOR_RATIOS=[1]", "LEARNING_RATE=.01",
+                            "TRAIN_BN=None")).applied_to(nucleus.NucleusConfig)
+    config = kind()
+    assert config.ROI_POOLING == "pool" and config.RPN_ANCHOR_RATIOS == [1]
+    assert config.LEARNING_RATE == 0.01 and config.TRAIN_BN is None
+    assert nucleus.NucleusConfig.ROI_POOLING == "align"
+
+
+def test_the_preset_over_the_application_and_changes_over_it():
+    settings = Settings("paper", ("TRAIN_ROIS_PER_IMAGE=32",))
+    config = settings.applied_to(nucleus.NucleusConfig)()
+    assert config.ARCHITECTURE == "c4" and config.OPTIMIZER == "sgd" and config.BATCH_SIZE == 2
+    assert config.MASK_SHAPE == [14, 14] and config.NUM_CLASSES == 2
+    assert config.TRAIN_ROIS_PER_IMAGE == 32
+    base = nucleus.NucleusInferenceConfig
+    config = settings.applied_to(base, keep=vars(base))()
+    assert config.BATCH_SIZE == 1 and config.IMAGE_RESIZE_MODE == "pad64"
+    assert config.ARCHITECTURE == "c4"
+
+
+@pytest.mark.parametrize("setting, message", [
+    ("ROI_POLING=pool", "did you mean ROI_POOLING"), ("ROI_POOLING", "expected KEY=VALUE"),
+    ("=3", "expected KEY=VALUE"), ("STEPS_PER_EPOCH=3", "use --steps"),
+    ("IMAGES_PER_GPU=0", "use --batch-size"), ("NAME=other", "part of the application"),
+    ("ROI_POOLING=mean", "ROI_POOLING = 'mean' is not allowed"),
+    ("MASK_SHAPE=28", "MASK_SHAPE = 28 is not allowed"),
+    ("POOL_SIZE={[]:1}", "POOL_SIZE = '{"),
+])
+def test_wrong_settings(setting, message):
+    for preset in (None, "paper"):
+        with pytest.raises(UserError, match=message) as error:
+            Settings(preset, (setting,)).applied_to(nucleus.NucleusConfig)
+        assert "\n" not in str(error.value)
+
+
+def test_new_settings_lie_over_the_remembered_ones():
+    older = Settings("paper", ("POOL_SIZE=7",), "alternating")
+    assert Settings().over(older) == older
+    newer = Settings(None, ("POOL_SIZE=8",), "joint").over(older)
+    assert newer == Settings("paper", ("POOL_SIZE=7", "POOL_SIZE=8"), "joint")
+    assert newer.applied_to(nucleus.NucleusConfig).POOL_SIZE == 8
+
+
+def test_files_and_runs_remember_their_settings(tmp_path):
+    weights = tmp_path / "run" / "mask_rcnn_nucleus_0001.h5"
+    assert beside(weights) == beside(None) == Settings()
+    of_run, own = Settings("paper", ("POOL_SIZE=7",), "joint"), Settings(config=("POOL_SIZE=9",))
+    save(weights.parent / FILE, of_run)
+    assert beside(weights) == of_run
+    save(own_file(weights), own)
+    assert beside(weights) == own
+    for text, message in [("{", "damaged"), ('{"preset": null}', "damaged"),
+                          ('{"preset": "own", "config": [], "schedule": null}', "no preset own")]:
+        own_file(weights).write_text(text)
+        with pytest.raises(UserError, match=message) as error:
+            beside(weights)
+        assert "\n" not in str(error.value)
+
+
+def test_presets_raise_no_warning(recwarn):
+    for kind in PRESETS.values():
+        kind()
+    assert not [w for w in recwarn if issubclass(w.category, MRCNNWarning)]
