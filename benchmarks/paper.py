@@ -1,0 +1,188 @@
+"""The report's variants of the network, side by side on real images with equal short budgets.
+
+    python benchmarks/paper.py --dataset DIR --weights imagenet --minutes 5 --output FOLDER
+
+Trains every variant on the subset `fit` for the same time, scores it on `tune`, and writes
+FOLDER/paper.md: competition score with its interval, the paired difference to the first row, steps
+of training, seconds an image. The compressed rows are the first one's weights with thinner fully
+connected layers. What has been done is kept: the same command goes on after an interruption.
+Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT_DIR = str(Path(__file__).resolve().parents[1])
+if ROOT_DIR not in sys.path:
+    sys.path.insert(0, ROOT_DIR)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from benchmarks.command import exit_code  # noqa: E402
+from mrcnn.atomic import atomic_path  # noqa: E402
+from mrcnn.errors import UserError  # noqa: E402
+from samples.nucleus.bootstrap import paired_difference  # noqa: E402
+from samples.nucleus.cli import minutes, positive  # noqa: E402
+
+STEPS = 50  # an epoch: a checkpoint every minute or so
+
+
+class Variant(NamedTuple):
+    """A row of the table that is trained; the first one, BASE, is what the others differ from."""
+
+    title: str
+    config: tuple[str, ...] = ()
+    schedule: str = "joint"
+
+
+VARIANTS = {
+    "fpn": Variant("FPN, RoIAlign, joint training"),
+    "c4": Variant("C4", ("ARCHITECTURE=c4",)),
+    "pool": Variant("RoIPool", ("ROI_POOLING=pool",)),
+    "samples": Variant("RoIAlign, the largest of 4 samples",
+                       ("ROI_SAMPLES=4", "ROI_SAMPLES_JOIN=max")),
+    "transformer": Variant("spatial transformer", ("ROI_SPATIAL_TRANSFORMER=True",)),
+    "alternating": Variant("alternating training", schedule="alternating"),
+}
+BASE = "fpn"
+RANKS = (64, 16)
+# Fewer regions than the application: the fifth stage of "c4" runs on every one.
+COMMON = ("POST_NMS_ROIS_INFERENCE=300",)
+
+
+def run_nucleus(arguments: list[str]) -> None:
+    """A command of the nucleus application, in this process.
+
+    Raises:
+        UserError: it failed; its own message is printed already.
+    """
+    from samples.nucleus.nucleus import main
+
+    code = main(arguments)
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise UserError(f"nucleus.py {arguments[0]} ended with exit code {code}")
+
+
+def train(name: str, options: argparse.Namespace, run: Callable[[list[str]], None]) -> None:
+    """Train a variant to the end of its time, or go on with it."""
+    variant, logs = VARIANTS[name], options.output / name
+    begun = any(logs.glob("*/mask_rcnn_*.h5"))
+    changes = [f for setting in (*COMMON, *variant.config) for f in ("--config", setting)]
+    run(["train", "--dataset", options.dataset, "--subset", "fit", "--logs", str(logs),
+         "--weights", "last" if begun else options.weights, "--schedule", variant.schedule,
+         "--time-budget", str(options.minutes), "--steps", str(STEPS), *changes])
+
+
+def is_scored(folder: Path) -> bool:
+    """Whether an evaluation is there and has all its images."""
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return False
+    summary = json.loads(path.read_text())
+    return summary["complete"] and not summary["failed"]
+
+
+def evaluate(weights: list[str], folder: Path, options, run: Callable[[list[str]], None]) -> None:
+    limit = ["--limit", str(options.limit)] if options.limit else []
+    run(["evaluate", "--dataset", options.dataset, "--subset", "tune", *weights, "--no-pictures",
+         "--output", str(folder), *limit])
+
+
+def measure(options: argparse.Namespace, run: Callable[[list[str]], None] = run_nucleus) -> str:
+    """Everything that is not done yet; returns the table."""
+    rows = []
+    for name in [BASE, *(name for name in options.variants if name != BASE)]:
+        folder = options.output / f"{name}_scores"
+        if not is_scored(folder):
+            train(name, options, run)
+            weights = ["--weights", "last", "--logs", str(options.output / name)]
+            evaluate(weights, folder, options, run)
+        rows.append((VARIANTS[name].title, folder, steps_of(options.output / name)))
+    for rank in RANKS:
+        folder, file = options.output / f"rank{rank}_scores", options.output / f"rank{rank}.h5"
+        if not is_scored(folder):
+            run(["compress", "--weights", "last", "--logs", str(options.output / BASE),
+                 "--rank", str(rank), "--output", str(file)])
+            evaluate(["--weights", str(file)], folder, options, run)
+        rows.append((f"the first row at rank {rank}", folder, None))
+    return table(rows, options)
+
+
+def steps_of(logs: Path) -> int | None:
+    """Steps of training, from the newest run's log, up to the end of its last epoch, which was
+    cut short; None where there is no log."""
+    found = sorted(logs.glob("*/training.csv"))
+    if not found:
+        return None
+    with open(found[-1], newline="") as file:
+        return STEPS * len(list(csv.DictReader(file)))
+
+
+def scores_of(folder: Path) -> tuple[dict, dict[str, float]]:
+    """metrics.json and the score of every image by its id."""
+    with open(folder / "metrics.csv", newline="") as file:
+        scores = {row["image_id"]: float(row["score"]) for row in csv.DictReader(file)}
+    return json.loads((folder / "metrics.json").read_text()), scores
+
+
+def table(rows: list[tuple[str, Path, int | None]], options: argparse.Namespace) -> str:
+    """The table in Markdown."""
+    _, base = scores_of(rows[0][1])
+    lines = [f"{options.minutes:g} minutes of training each on `fit`, scored on {len(base)} images "
+             "of `tune`, 300 proposals.", "",
+             "| variant | score (95 %) | difference to the first row (95 %) | at IoU .5 "
+             "| steps at most | s an image |", "|---|---|---|---|---|---|"]
+    for number, (title, folder, steps) in enumerate(rows):
+        summary, scores = scores_of(folder)
+        if scores.keys() != base.keys():
+            raise UserError(f"{folder} was scored on other images than {rows[0][1]}: delete both")
+        low, high = summary["score_interval"]
+        of_images = [[values[i] for i in base] for values in (scores, base)]
+        difference = "" if number == 0 else difference_text(*of_images)
+        lines.append(f"| {title} | {summary['score']:.3f} ({low:.3f} to {high:.3f}) | {difference} "
+                     f"| {summary['tp_over_tp_fp_fn'][0]:.3f} | {steps or ''} "
+                     f"| {summary['seconds_per_image']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def difference_text(scores: list[float], base: list[float]) -> str:
+    """Mean of the paired differences; "none" where its interval holds zero."""
+    mean, interval = paired_difference(scores, base)
+    text = f"{mean:+.3f}" if interval.excludes_zero else "none"
+    return f"{text} ({interval.low:+.3f} to {interval.high:+.3f})"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", required=True, metavar="DIR")
+    parser.add_argument("--weights", default="imagenet", metavar="W",
+                        help="to start from (default: %(default)s)")
+    parser.add_argument("--minutes", type=minutes, default=5.0, metavar="M",
+                        help="of training for every variant (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--limit", type=positive, metavar="N", help="score the first N images only")
+    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS),
+                        metavar="NAME",
+                        help=f"of {', '.join(VARIANTS)}; {BASE} always is (default: all)")
+    options = parser.parse_args(arguments)
+
+    def work() -> None:
+        text = measure(options)
+        with atomic_path(options.output / "paper.md") as temporary:
+            temporary.write_text(text)
+        print(f"{text}\nWritten to {options.output / 'paper.md'}")
+
+    return exit_code("paper.py", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
