@@ -99,6 +99,7 @@ def test_batch_equals_singles(rng):
 def gradient(layer, boxes, image_meta, features, upstream):
     """Gradient of sum(upstream * layer(...)) with respect to the first feature map."""
     first, *others = features
+    upstream = ops.convert_to_tensor(upstream)
 
     def total(values):
         return ops.sum(layer([boxes, image_meta, values, *others], training=True) * upstream)

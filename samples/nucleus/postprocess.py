@@ -60,8 +60,9 @@ class PostProcessing:
     largest_piece: bool = True
     # Smallest area of an instance, as a share of the median area in its image.
     min_typical_area: float | None = 0.1
-    # Smallest area of an instance in pixels.
-    min_area: int | None = None
+    # Smallest area of an instance in pixels. The competition's truth has none below 21; off for
+    # pictures of a lower magnification.
+    min_area: int | None = 20
     # Give the background that an instance encloses to the instance.
     fill_holes: bool = True
 
