@@ -1,0 +1,65 @@
+"""What the documentation names exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mrcnn.config_rules import RULES
+from mrcnn.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPER = (ROOT / "docs" / "paper.md").read_text()
+CODE = {path.stem: path.read_text() for folder in ("mrcnn", "samples/nucleus")
+        for path in (ROOT / folder).glob("*.py")}
+TESTS = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+
+
+def quoted():
+    """Everything between backticks."""
+    return re.findall(r"`([^`]+)`", PAPER)
+
+
+def test_tests_exist():
+    for name in set(re.findall(r"\btest_\w+", PAPER)):
+        if f"{name}.py" not in TESTS:
+            assert any(f"def {name}(" in text for text in TESTS.values()), name
+
+
+def test_functions_exist():
+    """`module.name`, and names that stand alone behind one."""
+    seen = 0
+    for text in quoted():
+        match = re.match(r"(\w+)\.(\w+)(?:\.(\w+))?", text)
+        if match and match[1] in CODE and match[2] not in ("py", "md"):
+            seen += 1
+            for name in filter(None, match.groups()[1:]):
+                assert re.search(rf"(def|class) {name}\b", CODE[match[1]]), text
+        elif re.fullmatch(r"(?!test_)[a-z0-9]+_[a-z_0-9]+", text) and text not in CODE:
+            assert any(re.search(rf"(def|class) {text}\b", code) for code in CODE.values()), text
+    assert seen > 30
+
+
+def test_configuration_keys_exist():
+    keys = {match for text in quoted() for match in re.findall(r"\b[A-Z][A-Z0-9_]{4,}\b", text)}
+    assert len(keys) > 20
+    assert keys - {"DSB2018"} <= set(RULES), keys - set(RULES)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_described(name):
+    assert f"--preset {name}" in PAPER
+
+
+def test_files_exist():
+    for text in quoted():
+        if re.fullmatch(r"[\w/]+\.(py|md)", text):
+            places = (ROOT, ROOT / "mrcnn", ROOT / "tests", ROOT / "samples" / "nucleus")
+            assert any((place / text).is_file() for place in places), text
+
+
+def test_readme_lists_every_module():
+    readme = (ROOT / "README.md").read_text()
+    for path in (ROOT / "mrcnn").glob("*.py"):
+        if path.stem not in ("__init__", "tensorflow_optimizers"):
+            assert f"`{path.stem}`" in readme, path.stem
