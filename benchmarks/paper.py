@@ -29,7 +29,7 @@ from benchmarks.command import exit_code  # noqa: E402
 from mrcnn.atomic import atomic_path  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
 from samples.nucleus.bootstrap import paired_difference  # noqa: E402
-from samples.nucleus.cli import minutes, positive  # noqa: E402
+from samples.nucleus.cli import above_zero, positive  # noqa: E402
 
 STEPS = 50  # an epoch: a checkpoint every minute or so
 
@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", required=True, metavar="DIR")
     parser.add_argument("--weights", default="imagenet", metavar="W",
                         help="to start from (default: %(default)s)")
-    parser.add_argument("--minutes", type=minutes, default=5.0, metavar="M",
+    parser.add_argument("--minutes", type=above_zero, default=5.0, metavar="M",
                         help="of training for every variant (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--limit", type=positive, metavar="N", help="score the first N images only")

@@ -21,7 +21,7 @@ from samples.nucleus.cli import run
 from samples.nucleus.evaluate import Evaluation, figure, report_figures
 from samples.nucleus.postprocess import DEFAULTS, PostProcessing
 from samples.nucleus.progress import Progress
-from samples.nucleus.runs import detect_labels, run_evaluate
+from samples.nucleus.runs import detect_labels, run_detect, run_evaluate
 from samples.nucleus.submission import Submission, SubmissionWriter
 from samples.nucleus.synthesize import synthesize
 
@@ -654,3 +654,76 @@ def test_figures_of_the_report():
     assert len(corners) == 2 and (200, 200, 200) not in corners
     empty = report_figures(image, truth * 0, labels * 0, None, np.zeros((0, 0)))
     assert (empty["figure8"][header:] == 200).all()
+
+
+class FixedModel:
+    """Finds two squares in every picture, as `MaskRCNN.detect_patches` would say it."""
+
+    def detect_patches(self, images, probabilities=False, zooms=None):
+        squares = [(4, 6, np.ones((8, 10), np.float32)), (30, 40, np.ones((12, 9), np.float32))]
+        return [{"scores": np.array([0.9, 0.8]), "patches": squares} for _ in images]
+
+
+def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
+    import pandas as pd
+    import tifffile
+
+    monkeypatch.setattr(cli, "_inference_model", lambda options, chosen: FixedModel())
+    found = tmp_path / "found"
+    arguments = ["detect", "--dataset", str(data), "--subset", "stage1_train", "--output",
+                 str(found), "--mpp", "0.5", "--format"]
+    names = ("submission", "pictures", "labels", "geojson", "coco", "measurements")
+    assert run([*arguments, ",".join(names)]) == 0
+    assert "submit.csv, pictures, labels/, geojson/, coco.json" in capsys.readouterr().out
+    submission = Submission(found / "submit.csv")
+    coco = json.loads((found / "coco.json").read_text())
+    table = pd.read_csv(found / "measurements.csv")
+    assert len(submission.image_ids) == 4 == len(list(found.glob("*.png")))
+    assert [image["id"] for image in coco["images"]] == [1, 2, 3, 4]
+    assert [a["id"] for a in coco["annotations"]] == list(range(1, 9))
+    for number, image_id in enumerate(submission.image_ids, 1):
+        labels = submission.labels(image_id, (64, 64))
+        assert np.count_nonzero(labels == 1) == 80 and np.count_nonzero(labels == 2) == 108
+        np.testing.assert_array_equal(
+            tifffile.imread(found / "labels" / f"{image_id}.tif"), labels)
+        features = json.loads((found / "geojson" / f"{image_id}.geojson").read_text())["features"]
+        assert [f["properties"]["measurements"]["score"] for f in features] == [0.9, 0.8]
+        rows = table[table["image_id"] == image_id]
+        assert rows["area"].tolist() == [80, 108] and rows["area_um2"].tolist() == [20, 27]
+        assert rows["score"].tolist() == [0.9, 0.8]
+        assert [a["area"] for a in coco["annotations"] if a["image_id"] == number] == [80, 108]
+
+
+def test_only_what_is_asked_for_is_written(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_inference_model", lambda options, chosen: FixedModel())
+    common = ["detect", "--dataset", str(data), "--subset", "stage1_train", "--limit", "1"]
+    assert run([*common, "--output", str(tmp_path / "a"), "--format", "labels"]) == 0
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["labels"]
+    assert run([*common, "--output", str(tmp_path / "b")]) == 0
+    assert {path.suffix for path in (tmp_path / "b").iterdir()} == {".csv", ".png"}
+    with pytest.raises(SystemExit):
+        run([*common, "--format", "labels,tiff"])
+    assert "'tiff' is none of" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "roifile", None)
+    assert run([*common, "--output", str(tmp_path / "c"), "--format", "rois"]) == 2
+    assert "pip install roifile" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_interrupted_run_keeps_its_table(data, tmp_path):
+    class Interrupted(FixedModel):
+        calls = 0
+
+        def detect_patches(self, *arguments, **keywords):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return super().detect_patches(*arguments, **keywords)
+
+    dataset = nucleus.load_dataset(str(data), "stage1_train")
+    with pytest.raises(KeyboardInterrupt):
+        run_detect(Interrupted(), dataset, tmp_path, formats=("measurements", "labels", "coco"))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"measurements.csv.partial", "labels"}
+    assert len((tmp_path / "measurements.csv.partial").read_text().splitlines()) == 1 + 2 * 2
+    assert len(list((tmp_path / "labels").iterdir())) == 2

@@ -14,6 +14,7 @@ from mrcnn.presets import PRESETS
 from samples.nucleus import nucleus, tta
 from samples.nucleus.postprocess import DEFAULTS, PostProcessing
 from samples.nucleus.progress import Progress
+from samples.nucleus.results import DEFAULT_FORMATS, FORMATS
 from samples.nucleus.settings import FILE, Settings, beside, own_file, save
 
 COMMANDS = ("train", "detect", "evaluate", "choose", "compress", "ceiling", "synthesize")
@@ -33,7 +34,10 @@ EXAMPLES = {
   # a file for Kaggle and a picture per image
   nucleus.py detect --dataset data --subset stage1_test --weights last
   # your own pictures, laid out as pictures/mine/<name>/images/<name>.png
-  nucleus.py detect --dataset pictures --subset mine --weights last --output found""",
+  nucleus.py detect --dataset pictures --subset mine --weights last --output found
+  # label images for Fiji and napari, outlines for QuPath, a table of measurements in microns
+  nucleus.py detect --dataset pictures --subset mine --format labels,geojson,measurements \\
+      --mpp .5""",
     "evaluate": """\
   # detect, then score against the masks
   nucleus.py evaluate --dataset data --subset val --weights last
@@ -81,7 +85,7 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def minutes(text: str) -> float:
+def above_zero(text: str) -> float:
     """argparse type: a number above 0."""
     try:
         value = float(text)
@@ -154,6 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_weight_flags(made["compress"])
     _add_configuration_flags(made["compress"])
     _add_compress_flags(made["compress"])
+    _add_result_flags(made["detect"])
     _add_data_flags(made["ceiling"])
     _add_ceiling_flags(made["ceiling"])
     _add_synthesize_flags(made["synthesize"])
@@ -194,7 +199,7 @@ def _add_train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=positive, metavar="N",
                         help="epochs in all, finished ones included (default: "
                              f"{nucleus.DEFAULT_EPOCHS}, or no limit with --time-budget)")
-    parser.add_argument("--time-budget", type=minutes, metavar="MINUTES",
+    parser.add_argument("--time-budget", type=above_zero, metavar="MINUTES",
                         help="minutes of training in all, those of finished epochs included; the "
                              "learning rate's schedule ends with them (default: no limit)")
     parser.add_argument("--schedule", choices=nucleus.SCHEDULES,
@@ -236,6 +241,23 @@ def _add_detect_flags(parser: argparse.ArgumentParser, name: str) -> None:
     add("--no-pictures", action="store_true", help="write no pictures")
     add("--min-confidence", type=share, metavar="P",
         help=f"drop detections below this probability (default: {DEFAULTS.min_score})")
+
+
+def formats(text: str) -> tuple[str, ...]:
+    """argparse type: names of FORMATS with commas between them."""
+    names = tuple(text.split(","))
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(FORMATS)}")
+    return names
+
+
+def _add_result_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--format", type=formats, default=DEFAULT_FORMATS, metavar="NAME,...",
+        help=f"what to write, of {', '.join(FORMATS)} (default: {','.join(DEFAULT_FORMATS)})")
+    add("--mpp", type=above_zero, metavar="MICRONS",
+        help="side of a pixel in microns: measurements then come in microns too")
 
 
 def _add_compress_flags(parser: argparse.ArgumentParser) -> None:
@@ -381,8 +403,9 @@ def detect_command(options: argparse.Namespace) -> int:
     chosen = _postprocessing(options)
     dataset = nucleus.load_dataset(options.dataset, options.subset)
     output = Path(options.output or nucleus.results_folder("submit"))
+    formats = [name for name in options.format if not (options.no_pictures and name == "pictures")]
     failed = run_detect(_inference_model(options, chosen), dataset, output, options.limit,
-                        not options.no_pictures, chosen, tta.variants_of(options.tta))
+                        formats, chosen, tta.variants_of(options.tta), options.mpp)
     return _report_failures(failed)
 
 

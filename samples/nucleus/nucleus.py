@@ -241,10 +241,12 @@ def detect(model, dataset_dir: str, subset: str, output: str | os.PathLike | Non
     output: folder, by default results/nucleus/submit_<time>. limit: only the first images.
     Returns the ids of images that could not be read (empty rows stand for them in the file).
     """
+    from samples.nucleus.results import DEFAULT_FORMATS
     from samples.nucleus.runs import run_detect
 
     dataset = load_dataset(dataset_dir, subset)
-    return run_detect(model, dataset, Path(output or results_folder("submit")), limit, pictures)
+    formats = DEFAULT_FORMATS if pictures else ("submission",)
+    return run_detect(model, dataset, Path(output or results_folder("submit")), limit, formats)
 
 
 def main(arguments: list[str] | None = None) -> int:

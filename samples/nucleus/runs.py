@@ -19,6 +19,7 @@ from samples.nucleus.evaluate import Evaluation, figure, report_figures, timed
 from samples.nucleus.pipeline import Outcome, run_overlapped
 from samples.nucleus.postprocess import DEFAULTS, PostProcessing, postprocess
 from samples.nucleus.progress import Progress
+from samples.nucleus.results import DEFAULT_FORMATS, ResultWriter
 from samples.nucleus.submission import Submission, SubmissionWriter
 
 # Pictures on the contact sheet of what an evaluation found hardest.
@@ -51,16 +52,18 @@ def each_image(dataset, limit: int | None, what: str, failed: list[str], read: C
     run_overlapped(numbers, read, work, write, report)
 
 
-def run_detect(model, dataset, output: Path, limit: int | None = None, pictures: bool = True,
-               settings: PostProcessing = DEFAULTS,
-               variants: Sequence[tta.Variant] = tta.NONE) -> list[str]:
-    """Detect on a data set into output/submit.csv and output/<ImageId>.png.
+def run_detect(model, dataset, output: Path, limit: int | None = None,
+               formats: Sequence[str] = DEFAULT_FORMATS, settings: PostProcessing = DEFAULTS,
+               variants: Sequence[tta.Variant] = tta.NONE,
+               microns: float | None = None) -> list[str]:
+    """Detect on a data set into the folder `output`.
 
-    settings, variants: see `detect_labels`.
+    formats: of results.FORMATS. settings, variants: see `detect_labels`. microns: side of a pixel,
+    for measurements.
     Returns the ids of the images that failed; they get an empty row, for Kaggle wants every
     image.
     """
-    writer = SubmissionWriter(output / "submit.csv")
+    writer = ResultWriter(output, formats, microns)
     total, failed = 0, []
 
     def work(number: int, image: np.ndarray) -> tuple:
@@ -70,15 +73,11 @@ def run_detect(model, dataset, output: Path, limit: int | None = None, pictures:
         nonlocal total
         image_id = dataset.image_reference(number)
         if outcome.error is not None:
-            writer.add(image_id, np.zeros((1, 1), np.int32))
+            writer.add_failed(image_id)
             return ""
         image, labels, scores = outcome.result
-        writer.add(image_id, labels, scores)
+        writer.add(image_id, image, labels, scores)
         total += len(scores)
-        if pictures:
-            title = f"{len(scores)} nuclei   {image_id}"
-            drawing.save_png(output / f"{image_id}.png",
-                             drawing.detections_only(image, labels, title))
         return f"{len(scores)} nuclei"
 
     complete = False
@@ -90,8 +89,7 @@ def run_detect(model, dataset, output: Path, limit: int | None = None, pictures:
         raise
     finally:
         writer.close(complete)
-    print(f"{total} nuclei. Submission: {writer.path}"
-          + (f"  Pictures: {output}" if pictures else ""))
+    print(f"{total} nuclei. Written to {writer.places()}")
     return failed
 
 

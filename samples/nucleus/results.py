@@ -1,0 +1,154 @@
+"""What `detect` writes: any set of formats from one run.
+
+    submission    submit.csv and scores.csv
+    pictures      <ImageId>.png, outlines over the picture
+    labels        labels/<ImageId>.tif, every nucleus a number
+    rois          rois/<ImageId>.zip, for ImageJ
+    geojson       geojson/<ImageId>.geojson, for QuPath
+    coco          coco.json, all pictures in one file
+    measurements  measurements.csv, all pictures in one table
+
+What is written for one picture after the other stays when a run is interrupted; coco.json is
+written at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mrcnn import result_files
+from mrcnn.atomic import atomic_path
+from mrcnn.errors import UserError
+from samples.nucleus import drawing
+from samples.nucleus.submission import SubmissionWriter
+
+FORMATS = ("submission", "pictures", "labels", "rois", "geojson", "coco", "measurements")
+DEFAULT_FORMATS = ("submission", "pictures")
+CLASS_NAME = "nucleus"
+
+
+class ResultWriter:
+    """Writes the results of a run picture by picture."""
+
+    def __init__(self, output: Path, formats: Sequence[str], microns: float | None = None):
+        """microns: side of a pixel, for the measurements. Raises UserError where a package that a
+        format needs is absent, or a file cannot be written."""
+        self.output, self.formats, self.microns = Path(output), tuple(formats), microns
+        if "rois" in formats:
+            _demand_roifile()
+        self.submission = SubmissionWriter(self.output / "submit.csv") \
+            if "submission" in formats else None
+        self.coco = Coco() if "coco" in formats else None
+        self.table = Table(self.output / "measurements.csv") if "measurements" in formats else None
+
+    def add(self, image_id: str, image: np.ndarray, labels: np.ndarray,
+            scores: np.ndarray) -> None:
+        """Write what was found: labels int [H, W], scores [N] by ascending label; image uint8
+        [H, W, 3]. Raises UserError where the file system refuses."""
+        if self.submission:
+            self.submission.add(image_id, labels, scores)
+        if "pictures" in self.formats:
+            title = f"{len(scores)} nuclei   {image_id}"
+            drawing.save_png(self.output / f"{image_id}.png",
+                             drawing.detections_only(image, labels, title))
+        if "labels" in self.formats:
+            result_files.write_label_image(self.output / "labels" / f"{image_id}.tif", labels)
+        if "rois" in self.formats:
+            result_files.write_imagej_rois(self.output / "rois" / f"{image_id}.zip", labels)
+        if "geojson" in self.formats:
+            result_files.write_geojson(self.output / "geojson" / f"{image_id}.geojson", labels,
+                                       scores, CLASS_NAME)
+        if self.coco:
+            self.coco.add(image_id, labels, scores)
+        if self.table:
+            self.table.add(image_id, result_files.measurements(labels, scores, image,
+                                                               self.microns))
+
+    def add_failed(self, image_id: str) -> None:
+        """A picture that could not be read: Kaggle wants a row of every one."""
+        if self.submission:
+            self.submission.add(image_id, np.zeros((1, 1), np.int32))
+
+    def close(self, complete: bool) -> None:
+        """Give the files of the whole run their names where it is complete."""
+        if self.submission:
+            self.submission.close(complete)
+        if self.table:
+            self.table.close(complete)
+        if self.coco and complete:
+            self.coco.write(self.output / "coco.json")
+
+    def places(self) -> str:
+        """Where the results are, in words."""
+        names = {"submission": "submit.csv", "pictures": "pictures", "labels": "labels/",
+                 "rois": "rois/", "geojson": "geojson/", "coco": "coco.json",
+                 "measurements": "measurements.csv"}
+        return f"{self.output}: " + ", ".join(names[name] for name in FORMATS
+                                              if name in self.formats)
+
+    @property
+    def partial(self) -> Path:
+        """What an interrupted run leaves."""
+        return self.submission.partial if self.submission else self.output
+
+
+class Coco:
+    """COCO's annotations of all pictures; every one as text, which takes little memory."""
+
+    def __init__(self) -> None:
+        self.images: list[dict] = []
+        self.annotations: list[str] = []
+
+    def add(self, image_id: str, labels: np.ndarray, scores: np.ndarray) -> None:
+        number = len(self.images) + 1
+        height, width = labels.shape
+        self.images.append({"id": number, "file_name": f"{image_id}.png", "height": height,
+                            "width": width})
+        found = result_files.coco_annotations(labels, scores, number, len(self.annotations) + 1)
+        self.annotations += [json.dumps(annotation) for annotation in found]
+
+    def write(self, path: Path) -> None:
+        head = json.dumps({"images": self.images,
+                           "categories": [{"id": 1, "name": CLASS_NAME}]})
+        with atomic_path(path) as temporary:
+            Path(temporary).write_text(
+                head[:-1] + ', "annotations": [\n' + ",\n".join(self.annotations) + "\n]}\n")
+
+
+class Table:
+    """measurements.csv; rows go to `<name>.partial` at once."""
+
+    def __init__(self, path: Path):
+        self.path, self.partial = path, path.with_name(path.name + ".partial")
+        self._begun = False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.write_text("")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def add(self, image_id: str, table) -> None:
+        """Append a picture's table; all have the same columns."""
+        table.insert(0, "image_id", image_id)
+        try:
+            table.to_csv(self.partial, mode="a", header=not self._begun, index=False,
+                         lineterminator="\n", float_format="%.6g")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+        self._begun = True
+
+    def close(self, complete: bool) -> None:
+        if complete:
+            os.replace(self.partial, self.path)
+
+
+def _demand_roifile() -> None:
+    try:
+        import roifile  # noqa: F401
+    except ImportError:
+        raise UserError("--format rois needs the package roifile: pip install roifile") from None
