@@ -15,9 +15,9 @@ class C4Config(TinyConfig):
     ARCHITECTURE = "c4"
 
 
-@pytest.fixture
-def model(tmp_path):
-    model = MaskRCNN("inference", TinyConfig(), str(tmp_path))
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    model = MaskRCNN("inference", TinyConfig(), str(tmp_path_factory.mktemp("logs")))
     set_weights(model.keras_model)
     return model
 

@@ -26,6 +26,14 @@ def model_of(config, folder):
     return model
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Shared: it finds objects wherever it is asked, and suppresses nothing."""
+    config = PadConfig()
+    config.DETECTION_NMS_THRESHOLD = 1.0
+    return model_of(config, tmp_path_factory.mktemp("logs"))
+
+
 @pytest.mark.parametrize("side, zooms, chosen", [
     (224, (1,), 0), (224, (0.5, 1, 2), 1), (100, (0.5, 1, 2), 2), (500, (0.5, 1, 2), 0),
     (224 / 1.4, (1, 2), 0), (224 / 1.42, (1, 2), 1),
@@ -62,8 +70,7 @@ def test_own_proposals_give_the_same_detections(architecture, convention, rng, t
     assert np.asarray(denorm_boxes(rois, image.shape, exact=exact)).shape == rois.shape
 
 
-def test_a_pyramid_of_one_size_twice_is_that_size(rng, tmp_path):
-    model = model_of(PadConfig(), tmp_path)
+def test_a_pyramid_of_one_size_twice_is_that_size(rng, model):
     image = rng.integers(0, 255, (50, 70, 3)).astype("uint8")
     boxes = np.array([[5, 5, 30, 30], [10, 20, 45, 60], [0, 0, 50, 70]], float)
     [once] = model.detect_proposals([image], [boxes], zooms=(2.0,))
@@ -73,10 +80,8 @@ def test_a_pyramid_of_one_size_twice_is_that_size(rng, tmp_path):
         np.testing.assert_array_equal(once[key], twice[key])
 
 
-def test_regions_are_seen_at_their_own_size(rng, tmp_path):
+def test_regions_are_seen_at_their_own_size(rng, model):
     # 32 pixels belong to the larger picture, 48 to the smaller one: as each alone.
-    model = model_of(PadConfig(), tmp_path)
-    model.config.DETECTION_NMS_THRESHOLD = 1.0
     image = rng.integers(0, 255, (64, 64, 3)).astype("uint8")
     small, large = np.array([[2.0, 2, 34, 34]]), np.array([[8.0, 8, 56, 56]])
     zooms = (5.0, 7.0)
@@ -87,9 +92,7 @@ def test_regions_are_seen_at_their_own_size(rng, tmp_path):
     np.testing.assert_allclose(sorted(both["scores"]), expected, atol=1e-4)
 
 
-def test_more_proposals_than_the_network_takes_at_once(rng, tmp_path):
-    model = model_of(PadConfig(), tmp_path)
-    model.config.DETECTION_NMS_THRESHOLD = 1.0
+def test_more_proposals_than_the_network_takes_at_once(rng, model):
     image = rng.integers(0, 255, (64, 64, 3)).astype("uint8")
     corners = rng.uniform(0, 40, (95, 2))
     boxes = np.concatenate([corners, corners + 20], axis=1)
@@ -100,23 +103,20 @@ def test_more_proposals_than_the_network_takes_at_once(rng, tmp_path):
     np.testing.assert_allclose(found["scores"], best, atol=1e-5)
 
 
-def test_no_proposals(rng, tmp_path):
-    model = model_of(PadConfig(), tmp_path)
+def test_no_proposals(rng, model):
     image = rng.integers(0, 255, (64, 64, 3)).astype("uint8")
     [found] = model.detect_proposals([image], [np.zeros((0, 4))])
     assert found["masks"].shape == (64, 64, 0) and found["rois"].shape == (0, 4)
 
 
 @pytest.mark.parametrize("zooms", [(), (0,), (-1.0, 2.0), (np.inf,)])
-def test_wrong_zooms(zooms, tmp_path):
-    model = model_of(PadConfig(), tmp_path)
+def test_wrong_zooms(zooms, model):
     with pytest.raises(UserError, match="zooms = "):
         model.detect_proposals([np.zeros((64, 64, 3), np.uint8)], [np.zeros((0, 4))], zooms)
 
 
 @pytest.mark.parametrize("proposals", [np.zeros((3, 5)), np.full((1, 4), np.nan), np.zeros(4)])
-def test_wrong_proposals(proposals, tmp_path):
-    model = model_of(PadConfig(), tmp_path)
+def test_wrong_proposals(proposals, model):
     with pytest.raises(UserError, match="proposals of shape") as error:
         model.detect_proposals([np.zeros((64, 64, 3), np.uint8)], [proposals])
     assert "\n" not in str(error.value)
