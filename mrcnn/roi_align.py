@@ -111,6 +111,23 @@ def _integers(values):
     return ops.stack([ops.cast(value, "int32") for value in values])
 
 
+def regions_on_levels(inputs):
+    """What the pooling layers begin with.
+
+    Args:
+        inputs: as `PyramidROIAlign` takes them.
+
+    Returns:
+        boxes float32 [B, R, 4], shapes float32 [B, 3] of the molded images, level int32 [B, R] of
+        every region, and the feature maps.
+    """
+    boxes, image_meta, *feature_maps = inputs
+    boxes = ops.stop_gradient(ops.cast(boxes, "float32"))
+    shape = ops.cast(parse_image_meta_graph(image_meta)["image_shape"], "float32")
+    level = roi_levels(boxes, shape[:, :1] * shape[:, 1:2], len(feature_maps))
+    return boxes, shape, level, feature_maps
+
+
 def level_table(cells, sizes, level, planes: int = 1):
     """Feature maps in one table, so that a region is read the same way whatever its level.
 
@@ -163,10 +180,7 @@ class PyramidROIAlign(layers.Layer):
         self.autocast = False
 
     def call(self, inputs, training=None):
-        boxes, image_meta, *feature_maps = inputs
-        boxes = ops.stop_gradient(ops.cast(boxes, "float32"))
-        shape = ops.cast(parse_image_meta_graph(image_meta)["image_shape"], "float32")
-        level = roi_levels(boxes, shape[:, :1] * shape[:, 1:2], len(feature_maps))
+        boxes, _, level, feature_maps = regions_on_levels(inputs)
 
         channels = feature_maps[0].shape[-1]
         sizes = [ops.shape(f)[1:3] for f in feature_maps]

@@ -16,8 +16,7 @@ import numpy as np
 from keras import layers, ops
 
 from .boxes import constant
-from .image_meta import parse_image_meta_graph
-from .roi_align import level_table, roi_levels
+from .roi_align import level_table, regions_on_levels
 
 # Windows of 1, 2, ... 16 cells: 25 copies of the features, which for large pictures is much memory.
 # A bin of up to twice the largest is covered completely: with 7 bins
@@ -106,10 +105,7 @@ class PyramidROIPool(layers.Layer):
         self.autocast = False
 
     def call(self, inputs, training=None):
-        boxes, image_meta, *feature_maps = inputs
-        boxes = ops.stop_gradient(ops.cast(boxes, "float32"))
-        shape = ops.cast(parse_image_meta_graph(image_meta)["image_shape"], "float32")
-        level = roi_levels(boxes, shape[:, :1] * shape[:, 1:2], len(feature_maps))
+        boxes, shape, level, feature_maps = regions_on_levels(inputs)
         if training:  # gradients of many regions add up in the table: not in 8 bits
             feature_maps = [ops.cast(f, "float32") for f in feature_maps]
         kinds, channels = len(WINDOW_SIZES), feature_maps[0].shape[-1]
