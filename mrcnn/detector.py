@@ -59,23 +59,27 @@ def detect_patches(
     return results
 
 
-def find_zooms(network: FastNetwork, images: Sequence[np.ndarray], config) -> list[float | None]:
+def find_zooms(
+    network: FastNetwork, images: Sequence[np.ndarray], config, first: float | None = None
+) -> list[float | None]:
     """The zoom at which each picture's objects have the size OBJECT_SIZE, from looking at them.
 
     Args:
         network, images, config: as for `detect_patches`.
+        first: zoom of the first look; by default what IMAGE_MIN_DIM and IMAGE_MIN_SCALE ask for.
 
     Returns:
-        Factors of enlargement, in steps; what IMAGE_MIN_DIM and IMAGE_MIN_SCALE ask for where no
-        object was found. None for all pictures without OBJECT_SIZE or with another mode than
-        "pad64".
+        Factors of enlargement, in steps; that of the first look where no object was found. None for
+        all pictures without OBJECT_SIZE or with another mode than "pad64".
     """
     if not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64":
         return [None] * len(images)
-    return [_find_zoom(network, image, config) for image in images]
+    return [_find_zoom(network, image, config, first) for image in images]
 
 
-def _find_zoom(network: FastNetwork, image: np.ndarray, config) -> float:
+def _find_zoom(
+    network: FastNetwork, image: np.ndarray, config, first: float | None
+) -> float:
     most = math.sqrt(MOST_PIXELS / max(1, math.prod(image.shape[:2])))
 
     def look(zoom: float) -> float | None:
@@ -85,7 +89,7 @@ def _find_zoom(network: FastNetwork, image: np.ndarray, config) -> float:
         wanted = object_zoom(boxes, config)
         return None if wanted is None else min(_rounded(wanted), most)
 
-    first = molding.scale_factor(
+    first = first or molding.scale_factor(
         image.shape, config.IMAGE_MIN_DIM, None, config.IMAGE_MIN_SCALE, "pad64"
     )
     for factor in OTHER_LOOKS:

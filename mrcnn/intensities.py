@@ -9,6 +9,7 @@ Shapes: H W pixels, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +58,15 @@ def _percentiles(image: np.ndarray, percents: list[float]) -> np.ndarray:
     """`np.percentile` over all values, of uint8 images by counting (ten times as fast)."""
     if image.dtype != np.uint8:
         return np.percentile(image, percents)
-    ranks = np.cumsum(np.bincount(image.ravel(), minlength=256))
-    wanted = np.asarray(percents) / 100 * (image.size - 1)
+    return percentiles_of_counts(np.bincount(image.ravel(), minlength=256), percents)
+
+
+def percentiles_of_counts(counts: np.ndarray, percents: Sequence[float]) -> np.ndarray:
+    """Percentiles of whole numbers 0, 1, ... of which each occurs so often, linear between ranks;
+    zeros where there are none."""
+    ranks = np.cumsum(counts)
+    if ranks[-1] == 0:
+        return np.zeros(len(percents))
+    wanted = np.asarray(percents) / 100 * (ranks[-1] - 1)
     lower, upper = (np.searchsorted(ranks, end(wanted), "right") for end in (np.floor, np.ceil))
     return lower + (upper - lower) * (wanted - np.floor(wanted))

@@ -433,9 +433,9 @@ class MaskRCNN:
         return [with_masks(found, image.shape)
                 for found, image in zip(results, images, strict=True)]
 
-    def find_zooms(self, images) -> list[float | None]:
+    def find_zooms(self, images, first: float | None = None) -> list[float | None]:
         """The zooms that OBJECT_SIZE asks for, from a first look; see `detector.find_zooms`."""
-        return find_zooms(self._fast(), images, self.config)
+        return find_zooms(self._fast(), images, self.config, first)
 
     def detect_molded(self, molded_images, image_metas, verbose: int = 0) -> list[dict]:
         """As `detect`, for pictures that are molded already; results are in molded pixels."""

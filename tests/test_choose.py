@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mrcnn import tta
 from mrcnn.errors import UserError
+from mrcnn.postprocess import DEFAULTS, Detections, PostProcessing, postprocess
 from samples.nucleus import choose, nucleus
 from samples.nucleus.bootstrap import paired_difference
 from samples.nucleus.choose import GRID, Sample, Scorer, combine, one_at_a_time, run_choose, table
 from samples.nucleus.evaluate import Evaluation
-from samples.nucleus.postprocess import DEFAULTS, Detections, PostProcessing, postprocess
-from samples.nucleus.runs import detect_labels
 from samples.nucleus.synthesize import synthesize
 
 PLAIN = PostProcessing.plain()
@@ -108,7 +108,7 @@ def test_on_a_data_set(tmp_path, capsys):
     for i in dataset.image_ids:
         image = dataset.load_image(i)
         evaluation.add("", image, dataset.load_layers(i)[0],
-                       *detect_labels(BrightPixels(), image, PLAIN))
+                       *postprocess(tta.detect(BrightPixels(), image), image.shape, PLAIN))
     assert f"3 images, start from: {PLAIN}\nscore {evaluation.mean('score'):.4f}" in output.out
     for kind, values in evaluation.by_kind().items():
         assert f"{kind:<30}{values['images']:7d}{values['score']:8.4f}" in output.out

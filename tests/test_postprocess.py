@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from mrcnn.errors import UserError
-from samples.nucleus.postprocess import (
+from mrcnn.postprocess import (
     DEFAULTS,
     Detections,
     PostProcessing,

@@ -9,10 +9,10 @@ from conftest import TinyConfig
 from scipy import ndimage
 from test_network import set_weights
 
+from mrcnn import tta
 from mrcnn.model import MaskRCNN
-from samples.nucleus import tta
-from samples.nucleus.postprocess import PostProcessing, postprocess
-from samples.nucleus.tta import NONE, Detections, Variant, detect, detect_variants, merge
+from mrcnn.postprocess import PostProcessing, postprocess
+from mrcnn.tta import NONE, Detections, Variant, detect, detect_variants, merge
 
 ORIENTATIONS = [Variant(mirrored=m, turns=t) for m in (False, True) for t in range(4)]
 SHAPE = (37, 52, 3)
@@ -83,7 +83,7 @@ def test_variants_through_a_network_as_done_by_hand(network):
                 Variant(turns=1, scale=1.3)]
     found = detect_variants(network, image, variants)
     zoom = 64 / 37  # IMAGE_MIN_DIM
-    for variant, (scores, patches) in zip(variants, found, strict=True):
+    for variant, (scores, patches, _) in zip(variants, found, strict=True):
         changed = variant.apply(image)
         [result] = network.detect_patches([changed], True, [zoom * variant.scale])
         assert len(scores) > 0
@@ -170,7 +170,7 @@ def random_variants(seed, variants=4, nuclei=9):
 def naive_merge(found, shape, same):
     """As documented, with whole planes and full search."""
     pool = [(score, v, on_plane(patch, shape)) for v, detections in enumerate(found)
-            for score, patch in zip(*detections, strict=True)]
+            for score, patch in zip(*detections[:2], strict=True)]
     pool.sort(key=lambda item: -item[0])
     merged = []
     while pool:
@@ -193,7 +193,7 @@ def naive_merge(found, shape, same):
 def test_merge_as_the_naive_one(seed, same):
     found = random_variants(seed)
     expected = naive_merge(found, SHAPE, same)
-    scores, patches = merge(found, SHAPE, same)
+    scores, patches, _ = merge(found, SHAPE, same)
     assert {size for *_, size in expected} >= {1, 3}  # the case is not a trivial one
     np.testing.assert_allclose(scores, [score for score, *_ in expected])
     for patch, (_, plane, _) in zip(patches, expected, strict=True):
@@ -217,8 +217,8 @@ def test_the_order_of_variants_and_detections_does_not_matter():
 def test_what_one_variant_of_four_sees_has_a_quarter_of_its_score():
     patch = (3, 4, np.ones((5, 5), np.float32))
     nothing = Detections(np.zeros(0), [])
-    scores, [merged] = merge([nothing, Detections(np.array([0.8]), [patch]), nothing, nothing],
-                             SHAPE)
+    scores, [merged], _ = merge(
+        [nothing, Detections(np.array([0.8]), [patch]), nothing, nothing], SHAPE)
     assert scores == pytest.approx([0.2]) and merged[:2] == (3, 4)
     np.testing.assert_array_equal(merged[2], patch[2])
 
@@ -232,8 +232,18 @@ def test_two_halves_are_not_one_nucleus():
 
 def test_merging_nothing():
     nothing = Detections(np.zeros(0), [])
-    scores, patches = merge([nothing, nothing], SHAPE)
+    scores, patches, _ = merge([nothing, nothing], SHAPE)
     assert scores.shape == (0,) and patches == []
     model = SimpleNamespace(find_zooms=lambda images: [None], detect_patches=lambda images, **_: [
         {"scores": np.zeros(0), "patches": []} for _ in images])
     assert detect(model, picture(), tta.FLIPS).patches == []
+
+
+def test_a_merged_detection_has_the_class_of_its_best_member():
+    left, right = ((0, x, np.ones((4, 4), np.float32)) for x in (0, 10))
+    one = Detections(np.array([0.6, 0.9]), [left, right], np.array([2, 1]))
+    other = Detections(np.array([0.7]), [left], np.array([3]))
+    found = merge([one, other], SHAPE)
+    assert found.scores.tolist() == pytest.approx([0.45, 0.65])
+    assert found.class_ids.tolist() == [1, 3]
+    assert merge([one._replace(class_ids=None), other], SHAPE).class_ids is None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrcnn.molding import scale_factor
-from samples.nucleus.postprocess import Detections, Patch, mask_pairs
+from mrcnn.postprocess import Detections, Patch, mask_pairs
 
 # Masks of different variants with a larger IoU are of the same nucleus.
 SAME_NUCLEUS = 0.5
@@ -83,32 +83,37 @@ def variants_of(name: str | None) -> tuple[Variant, ...]:
     return SETS[name] if name else NONE
 
 
-def detect(model, image: np.ndarray, variants: Sequence[Variant] = NONE) -> Detections:
+def detect(model, image: np.ndarray, variants: Sequence[Variant] = NONE,
+           zoom: float | None = None) -> Detections:
     """Detect on every variant of a picture and merge.
 
     model: a `MaskRCNN` in "inference" mode. image: uint8 [H, W, C]. With several variants the
     model's DETECTION_MIN_CONFIDENCE should be far below the score wanted in the end, so that
-    variants that are less sure have their say.
+    variants that are less sure have their say. zoom: factor of enlargement; None: by the size of
+    the objects, or as the model's configuration asks for.
     """
-    found = detect_variants(model, image, variants)
+    found = detect_variants(model, image, variants, zoom)
     return found[0] if len(variants) == 1 else merge(found, image.shape)
 
 
-def detect_variants(model, image: np.ndarray, variants: Sequence[Variant]) -> list[Detections]:
-    """The detections of each variant, brought back to the picture."""
+def detect_variants(model, image: np.ndarray, variants: Sequence[Variant],
+                    zoom: float | None = None) -> list[Detections]:
+    """The detections of each variant, brought back to the picture; arguments as for `detect`."""
     zooms = None
     if any(variant.scale != 1 for variant in variants):
-        zoom = model.find_zooms([image])[0] or _configured_zoom(image, model.config)
+        zoom = zoom or model.find_zooms([image])[0] or _configured_zoom(image, model.config)
         zooms = [float(np.clip(zoom * variant.scale, *model.config.ZOOM_LIMITS))
                  for variant in variants]
+    elif zoom is not None:
+        zooms = [zoom] * len(variants)
     elif len(variants) > 1:  # one look for the zoom serves all
         zooms = model.find_zooms([image]) * len(variants)
     found = []
     for i, variant in enumerate(variants):  # one at a time: molded pictures are large
         [result] = model.detect_patches([variant.apply(image)], probabilities=True,
                                         zooms=None if zooms is None else zooms[i : i + 1])
-        found.append(Detections(result["scores"], [variant.restore(patch, image.shape)
-                                                   for patch in result["patches"]]))
+        patches = [variant.restore(patch, image.shape) for patch in result["patches"]]
+        found.append(Detections(result["scores"], patches, result.get("class_ids")))
     return found
 
 
@@ -125,7 +130,7 @@ def merge(found: Sequence[Detections], shape: Sequence[int],
     one whose mask (probability .5 and above) overlaps its own most, if their IoU is above `same`.
     The probabilities of a group are averaged over its members (0 outside a member's patch). Its
     score is the sum of its members' scores divided by the number of variants: what few variants
-    see has a low score.
+    see has a low score. Its class is that of its best member.
 
     found: V, in the frame of the picture. shape: (H, W) or longer.
     """
@@ -138,8 +143,12 @@ def merge(found: Sequence[Detections], shape: Sequence[int],
 
     masks = [(y, x, patch >= 0.5) for y, x, patch in patches]
     groups = _groups(mask_pairs(masks, shape), variant, same)
+    class_ids = None
+    if all(f.class_ids is not None for f in found):
+        best = [group[0] for group in groups]
+        class_ids = np.concatenate([f.class_ids for f in found])[order][best]
     return Detections(np.array([scores[group].sum() / len(found) for group in groups]),
-                      [mean_patch([patches[i] for i in group]) for group in groups])
+                      [mean_patch([patches[i] for i in group]) for group in groups], class_ids)
 
 
 def _groups(pairs, variant: np.ndarray, same: float) -> list[list[int]]:

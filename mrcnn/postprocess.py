@@ -39,6 +39,7 @@ class Detections(NamedTuple):
 
     scores: np.ndarray  # float [N]
     patches: Sequence[Patch]  # N, float32 probabilities; zero outside a patch
+    class_ids: np.ndarray | None = None  # int [N]
 
 
 @dataclass(frozen=True)
@@ -143,23 +144,29 @@ def postprocess(detections: Detections, shape: Sequence[int],
     detections: in any order; of two equal scores the first one counts as the higher.
     shape: (H, W) or longer.
     """
+    labels, chosen = label_map(detections, shape, settings)
+    return labels, np.asarray(detections.scores, np.float64)[chosen]
+
+
+def label_map(detections: Detections, shape: Sequence[int],
+              settings: PostProcessing = DEFAULTS) -> tuple[np.ndarray, np.ndarray]:
+    """As `postprocess`, but which detections the labels 1 to n are: indices int [n]."""
     scores = np.asarray(detections.scores, np.float64)
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] >= settings.min_score]
-    scores = scores[order]
     patches = [detections.patches[i] for i in order.tolist()]
 
     if settings.max_covered is not None:
         masks = [(y, x, patch >= settings.mask_threshold) for y, x, patch in patches]
         keep = suppress(masks, shape, settings.max_covered)
-        scores, patches = scores[keep], [patches[i] for i in keep.tolist()]
-    labels = _resolve_overlaps(patches, scores, shape, settings)
+        order, patches = order[keep], [patches[i] for i in keep.tolist()]
+    labels = _resolve_overlaps(patches, scores[order], shape, settings)
     if settings.largest_piece:
         _keep_largest_pieces(labels)
-    present = _drop_small(labels, len(scores), settings)
+    present = _drop_small(labels, len(order), settings)
     if settings.fill_holes:
         _fill_holes(labels)
-    return labels, scores[present]
+    return labels, order[present]
 
 
 # --- suppression ----------------------------------------------------------------------------
@@ -247,13 +254,18 @@ def _drop_small(labels: np.ndarray, count: int, settings: PostProcessing) -> np.
     Returns the indices (from 0) of the instances that are left.
     """
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    smallest = max(settings.min_area or 0, 1)
-    if settings.min_typical_area is not None and areas.any():
-        smallest = max(smallest, settings.min_typical_area * np.median(areas[areas > 0]))
-    present = areas >= smallest
+    present = large_enough(areas, settings)
     numbers = np.concatenate([[0], np.cumsum(present) * present]).astype(np.int32)
     labels[:] = numbers[labels]
     return np.flatnonzero(present)
+
+
+def large_enough(areas: np.ndarray, settings: PostProcessing) -> np.ndarray:
+    """Which of a picture's instances, with areas [N] in pixels, are no specks: bool [N]."""
+    smallest = max(settings.min_area or 0, 1)
+    if settings.min_typical_area is not None and areas.any():
+        smallest = max(smallest, settings.min_typical_area * np.median(areas[areas > 0]))
+    return areas >= smallest
 
 
 def _fill_holes(labels: np.ndarray) -> None:
