@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,15 +30,28 @@ if TYPE_CHECKING:
 
 # Instances whose outlines are at most this many pixels apart are neighbours.
 NEIGHBOUR_GAP = 2
+# Columns of measurements in microns: the column in pixels, and the power of the pixel's side.
+IN_MICRONS = {"perimeter_um": ("perimeter", 1), "major_axis_um": ("major_axis", 1),
+              "minor_axis_um": ("minor_axis", 1), "area_um2": ("area", 2)}
+# Label images of more pixels are written in tiles of this side.
+TILED_ABOVE, TIFF_TILE = 2**24, 512
 
 
 def write_label_image(path: str | os.PathLike, labels: np.ndarray) -> None:
-    """A label map [H, W] as a compressed TIFF of 16 bits, or 32 where there are more labels."""
+    """A label map [H, W] as a compressed TIFF of 16 bits, or 32 where there are more labels; in
+    tiles where it is large."""
     import tifffile
 
     kind = np.uint16 if labels.max(initial=0) < 2**16 else np.uint32
     with atomic_path(path) as temporary:
-        tifffile.imwrite(temporary, labels.astype(kind), compression="zlib")
+        if labels.size <= TILED_ABOVE:
+            tifffile.imwrite(temporary, labels.astype(kind), compression="zlib")
+            return
+        height, width = labels.shape
+        tiles = (labels[y : y + TIFF_TILE, x : x + TIFF_TILE].astype(kind)
+                 for y in range(0, height, TIFF_TILE) for x in range(0, width, TIFF_TILE))
+        tifffile.imwrite(temporary, tiles, shape=labels.shape, dtype=kind, compression="zlib",
+                         tile=(TIFF_TILE, TIFF_TILE))
 
 
 def write_imagej_rois(path: str | os.PathLike, labels: np.ndarray) -> None:
@@ -75,26 +87,32 @@ def instance_polygons(labels: np.ndarray):
                       for outer, holes in pieces]
 
 
-def geojson(labels: np.ndarray, scores: np.ndarray | None, class_name: str) -> dict[str, Any]:
+def geojson(labels: np.ndarray, scores: np.ndarray | None,
+            class_names: str | Sequence[str]) -> dict[str, Any]:
     """A FeatureCollection as QuPath imports it: detections with a class and a score.
 
-    labels [H, W]; scores [N]. Coordinates are pixels, x before y; rings are closed.
+    labels [H, W]; scores [N]; class_names: one for all, or [N]. Coordinates are pixels, x before y;
+    rings are closed.
     """
-    features = []
+    return {"type": "FeatureCollection",
+            "features": list(_features(labels, scores, class_names))}
+
+
+def _features(labels: np.ndarray, scores: np.ndarray | None,
+              class_names: str | Sequence[str]) -> Iterator[dict[str, Any]]:
     for index, (label, pieces) in enumerate(instance_polygons(labels)):
         rings = [[_closed(ring) for ring in (outer, *holes)] for outer, holes in pieces]
         single = len(rings) == 1
-        measurements = {} if scores is None else {"score": round(float(scores[index]), 6)}
-        features.append({
+        name = class_names if isinstance(class_names, str) else class_names[index]
+        measured = {} if scores is None else {"score": round(float(scores[index]), 6)}
+        yield {
             "type": "Feature",
             "id": str(label),
             "geometry": {"type": "Polygon" if single else "MultiPolygon",
                          "coordinates": rings[0] if single else rings},
             "properties": {"objectType": "detection", "name": str(label),
-                           "classification": {"name": class_name},
-                           "measurements": measurements},
-        })
-    return {"type": "FeatureCollection", "features": features}
+                           "classification": {"name": name}, "measurements": measured},
+        }
 
 
 def _closed(ring: np.ndarray) -> list[list[int]]:
@@ -102,11 +120,15 @@ def _closed(ring: np.ndarray) -> list[list[int]]:
 
 
 def write_geojson(
-    path: str | os.PathLike, labels: np.ndarray, scores: np.ndarray | None, class_name: str
+    path: str | os.PathLike, labels: np.ndarray, scores: np.ndarray | None,
+    class_names: str | Sequence[str],
 ) -> None:
-    """`geojson` as a file."""
-    with atomic_path(path) as temporary:
-        Path(temporary).write_text(json.dumps(geojson(labels, scores, class_name)))
+    """`geojson` as a file, a line a feature: one at a time, for there may be very many."""
+    with atomic_path(path) as temporary, open(temporary, "w") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for index, feature in enumerate(_features(labels, scores, class_names)):
+            file.write((",\n" if index else "\n") + json.dumps(feature))
+        file.write("\n]}\n")
 
 
 def coco_annotations(
@@ -122,8 +144,8 @@ def coco_annotations(
         if window is None:
             continue
         (rows, columns), index = window, len(found)
-        mask = labels[:, columns] == label
-        counts = _run_lengths(mask, columns.start * height, (width - columns.stop) * height)
+        mask = labels[window] == label
+        counts = _run_lengths(mask, (rows.start, columns.start), labels.shape)
         found.append({
             "id": first + index, "image_id": image_number, "category_id": 1, "iscrowd": 0,
             "segmentation": {"size": [height, width], "counts": counts},
@@ -135,26 +157,27 @@ def coco_annotations(
     return found
 
 
-def _run_lengths(mask: np.ndarray, before: int, after: int) -> list[int]:
-    """Lengths of the runs of 0, 1, 0, ... down the columns of a mask [H, W] that has so many zeros
-    before and after it. The first may be 0."""
-    flat = mask.T.ravel()
-    starts = before + np.flatnonzero(np.diff(flat, prepend=False))
-    ends = [before + flat.size + after]
-    if flat[-1]:
-        ends.insert(0, before + flat.size)
-    if ends[-1] == ends[0]:
-        ends = ends[:1]
-    return np.diff(np.concatenate([[0], starts, ends])).astype(int).tolist()
+def _run_lengths(mask: np.ndarray, corner: tuple[int, int],
+                 shape: tuple[int, int]) -> list[int]:
+    """Lengths of the runs of 0, 1, 0, ... down the columns of a picture of a shape (H, W) whose
+    only ones are those of a mask [h, w], not empty, at a corner (y, x). The first may be 0."""
+    columns, rows = np.nonzero(mask.T)
+    places = (columns + corner[1]) * shape[0] + rows + corner[0]  # ascending
+    gaps = np.flatnonzero(np.diff(places) > 1)
+    starts, stops = places[np.r_[0, gaps + 1]], places[np.r_[gaps, -1]] + 1
+    borders = np.stack([starts, stops], axis=1).ravel()
+    total = shape[0] * shape[1]
+    ends = borders if borders[-1] == total else np.append(borders, total)
+    return np.diff(ends, prepend=0).tolist()
 
 
 def measurements(
-    labels: np.ndarray, scores: np.ndarray | None, image: np.ndarray,
-    microns: float | None = None,
+    labels: np.ndarray, scores: np.ndarray | None, image: Any, microns: float | None = None,
 ) -> pd.DataFrame:
     """A table with one row an instance.
 
-    labels [H, W]; scores [N]; image [H, W] or [H, W, C]: intensities are the mean over channels.
+    labels [H, W]; scores [N]; image [H, W] or [H, W, C], an array or whatever gives one when it is
+    sliced, such as a file: intensities are its own values, of colours the mean over the channels.
     microns: side of a pixel; lengths and areas then also come in microns (_um, _um2).
     Columns: label, score, centroid_y, centroid_x, area, perimeter (Crofton's), major_axis,
     minor_axis, eccentricity, solidity, mean_intensity, min_intensity, max_intensity, neighbours
@@ -163,27 +186,41 @@ def measurements(
     import pandas as pd
     from skimage.measure import regionprops_table
 
-    grey = np.asarray(image, np.float64)
-    grey = grey.mean(axis=-1) if grey.ndim == 3 else grey
     names = {"label": "label", "centroid-0": "centroid_y", "centroid-1": "centroid_x",
              "area": "area", "perimeter_crofton": "perimeter", "axis_major_length": "major_axis",
              "axis_minor_length": "minor_axis", "eccentricity": "eccentricity",
-             "solidity": "solidity", "intensity_mean": "mean_intensity",
-             "intensity_min": "min_intensity", "intensity_max": "max_intensity"}
+             "solidity": "solidity"}
     properties = tuple(dict.fromkeys(name.partition("-")[0] for name in names))
-    table = pd.DataFrame(regionprops_table(labels, grey, properties=properties))
+    table = pd.DataFrame(regionprops_table(labels, properties=properties))
     table = table.rename(columns=names).astype({"label": int, "area": int})
     table.insert(1, "score", np.nan if scores is None else np.asarray(scores, np.float64))
+    seen = np.reshape([_intensities(values) for values in _values(labels, image)], (-1, 3))
+    for column, name in enumerate(("mean_intensity", "min_intensity", "max_intensity")):
+        table[name] = seen[:, column]
     found = table["label"].to_numpy()
     table["neighbours"] = [len(n) for n in neighbours(labels, found)]
     edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]) if labels.size \
         else labels.ravel()
     table["touches_edge"] = np.isin(found, edge)
     if microns is not None:
-        for name in ("perimeter", "major_axis", "minor_axis"):
-            table[f"{name}_um"] = table[name] * microns
-        table["area_um2"] = table["area"] * microns**2
+        for name, (column, power) in IN_MICRONS.items():
+            table[name] = table[column] * microns**power
     return table
+
+
+def _values(labels: np.ndarray, image: Any) -> Iterator[np.ndarray]:
+    """The grey levels float64 [area] of every instance."""
+    for label, window in enumerate(ndimage.find_objects(labels), 1):
+        if window is not None:
+            pixels = np.asarray(image[window])[labels[window] == label].astype(np.float64)
+            if pixels.ndim == 2:
+                pixels = pixels[:, : 3 if pixels.shape[1] >= 3 else 1]  # without alpha
+                pixels = pixels.mean(axis=1)
+            yield pixels
+
+
+def _intensities(values: np.ndarray) -> tuple[float, float, float]:
+    return values.mean(), values.min(), values.max()
 
 
 def neighbours(labels: np.ndarray, wanted: Sequence[int]) -> list[set[int]]:

@@ -1,0 +1,265 @@
+"""From a picture of any kind and size to its instances: what `mrcnn.load` returns.
+
+    nuclei = mrcnn.load("nucleus")
+    result = nuclei.detect(image)
+    result.to_dataframe(), result.to_geojson("cells.geojson"), result.plot()
+
+A picture goes through: its exposure (`exposure`), its zoom (below), the network in one look or in
+tiles (`detector`, `tta`, `tiles`), post-processing (`postprocess`); a `Result` comes out.
+
+The zoom is the factor at which objects have the size that the network knows (OBJECT_SIZE). A
+diameter that is given sets it. Otherwise a first look at the picture, or at parts of a large one,
+finds it; where the size of a pixel is known, the first look is at the zoom for OBJECT_MICRONS, and
+what it finds counts within MICRONS_RANGE.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrcnn import tta
+from mrcnn.description import beside
+from mrcnn.errors import UserError
+from mrcnn.exposure import Exposure, measure
+from mrcnn.molding import adapt_channels
+from mrcnn.postprocess import DEFAULTS, Detections, PostProcessing, label_map
+from mrcnn.result import Result
+from mrcnn.tiles import HALO, TILE, Mosaic, Tile, tiles_of
+
+# Zoomed pictures of at most so many pixels are looked at as a whole: 2560 x 2560.
+WHOLE_PIXELS = 2560**2
+# Nuclei of cells: a typical diameter, and the range of the median of a picture, in microns.
+OBJECT_MICRONS = 9.0
+MICRONS_RANGE = (4.0, 24.0)
+# The zoom of a large picture is that of the median of so many parts, the most varied of a grid.
+LOOKS, GRID, LOOK_SIDE = 5, 8, 384
+NOTHING = Detections(np.zeros(0), [])
+# Label maps of more pixels are files.
+PIXELS_IN_MEMORY = 2**27
+
+
+def load(weights: str | os.PathLike = "nucleus", config: Any = None,
+         classes: Sequence[str] | None = None, precision: str = "auto") -> Segmenter:
+    """A detector that is ready to use.
+
+    Args:
+        weights: "nucleus", which comes with the package, or a weight file.
+        config: a `Config` for inference; by default that of the description beside the file.
+        classes: names of class ids 1, 2, ...; by default those of the description.
+        precision: of the convolutions: "auto", "float32" or "bfloat16".
+
+    Raises:
+        UserError: there is no such file, it does not fit, or it lacks a description.
+    """
+    path = pretrained_file(str(weights)) if str(weights) in PRETRAINED else Path(weights)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file; the one that comes with the package is "
+                        + " or ".join(f'"{name}"' for name in PRETRAINED))
+    description = beside(path)
+    if config is None:
+        if description is None:
+            raise UserError(f"{path}: there is no description {path.stem}.json beside it, so its "
+                            "network is unknown: pass the Config that it was trained with")
+        config = description.make_config()
+        config.PRECISION = precision
+
+        from mrcnn.compression import ranks_in_file
+
+        config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
+    if classes is None:
+        classes = description.classes if description else \
+            [f"class {i}" for i in range(1, config.NUM_CLASSES)]
+
+    from mrcnn.model import MaskRCNN  # Keras: seconds
+
+    model = MaskRCNN("inference", config, tempfile.gettempdir())  # writes nothing there
+    model.load_weights(path, by_name=True)
+    return Segmenter(model, classes, description.postprocessing if description else DEFAULTS)
+
+
+PRETRAINED = {"nucleus": "mask_rcnn_nucleus.h5"}
+
+
+def pretrained_file(name: str) -> Path:
+    """Path of weights that come with the package: an installed one, or a clone."""
+    package = Path(__file__).resolve().parent
+    places = [package / "pretrained", package.parent / "weights"]
+    return next((place / PRETRAINED[name] for place in places
+                 if (place / PRETRAINED[name]).is_file()), places[-1] / PRETRAINED[name])
+
+
+class Segmenter:
+    """Finds the instances in pictures. May be used from several threads at once.
+
+    Attributes:
+        model: a `MaskRCNN` with the same weights as the one it was made from.
+        classes: names of the class ids 1, 2, ...
+        settings: of the post-processing.
+        variants: of test-time augmentation, see `tta`.
+    """
+
+    def __init__(self, model: Any, classes: Sequence[str], settings: PostProcessing = DEFAULTS,
+                 variants: Sequence[tta.Variant] = tta.NONE):
+        """model: a `MaskRCNN` in "inference" mode."""
+        self.classes, self.settings, self.variants = tuple(classes), settings, tuple(variants)
+        self._exposure_config = model.config
+        # Pictures are standardised before they are cut into tiles, not by the network again.
+        self.model = copy.copy(model)
+        self.model.config = copy.copy(model.config)
+        self.model.config.INTENSITY_PERCENTILES, self.model.config.DARK_GROUND = None, False
+        lowest = min(model.config.DETECTION_MIN_CONFIDENCE, settings.min_score)
+        self.model.config.DETECTION_MIN_CONFIDENCE = lowest
+        self._lock = threading.Lock()
+
+    def detect(self, image: Any, *, diameter: float | None = None, microns: float | None = None,
+               inverted: bool | None = None, tile: int | None = None,
+               progress: Callable[[int, int], None] | None = None) -> Result | list[Result]:
+        """Find the instances of a picture, or of every picture of a list.
+
+        Args:
+            image: [H, W] or [H, W, C] of any numbers: grey, RGB, with or without alpha; an array,
+                or what gives one when it is sliced (a memory map, a Zarr array, a
+                `picture_files.Picture`), of any size; a list of such pictures, of any sizes.
+            diameter: of a typical instance, in pixels: sets the zoom.
+            microns: side of a pixel, for the zoom and for measurements.
+            inverted: True for dark objects on a light ground, False for light ones; by default
+                the picture's own median tells.
+            tile: side of the tiles in pixels of the zoomed picture; by default pictures of more
+                than WHOLE_PIXELS are cut into tiles of TILE.
+            progress: called with the tiles done and their number.
+
+        Raises:
+            UserError: what was given is no picture.
+        """
+        if isinstance(image, list | tuple):
+            return [self.detect(one, diameter=diameter, microns=microns, inverted=inverted,
+                                tile=tile, progress=progress) for one in image]
+        _check(image)
+        exposure = measure(image, self._exposure_config, inverted)
+        zoom = self._zoom_of(image, exposure, diameter, microns)
+        height, width = (int(side) for side in image.shape[:2])
+        if tile is None and (zoom is None or height * width * zoom**2 <= WHOLE_PIXELS):
+            found = self._look(self._pixels(image, exposure), zoom)
+            labels, chosen = label_map(found, (height, width), self.settings)
+            scores = np.asarray(found.scores, np.float64)[chosen]
+            class_ids = _classes(found)[chosen]
+        else:
+            labels, scores, class_ids = self._detect_tiles(image, exposure, zoom or 1.0,
+                                                           tile or TILE, progress)
+        return Result(labels, scores, class_ids, self.classes, image, exposure, microns, zoom)
+
+    def _pixels(self, image: Any, exposure: Exposure, window: tuple = ()) -> np.ndarray:
+        """uint8 [h, w, C] of a window of a picture, as the network takes it."""
+        pixels = np.asarray(image[window] if window else image[:, :])
+        pixels = adapt_channels(pixels, self.model.config.IMAGE_CHANNEL_COUNT)
+        return exposure.apply(pixels)
+
+    def _look(self, pixels: np.ndarray, zoom: float | None) -> Detections:
+        with self._lock:
+            return tta.detect(self.model, pixels, self.variants, zoom)
+
+    # ---- Zoom --------------------------------------------------------------------------------
+
+    def _zoom_of(self, image: Any, exposure: Exposure, diameter: float | None,
+                 microns: float | None) -> float | None:
+        """The factor of enlargement; None where the network takes pictures as they are."""
+        config = self.model.config
+        if not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64":
+            if diameter is not None:
+                raise UserError("a diameter needs a network of one OBJECT_SIZE and "
+                                'IMAGE_RESIZE_MODE = "pad64", which this one is not')
+            return None
+        if diameter is not None:
+            return float(np.clip(config.OBJECT_SIZE / diameter, *config.ZOOM_LIMITS))
+        first = None
+        if microns is not None:
+            first = float(np.clip(config.OBJECT_SIZE * microns / OBJECT_MICRONS,
+                                  *config.ZOOM_LIMITS))
+        looked = (first or config.IMAGE_MIN_SCALE or 1) ** 2 * math.prod(image.shape[:2])
+        parts = [()] if looked <= WHOLE_PIXELS else varied_parts(image, exposure)
+        with self._lock:
+            zooms = [zoom for part in parts for zoom in self.model.find_zooms(
+                [self._pixels(image, exposure, part)], first)]
+        zoom = float(np.median(zooms))
+        if microns is not None:
+            lowest, highest = (config.OBJECT_SIZE * microns / size for size in MICRONS_RANGE[::-1])
+            zoom = float(np.clip(np.clip(zoom, lowest, highest), *config.ZOOM_LIMITS))
+        return zoom
+
+    # ---- Tiles -------------------------------------------------------------------------------
+
+    def _detect_tiles(self, image: Any, exposure: Exposure, zoom: float, side: int,
+                      progress: Callable[[int, int], None] | None) -> tuple:
+        if side <= 2 * HALO:
+            raise UserError(f"tiles of {side} pixels are too small: more than {2 * HALO} needed")
+        tiles = tiles_of(image.shape, zoom, side)
+        # What is small is judged on the whole picture.
+        settings = dataclasses.replace(self.settings, min_typical_area=None, min_area=None)
+        mosaic = Mosaic(image.shape, self.settings, HALO / zoom, _zeros(image.shape[:2]))
+
+        def read(tile: Tile) -> np.ndarray:
+            y1, x1, y2, x2 = tile.window
+            return self._pixels(image, exposure, (slice(y1, y2), slice(x1, x2)))
+
+        with ThreadPoolExecutor(1) as reader:  # the next tile is read while one is looked at
+            coming = reader.submit(read, tiles[0])
+            for number, tile in enumerate(tiles, 1):
+                pixels = coming.result()
+                if number < len(tiles):
+                    coming = reader.submit(read, tiles[number])
+                found = NOTHING  # on the glass around a slide
+                if pixels.any():
+                    found = self._look(pixels, zoom)
+                labels, chosen = label_map(found, tile.shape, settings)
+                mosaic.add(tile, labels, np.asarray(found.scores)[chosen], _classes(found)[chosen])
+                if progress:
+                    progress(number, len(tiles))
+        return mosaic.finish()
+
+
+def _check(image: Any) -> None:
+    """Raise UserError for what is no picture."""
+    shape = getattr(image, "shape", None)
+    if shape is None or not hasattr(image, "dtype"):
+        raise UserError(f"{type(image).__name__} is no picture: an array [height, width] or "
+                        "[height, width, channels] is needed")
+    if len(shape) not in (2, 3) or not all(shape) or (len(shape) == 3 and shape[2] > 4):
+        raise UserError(f"an array of shape {tuple(shape)} is no picture: [height, width] or "
+                        "[height, width, 1, 3 or 4 channels] is needed")
+
+
+def _classes(found: Detections) -> np.ndarray:
+    ids = found.class_ids
+    return np.ones(len(found.scores), np.int32) if ids is None else np.asarray(ids, np.int32)
+
+
+def _zeros(shape: tuple[int, int]) -> np.ndarray:
+    """int32 zeros; a file that goes away with the array where there are very many."""
+    if math.prod(shape) <= PIXELS_IN_MEMORY:
+        return np.zeros(shape, np.int32)
+    with tempfile.TemporaryFile(prefix="mrcnn_labels_") as file:
+        return np.memmap(file, np.int32, "w+", shape=tuple(shape))
+
+
+def varied_parts(image: Any, exposure: Exposure) -> list[tuple[slice, slice]]:
+    """The windows of a large picture where there is most to see: LOOKS of a grid."""
+    parts = []
+    for row in range(GRID):
+        for column in range(GRID):
+            part = tuple(slice(start := int((i + 0.5) / GRID * max(0, size - LOOK_SIDE)),
+                               min(size, start + LOOK_SIDE))
+                         for i, size in zip((row, column), image.shape[:2], strict=True))
+            parts.append((float(exposure.apply(np.asarray(image[part])).std()), part))
+    parts.sort(key=lambda pair: -pair[0])
+    return [part for _, part in parts[:LOOKS]]

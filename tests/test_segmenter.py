@@ -1,0 +1,256 @@
+"""`mrcnn.load` and `Segmenter`: pictures of all kinds and sizes to results."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import TinyConfig
+
+import mrcnn
+from mrcnn import description, segmenter, tta
+from mrcnn.errors import UserError
+from mrcnn.model import MaskRCNN
+from mrcnn.postprocess import DEFAULTS, PostProcessing, postprocess
+from mrcnn.segmenter import Segmenter
+from samples.nucleus import nucleus
+from samples.nucleus.synthesize import synthesize
+
+SETTINGS = PostProcessing(min_area=None, min_typical_area=None)
+
+
+class SpotFinder:
+    """A stand-in for the network where only the way around it is tested: finds bright spots, just
+    as they are."""
+
+    config = nucleus.NucleusInferenceConfig()
+
+    def find_zooms(self, images, first=None):
+        self.first = first
+        return [1.0] * len(images)
+
+    def detect_patches(self, images, probabilities=False, zooms=None):
+        from scipy import ndimage
+
+        results = []
+        for image in images:
+            labels, count = ndimage.label(image[..., 0] > 127)
+            boxes = ndimage.find_objects(labels)
+            patches = [(b[0].start, b[1].start, (labels[b] == i).astype(np.float32))
+                       for i, b in enumerate(boxes, 1)]
+            results.append({"scores": np.full(count, 0.9), "patches": patches,
+                            "class_ids": np.ones(count, np.int32)})
+        return results
+
+
+def spots(rng, shape=(300, 400), count=60):
+    from scipy import ndimage
+
+    image = np.zeros(shape, np.uint8)
+    image[rng.integers(0, shape[0], count), rng.integers(0, shape[1], count)] = 1
+    return ndimage.binary_dilation(image, iterations=6).astype(np.uint8) * 150 + 20
+
+
+def same_objects(one, other):
+    pairs = np.unique(np.stack([np.ravel(one), np.ravel(other)]), axis=1)
+    return len(pairs[0]) == len(np.unique(pairs[0])) == len(np.unique(pairs[1]))
+
+
+@pytest.fixture
+def finder():
+    return Segmenter(SpotFinder(), ("spot",), SETTINGS)
+
+
+@pytest.mark.parametrize("change", [
+    lambda image: image, lambda image: image[..., None], lambda image: np.stack([image] * 3, -1),
+    lambda image: image.astype(np.uint16) * 40 + 300, lambda image: image / 1e4,
+    lambda image: 255 - image, lambda image: image > 100,
+    lambda image: np.stack([image, image, image, np.full_like(image, 255)], -1)],
+    ids=["grey", "one channel", "RGB", "16 bits", "float", "light ground", "bool", "RGBA"])
+def test_pictures_of_all_kinds_give_the_same(rng, finder, change):
+    image = spots(rng)
+    from scipy import ndimage
+
+    expected, count = ndimage.label(image > 127)
+    result = finder.detect(change(image))
+    assert len(result) == count and same_objects(result.labels, expected)
+
+
+def test_tiles_give_the_same(rng, finder):
+    image, seen = spots(rng, (700, 900), 300), []
+    whole = finder.detect(image)
+    tiled = finder.detect(image, tile=256, progress=lambda done, total: seen.append((done, total)))
+    assert len(whole) == len(tiled) and same_objects(whole.labels, tiled.labels)
+    assert seen == [(i + 1, len(seen)) for i in range(len(seen))] and len(seen) > 12
+
+
+class File:
+    """Gives slices only."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.largest = array, array.shape, array.dtype, 0
+
+    def __getitem__(self, window):
+        part = self.array[window]
+        self.largest = max(self.largest, part.size)
+        return part
+
+
+def test_large_pictures_are_read_and_kept_in_parts(rng, finder, monkeypatch):
+    monkeypatch.setattr(segmenter, "WHOLE_PIXELS", 300 * 300)
+    monkeypatch.setattr(segmenter, "PIXELS_IN_MEMORY", 1000)
+    monkeypatch.setattr(segmenter, "TILE", 256)
+    monkeypatch.setattr("mrcnn.exposure.BAND_VALUES", 1)
+    image = spots(rng, (700, 900), 300)
+    file = File(image)
+    result = finder.detect(file)
+    assert file.largest <= 256 * 900 < image.size
+    assert isinstance(result.labels, np.memmap)
+    expected = Segmenter(SpotFinder(), ("spot",), SETTINGS).detect(image)
+    assert same_objects(result.labels, expected.labels)
+    assert result.to_dataframe().equals(finder.detect(image).to_dataframe())
+
+
+def test_the_zoom_of_a_large_picture_is_looked_for_where_there_is_something(rng):
+    image = np.zeros((4000, 4000), np.uint8)
+    image[3300:3700, 300:700] = spots(rng, (400, 400))
+    exposure = segmenter.measure(image, SpotFinder.config)
+    parts = segmenter.varied_parts(image, exposure)
+    assert len(parts) == segmenter.LOOKS and image[parts[0]].any()
+    assert all(image[part].shape == (384, 384) for part in parts)
+
+
+def test_diameter_and_pixel_size_set_the_zoom(rng, finder):
+    image = spots(rng)
+    assert finder.detect(image, diameter=8).zoom == 4
+    assert finder.detect(image, diameter=64).zoom == 0.5
+    assert finder.detect(image, diameter=1000).zoom == 0.25  # the smallest there is
+    # OBJECT_SIZE = 32 pixels of 1 / 32 micron a micron of the nucleus.
+    for microns in (0.25, 1.0):
+        result = finder.detect(image, microns=microns)
+        assert finder.model.first == np.clip(32 * microns / segmenter.OBJECT_MICRONS, 0.25, 4)
+        low, high = (32 * microns / size for size in segmenter.MICRONS_RANGE[::-1])
+        assert result.zoom == np.clip(1.0, low, high) and result.microns == microns
+
+
+def test_what_is_no_picture(finder):
+    for wrong in ("cells.png", None, 3):
+        with pytest.raises(UserError, match="is no picture: an array"):
+            finder.detect(wrong)
+    for shape in [(5,), (4, 4, 5), (2, 4, 4, 3), (0, 4)]:
+        with pytest.raises(UserError, match="is no picture"):
+            finder.detect(np.zeros(shape, np.uint8))
+    with pytest.raises(UserError, match="tiles of 100 pixels are too small"):
+        finder.detect(np.zeros((500, 500), np.uint8), tile=100)
+    with pytest.raises(UserError, match="OBJECT_SIZE"):
+        model = SpotFinder()
+        model.config = TinyConfig()
+        Segmenter(model, ("a", "b")).detect(np.zeros((50, 50), np.uint8), diameter=9)
+
+
+def test_a_picture_without_objects(finder):
+    result = finder.detect(np.zeros((50, 60), np.uint8))
+    assert len(result) == 0 and result.boxes.shape == (0, 4) and result.masks.shape == (50, 60, 0)
+    assert len(result.to_dataframe()) == 0 and result.to_geojson()["features"] == []
+    assert finder.detect([]) == []
+
+
+def test_result(rng, finder, tmp_path):
+    image = spots(rng, count=12).astype(np.uint16) * 7
+    result = finder.detect(image, microns=0.5)
+    assert repr(result) == f"<Result: {len(result)} instances in 300 x 400 pixels>"
+    assert result.masks.shape == (300, 400, len(result)) and result.masks.dtype == bool
+    for i, (y1, x1, y2, x2) in enumerate(result.boxes):
+        mask = result.labels == i + 1
+        np.testing.assert_array_equal(result.masks[..., i], mask)
+        rows, columns = np.nonzero(mask)
+        assert (y1, x1, y2, x2) == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
+    table = result.to_dataframe()
+    assert table["area"].tolist() == np.bincount(result.labels.ravel())[1:].tolist()
+    assert (table["mean_intensity"] == 170 * 7).all()  # the file's own values
+    np.testing.assert_allclose(table["area_um2"], table["area"] / 4)
+    collection = result.to_geojson(tmp_path / "a.geojson")
+    assert json.loads((tmp_path / "a.geojson").read_text()) == collection
+    assert collection["features"][0]["properties"]["classification"]["name"] == "spot"
+    axes = result.plot()
+    assert axes.get_title() == f"{len(result)} found"
+    shown, labels = result.preview()
+    assert shown.shape == (300, 400, 3) and shown.max() == 255
+    np.testing.assert_array_equal(labels, result.labels)
+
+
+def test_several_classes(rng):
+    class TwoClasses(SpotFinder):
+        config = TinyConfig()
+
+        def detect_patches(self, images, probabilities=False, zooms=None):
+            found = super().detect_patches(images)
+            for one in found:
+                one["class_ids"] = np.arange(len(one["scores"])) % 2 + 1
+                one["scores"] = np.linspace(0.8, 0.9, len(one["scores"]))
+            return found
+
+    result = Segmenter(TwoClasses(), ("round", "square"), SETTINGS).detect(spots(rng))
+    assert set(result.class_names) == {"round", "square"} and result.zoom is None
+    assert result.to_dataframe()["class_name"].tolist() == result.class_names
+    names = [f["properties"]["classification"]["name"] for f in result.to_geojson()["features"]]
+    assert names == result.class_names
+
+
+# ---- With the real network ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def nuclei():
+    return mrcnn.load("nucleus")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Synthetic pictures of several sizes."""
+    root = tmp_path_factory.mktemp("pictures")
+    synthesize(root, 3, 128, 3, "mine")
+    dataset = nucleus.load_dataset(str(root), "mine")
+    found = [dataset.load_image(i) for i in dataset.image_ids]
+    return [found[0], found[1][:90], found[2][:, :100]]
+
+
+def test_load_gives_what_the_application_gives(nuclei, images):
+    model = MaskRCNN("inference", nucleus.NucleusInferenceConfig(), "logs")
+    model.load_weights(nucleus.SHIPPED_WEIGHTS)
+    for image in images:
+        labels, scores = postprocess(tta.detect(model, image), image.shape, DEFAULTS)
+        result = nuclei.detect(image)
+        np.testing.assert_array_equal(result.labels, labels)
+        np.testing.assert_array_equal(result.scores, scores)
+    assert sum(len(nuclei.detect(image)) for image in images) > 5
+
+
+def test_a_list_of_mixed_sizes_gives_what_each_gives(nuclei, images):
+    for one, image in zip(nuclei.detect(images), images, strict=True):
+        np.testing.assert_array_equal(one.labels, nuclei.detect(image).labels)
+
+
+def test_threads_do_not_disturb_each_other(nuclei, images):
+    expected = nuclei.detect(images)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(nuclei.detect, images * 3))
+    for result, reference in zip(found, expected * 3, strict=True):
+        np.testing.assert_array_equal(result.labels, reference.labels)
+        np.testing.assert_array_equal(result.scores, reference.scores)
+
+
+def test_loading_other_files(tmp_path):
+    with pytest.raises(UserError, match='no such weight file; the one .* is "nucleus"'):
+        mrcnn.load(tmp_path / "absent.h5")
+    config = TinyConfig()
+    path = tmp_path / "mask_rcnn_tiny.h5"
+    MaskRCNN("inference", config, str(tmp_path)).save_weights(path)
+    with pytest.raises(UserError, match=r"no description mask_rcnn_tiny\.json beside it"):
+        mrcnn.load(path)
+    assert mrcnn.load(path, config=config).classes == ("class 1", "class 2")
+    description.write(tmp_path / "mask_rcnn_tiny.json", description.describe(config, ("a", "b")))
+    loaded = mrcnn.load(str(path), precision="float32")
+    assert loaded.classes == ("a", "b")
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    assert set(loaded.detect(image).class_ids.tolist()) <= {1, 2}
