@@ -59,3 +59,33 @@ def shared_dir() -> Path:
     if not (path / "legacy" / "expected.npz").is_file():
         pytest.skip(f"no reference data in {path}: set MRCNN_SHARED to its folder")
     return path
+
+
+def small_backbone(image, stage5=True, train_bn=None):
+    """Five convolutions in place of ResNet's stages; names as users of BACKBONE choose them."""
+    from keras import layers
+
+    stages, x = [], image
+    for stage in range(1, 6):
+        x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu",
+                          name=f"small_{stage}")(x)
+        stages.append(x)
+    return stages
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The nucleus configuration with a network that compiles in seconds."""
+    from samples.nucleus import nucleus
+
+    monkeypatch.setattr(nucleus.NucleusConfig, "BACKBONE", staticmethod(small_backbone))
+    monkeypatch.setattr(nucleus.NucleusConfig, "COMPUTE_BACKBONE_SHAPE", staticmethod(
+        lambda shape: np.array([[shape[0] // s, shape[1] // s] for s in (4, 8, 16, 32, 64)])))
+    sizes = {"IMAGE_MIN_DIM": 64, "IMAGE_MAX_DIM": 64, "TOP_DOWN_PYRAMID_SIZE": 16,
+             "IMAGE_MIN_SCALE": 1.0, "IMAGE_SCALE_JITTER": (1.0, 1.0),
+             "RPN_CONV_CHANNELS": 16, "FPN_CLASSIF_FC_LAYERS_SIZE": 32, "MASK_CONV_CHANNELS": 16,
+             "PRE_NMS_LIMIT": 200, "POST_NMS_ROIS_TRAINING": 50, "POST_NMS_ROIS_INFERENCE": 40,
+             "TRAIN_ROIS_PER_IMAGE": 16, "MAX_GT_INSTANCES": 100, "DETECTION_MAX_INSTANCES": 40,
+             "PRECISION": "float32"}
+    for name, value in sizes.items():
+        monkeypatch.setattr(nucleus.NucleusConfig, name, value)

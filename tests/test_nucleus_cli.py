@@ -11,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nucleus_models import Finder, FixedModel, segmenter
 from PIL import Image
 from scipy import ndimage
 
 from mrcnn.errors import UserError
-from samples.nucleus import cli, drawing, nucleus
+from mrcnn.postprocess import DEFAULTS, PostProcessing
+from samples.nucleus import commands, drawing, nucleus
 from samples.nucleus.choose import GRID
 from samples.nucleus.cli import run
 from samples.nucleus.evaluate import Evaluation, figure, report_figures
-from samples.nucleus.postprocess import DEFAULTS, PostProcessing
+from samples.nucleus.inputs import of_dataset
 from samples.nucleus.progress import Progress
-from samples.nucleus.runs import detect_labels, run_detect, run_evaluate
+from samples.nucleus.runs import run_detect, run_evaluate
 from samples.nucleus.submission import Submission, SubmissionWriter
 from samples.nucleus.synthesize import synthesize
 
@@ -50,34 +52,6 @@ def perfect(data, tmp_path_factory):
     writer.close()
     path.with_name("scores.csv").unlink()
     return path
-
-
-def small_backbone(image, stage5=True, train_bn=None):
-    """Five convolutions in place of ResNet's stages; names as users of BACKBONE choose them."""
-    from keras import layers
-
-    stages, x = [], image
-    for stage in range(1, 6):
-        x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu",
-                          name=f"small_{stage}")(x)
-        stages.append(x)
-    return stages
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """The nucleus configuration with a network that compiles in seconds."""
-    monkeypatch.setattr(nucleus.NucleusConfig, "BACKBONE", staticmethod(small_backbone))
-    monkeypatch.setattr(nucleus.NucleusConfig, "COMPUTE_BACKBONE_SHAPE", staticmethod(
-        lambda shape: np.array([[shape[0] // s, shape[1] // s] for s in (4, 8, 16, 32, 64)])))
-    sizes = {"IMAGE_MIN_DIM": 64, "IMAGE_MAX_DIM": 64, "TOP_DOWN_PYRAMID_SIZE": 16,
-             "IMAGE_MIN_SCALE": 1.0, "IMAGE_SCALE_JITTER": (1.0, 1.0),
-             "RPN_CONV_CHANNELS": 16, "FPN_CLASSIF_FC_LAYERS_SIZE": 32, "MASK_CONV_CHANNELS": 16,
-             "PRE_NMS_LIMIT": 200, "POST_NMS_ROIS_TRAINING": 50, "POST_NMS_ROIS_INFERENCE": 40,
-             "TRAIN_ROIS_PER_IMAGE": 16, "MAX_GT_INSTANCES": 100, "DETECTION_MAX_INSTANCES": 40,
-             "PRECISION": "float32"}
-    for name, value in sizes.items():
-        monkeypatch.setattr(nucleus.NucleusConfig, name, value)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +291,7 @@ def test_a_longer_run_goes_on_in_the_stage_it_is_in(data, tmp_path, small, monke
         "Training all: to epoch 7 of 7", "Going on with the saved optimizer"])
 
 
-class StoppingModel:
+class StoppingModel(Finder):
     """Finds nothing, and is interrupted at the second image."""
 
     calls = 0
@@ -340,14 +314,14 @@ def test_an_interrupted_run_says_where_its_rows_are(data, tmp_path, capsys):
 def test_an_interrupted_evaluation_keeps_its_scores(data, tmp_path, capsys):
     dataset = nucleus.load_dataset(str(data), "stage1_train")
     with pytest.raises(KeyboardInterrupt):
-        run_evaluate(dataset, tmp_path, "a model", StoppingModel())
+        run_evaluate(dataset, tmp_path, "a model", segmenter(StoppingModel()))
     assert "scores of the 1 images so far" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["images"] == 1 and not metrics["complete"]
     assert len(list(tmp_path.glob("*.png"))) == 1
 
 
-class ThresholdModel:
+class ThresholdModel(Finder):
     """Finds what is bright; it needs no training, and its patches overlap."""
 
     def detect_patches(self, images, probabilities=False, zooms=None):
@@ -367,21 +341,24 @@ def test_overlapped_runs_write_what_a_plain_loop_writes(data, tmp_path):
     for i in dataset.image_ids:
         image, truth, image_id = (dataset.load_image(i), dataset.load_layers(i)[0],
                                   dataset.image_reference(i))
-        labels, scores = detect_labels(ThresholdModel(), image)
+        result = segmenter(ThresholdModel()).detect(image)
+        labels, scores = result.labels, result.scores
         writer.add(image_id, labels, scores)
         title = f"{len(scores)} nuclei   {image_id}"
-        drawing.save_png(plain / f"{image_id}.png", drawing.detections_only(image, labels, title))
+        drawn = drawing.detections_only(*result.preview(), title)
+        drawing.save_png(plain / f"{image_id}.png", drawn)
         row = evaluation.add(image_id, image, truth, labels, scores)
         figures.append(figure(image, truth, labels, scores, row, evaluation.ious[-1]))
     writer.close()
 
     assert nucleus.detect(ThresholdModel(), str(data), "stage1_train", detected) == []
     names = sorted(path.name for path in plain.iterdir())
-    assert len(names) == 6 and names == sorted(path.name for path in detected.iterdir())
+    assert len(names) == 6
+    assert {*names, "index.html"} == {path.name for path in detected.iterdir()}
     for name in names:
         assert (plain / name).read_bytes() == (detected / name).read_bytes()
 
-    assert run_evaluate(dataset, scored, "a model", ThresholdModel()) == []
+    assert run_evaluate(dataset, scored, "a model", segmenter(ThresholdModel())) == {}
     assert (plain / "submit.csv").read_bytes() == (scored / "submit.csv").read_bytes()
     with open(scored / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -403,12 +380,13 @@ def test_a_picture_that_could_not_be_drawn_is_not_on_the_sheet(
         save_png(path, picture)
 
     monkeypatch.setattr(drawing, "save_png", save)
-    assert run_evaluate(dataset, tmp_path / "part", "a model", ThresholdModel()) == list(hidden)
+    detector = segmenter(ThresholdModel())
+    assert run_evaluate(dataset, tmp_path / "part", "a model", detector).keys() == hidden
     assert "worst.png (the 3 worst)" in capsys.readouterr().out
     with Image.open(tmp_path / "part" / "worst.png") as sheet:
         assert sheet.size == (3 * 480, 480)
     hidden.update(map(dataset.image_reference, dataset.image_ids))
-    assert len(run_evaluate(dataset, tmp_path / "none", "a model", ThresholdModel())) == 4
+    assert len(run_evaluate(dataset, tmp_path / "none", "a model", detector)) == 4
     output = capsys.readouterr().out
     assert "Competition score" in output and "worst.png" not in output
     assert not list((tmp_path / "none").glob("*.png"))
@@ -587,14 +565,14 @@ def test_other_networks_train_and_are_remembered(data, tmp_path, small, capsys):
         "preset": None, "config": ["ROI_POOLING=pool", "FPN_CLASSIF_FC_LAYERS_SIZE=32"],
         "schedule": "joint"}
     kinds = []
-    build = cli._inference_config
+    build = commands.inference_config
 
     def recorded(*arguments):
         kinds.append(build(*arguments))
         return kinds[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_inference_config", recorded)
+        patch.setattr(commands, "inference_config", recorded)
         small_file = tmp_path / "small.h5"
         assert run(["compress", "--weights", "last", "--logs", str(logs), "--rank", "3",
                     "--output", str(small_file)]) == 0
@@ -656,19 +634,11 @@ def test_figures_of_the_report():
     assert (empty["figure8"][header:] == 200).all()
 
 
-class FixedModel:
-    """Finds two squares in every picture, as `MaskRCNN.detect_patches` would say it."""
-
-    def detect_patches(self, images, probabilities=False, zooms=None):
-        squares = [(4, 6, np.ones((8, 10), np.float32)), (30, 40, np.ones((12, 9), np.float32))]
-        return [{"scores": np.array([0.9, 0.8]), "patches": squares} for _ in images]
-
-
 def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
     import pandas as pd
     import tifffile
 
-    monkeypatch.setattr(cli, "_inference_model", lambda options, chosen: FixedModel())
+    monkeypatch.setattr(commands, "inference_model", lambda options, chosen: FixedModel())
     found = tmp_path / "found"
     arguments = ["detect", "--dataset", str(data), "--subset", "stage1_train", "--output",
                  str(found), "--mpp", "0.5", "--format"]
@@ -695,12 +665,12 @@ def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
 
 
 def test_only_what_is_asked_for_is_written(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_inference_model", lambda options, chosen: FixedModel())
+    monkeypatch.setattr(commands, "inference_model", lambda options, chosen: FixedModel())
     common = ["detect", "--dataset", str(data), "--subset", "stage1_train", "--limit", "1"]
     assert run([*common, "--output", str(tmp_path / "a"), "--format", "labels"]) == 0
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["labels"]
     assert run([*common, "--output", str(tmp_path / "b")]) == 0
-    assert {path.suffix for path in (tmp_path / "b").iterdir()} == {".csv", ".png"}
+    assert {path.suffix for path in (tmp_path / "b").iterdir()} == {".csv", ".png", ".html"}
     with pytest.raises(SystemExit):
         run([*common, "--format", "labels,tiff"])
     assert "'tiff' is none of" in capsys.readouterr().err
@@ -720,9 +690,9 @@ def test_an_interrupted_run_keeps_its_table(data, tmp_path):
                 raise KeyboardInterrupt
             return super().detect_patches(*arguments, **keywords)
 
-    dataset = nucleus.load_dataset(str(data), "stage1_train")
+    inputs = of_dataset(nucleus.load_dataset(str(data), "stage1_train"))
     with pytest.raises(KeyboardInterrupt):
-        run_detect(Interrupted(), dataset, tmp_path, formats=("measurements", "labels", "coco"))
+        run_detect(segmenter(Interrupted()), inputs, tmp_path, ("measurements", "labels", "coco"))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"measurements.csv.partial", "labels"}
     assert len((tmp_path / "measurements.csv.partial").read_text().splitlines()) == 1 + 2 * 2

@@ -16,14 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrcnn import metrics
+from mrcnn import metrics, tta
 from mrcnn.atomic import atomic_path
 from mrcnn.errors import UserError
-from samples.nucleus import tta
+from mrcnn.postprocess import DEFAULTS, OVERLAPS, Detections, PostProcessing, postprocess
 from samples.nucleus.bootstrap import Interval, bootstrap_interval, paired_difference
 from samples.nucleus.kinds import KINDS, kind_of
 from samples.nucleus.pipeline import Outcome
-from samples.nucleus.postprocess import DEFAULTS, OVERLAPS, Detections, PostProcessing, postprocess
 from samples.nucleus.progress import Progress
 from samples.nucleus.runs import each_image
 
@@ -162,7 +161,8 @@ def _detect_all(model, dataset, limit: int | None,
                 variants: Sequence[tta.Variant]) -> tuple[list[Sample], list[str]]:
     """The samples of a data set, and the ids of the images that failed."""
     samples: list[Sample] = []
-    failed: list[str] = []
+    failed: dict[str, str] = {}
+    names = [dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]]
 
     def read(number: int) -> tuple:
         return dataset.load_image(number), dataset.load_layers(number)[0]
@@ -171,7 +171,7 @@ def _detect_all(model, dataset, limit: int | None,
         image, truth = pair
         areas = np.bincount(truth[truth > 0])
         kind = kind_of(image, areas[areas > 0])
-        return Sample(dataset.image_reference(number), kind, truth,
+        return Sample(names[number], kind, truth,
                       tta.detect(model, image, variants))
 
     def keep(number: int, outcome: Outcome) -> str:
@@ -180,8 +180,8 @@ def _detect_all(model, dataset, limit: int | None,
         samples.append(outcome.result)
         return f"{len(outcome.result.detections.scores)} detections"
 
-    each_image(dataset, limit, "detect", failed, read, work, keep)
-    return samples, failed
+    each_image(names, "detect", failed, read, work, keep)
+    return samples, list(failed)
 
 
 def table(trials: Sequence[Trial], start: PostProcessing) -> str:

@@ -6,19 +6,16 @@ import argparse
 import os
 import sys
 import warnings
-from dataclasses import replace
-from pathlib import Path
 
+from mrcnn import tta
 from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.postprocess import DEFAULTS
 from mrcnn.presets import PRESETS
-from samples.nucleus import nucleus, tta
-from samples.nucleus.postprocess import DEFAULTS, PostProcessing
-from samples.nucleus.progress import Progress
-from samples.nucleus.results import DEFAULT_FORMATS, FORMATS
-from samples.nucleus.settings import FILE, Settings, beside, own_file, save
+from samples.nucleus import commands, nucleus
+from samples.nucleus.commands import MAX_STEPS
+from samples.nucleus.results import DEFAULT_FORMATS, DEFAULT_FORMATS_OF_FILES, FORMATS
 
 COMMANDS = ("train", "detect", "evaluate", "choose", "compress", "ceiling", "synthesize")
-MAX_STEPS = 300  # of an epoch by default: a few minutes on a processor
 EXAMPLES = {
     "train": """\
   # ten epochs from ImageNet weights, on stage1_train without the 25 validation images
@@ -27,20 +24,23 @@ EXAMPLES = {
   nucleus.py train --dataset data --subset train --weights imagenet --time-budget 60
   # go on where the newest run stopped
   nucleus.py train --dataset data --subset train --weights last --epochs 20
+  # your own pictures and label images, COCO annotations or ImageJ ROIs
+  nucleus.py train --images pictures --labels masks --weights nucleus --time-budget 30
   # another network: the report's, or single keys of mrcnn/config.py
   nucleus.py train --dataset data --subset train --weights imagenet --preset paper
   nucleus.py train --dataset data --subset train --weights imagenet --config ROI_POOLING=pool""",
     "detect": """\
   # a file for Kaggle and a picture per image
   nucleus.py detect --dataset data --subset stage1_test --weights last
-  # your own pictures, laid out as pictures/mine/<name>/images/<name>.png
-  nucleus.py detect --dataset pictures --subset mine --weights last --output found
-  # label images for Fiji and napari, outlines for QuPath, a table of measurements in microns
-  nucleus.py detect --dataset pictures --subset mine --format labels,geojson,measurements \\
-      --mpp .5""",
+  # your own pictures: files, folders, patterns
+  nucleus.py detect pictures/ more/*.tif --output found
+  # the second channel of stacks, pixels of .325 microns, outlines for QuPath and a table
+  nucleus.py detect stacks/ --channel 2 --mpp .325 --format geojson,measurements""",
     "evaluate": """\
   # detect, then score against the masks
   nucleus.py evaluate --dataset data --subset val --weights last
+  # your own pictures: those that training has left out
+  nucleus.py evaluate --images pictures --labels masks --split logs/.../split.csv --weights last
   # score a file that exists already (no network is loaded)
   nucleus.py evaluate --dataset data --subset val --submission submit.csv""",
     "choose": """\
@@ -61,7 +61,7 @@ EXAMPLES = {
 }
 SUMMARIES = {
     "train": "train on a data set",
-    "detect": "find nuclei; writes submit.csv and pictures",
+    "detect": "find nuclei in pictures; writes what --format names",
     "evaluate": "score detections against the true masks",
     "choose": "score a grid of post-processing settings; writes choose.csv",
     "compress": "make a weight file with thinner fully connected layers (truncated SVD)",
@@ -147,6 +147,8 @@ def build_parser() -> argparse.ArgumentParser:
             default=nucleus.NucleusConfig.PRECISION,
             help="of the convolutions; auto takes bfloat16 where the device has instructions for "
                  "it (default: %(default)s)")
+    _add_own_data_flags(made["train"])
+    _add_own_data_flags(made["evaluate"])
     _add_train_flags(made["train"])
     for name in ("detect", "evaluate", "choose"):
         _add_detect_flags(made[name], name)
@@ -175,6 +177,17 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
              "parts of train), or the name of a folder or zip file in DIR such as stage1_train")
 
 
+def _add_own_data_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--images", metavar="DIR", help="your own pictures, in place of --dataset and --subset")
+    add("--labels", metavar="DIR",
+        help="what belongs to --images: a folder of label images (every nucleus its own number) or "
+             "of ImageJ ROIs, by the pictures' names, or a COCO file.json")
+    add("--split", metavar="FILE.csv",
+        help="which pictures are for training and which for validation, with the columns image and "
+             "subset (train, val); train writes split.csv into its folder, evaluate scores val")
+
+
 def _add_weight_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--weights", metavar="W", default=argparse.SUPPRESS,
@@ -196,6 +209,9 @@ def _add_configuration_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_train_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--val-share", type=share, default=0.2, metavar="S",
+                        help="share of --images for validation, without --split (default: "
+                             "%(default)s)")
     parser.add_argument("--epochs", type=positive, metavar="N",
                         help="epochs in all, finished ones included (default: "
                              f"{nucleus.DEFAULT_EPOCHS}, or no limit with --time-budget)")
@@ -222,10 +238,9 @@ def _add_train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_detect_flags(parser: argparse.ArgumentParser, name: str) -> None:
-    folder = "submit" if name == "detect" else name
     add = parser.add_argument
     add("--output", metavar="DIR",
-        help=f"where to write (default: results/nucleus/{folder}_<time>)")
+        help=f"where to write (default: results/nucleus/{name}_<time>)")
     add("--limit", type=positive, metavar="N", help="only the first N images")
     add("--tta", nargs="?", choices=tuple(tta.SETS), const="turns",
         help="test-time augmentation: also detect on changed copies of each image and merge; "
@@ -254,10 +269,24 @@ def formats(text: str) -> tuple[str, ...]:
 
 def _add_result_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--format", type=formats, default=DEFAULT_FORMATS, metavar="NAME,...",
-        help=f"what to write, of {', '.join(FORMATS)} (default: {','.join(DEFAULT_FORMATS)})")
+    add("pictures", nargs="*", metavar="PICTURE",
+        help="files, folders (with all below them) or patterns such as 'plate/*.tif', in place of "
+             "--dataset and --subset: PNG, JPEG, BMP, TIFF, OME-TIFF, Zarr, OME-Zarr; stacks plane "
+             "by plane")
+    add("--format", type=formats, metavar="NAME,...",
+        help=f"what to write, of {', '.join(FORMATS)} (default: "
+             f"{','.join(DEFAULT_FORMATS_OF_FILES)}; for a data set {','.join(DEFAULT_FORMATS)})")
+    add("--channel", metavar="C", help="the channel to look at, by its number from 1 or its name")
+    add("--invert", choices=("auto", "yes", "no"), default="auto",
+        help="whether nuclei are dark on a light ground (default: each picture's median tells)")
+    add("--diameter", type=above_zero, metavar="PIXELS",
+        help="of a typical nucleus; sets the zoom (default: a first look finds it)")
     add("--mpp", type=above_zero, metavar="MICRONS",
-        help="side of a pixel in microns: measurements then come in microns too")
+        help="side of a pixel in microns (default: what the file says): measurements come in "
+             "microns too, and the zoom is sought where nuclei of 4 to 24 microns have their size")
+    add("--tile", type=positive, metavar="PIXELS",
+        help="cut every picture into tiles of this side, in pixels of the zoomed picture (default: "
+             "only large ones, into tiles of 768)")
 
 
 def _add_compress_flags(parser: argparse.ArgumentParser) -> None:
@@ -294,216 +323,13 @@ def _add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=whole, default=0, metavar="N", help="(default: %(default)s)")
 
 
-# --- commands -----------------------------------------------------------------------------
-
-
-def _need(options: argparse.Namespace, *flags: str) -> None:
-    for flag in flags:
-        if not getattr(options, flag, None):
-            raise UserError(f"{options.command} needs --{flag}; see {options.command} --help")
-
-
-def train_command(options: argparse.Namespace) -> int:
-    """nucleus.py train"""
-    from mrcnn.augment import flip_left_right
-    from mrcnn.disk_cache import DiskCache
-    from samples.nucleus.models import build_model
-
-    _need(options, "dataset", "subset", "weights")
-    if options.cache is not None:
-        DiskCache(options.cache)  # a wrong folder is an error now, not after the model is built
-    images = len(nucleus.load_dataset(options.dataset, options.subset, labelled=True).image_ids)
-    settings = _settings(options, "training")
-    base = settings.applied_to(nucleus.NucleusConfig)
-
-    class TrainConfig(base):
-        IMAGES_PER_GPU = options.batch_size or base.IMAGES_PER_GPU
-        STEPS_PER_EPOCH = options.steps or min(MAX_STEPS, max(1, round(images / IMAGES_PER_GPU)))
-        VALIDATION_STEPS = max(1, round(24 / IMAGES_PER_GPU))
-        SEED = options.seed
-        PRECISION = options.precision
-        CACHE_DIR = options.cache
-        DATA_WORKERS = options.workers
-
-    model = build_model("training", TrainConfig(), options.weights, options.logs)
-    save(Path(model.log_dir) / FILE, settings)
-    nucleus.train(model, options.dataset, options.subset, options.epochs, options.time_budget,
-                  settings.schedule or nucleus.SCHEDULES[0],
-                  flip_left_right if settings.preset == "paper" else None)
-    return 0
-
-
-def _settings(options: argparse.Namespace, mode: str) -> Settings:
-    """Those asked for, over those that the weights were trained with."""
-    from samples.nucleus.models import weight_file
-
-    path = weight_file(mode, options.weights, options.logs, nucleus.NucleusConfig.NAME)
-    asked = Settings(options.preset, tuple(options.config), getattr(options, "schedule", None))
-    return asked.over(beside(path))
-
-
-def _postprocessing(options: argparse.Namespace) -> PostProcessing:
-    chosen = PostProcessing.plain() if options.plain else DEFAULTS
-    if getattr(options, "min_confidence", None) is not None:
-        chosen = replace(chosen, min_score=options.min_confidence)
-    return chosen.changed(options.set)
-
-
-def _inference_config(options: argparse.Namespace, settings: Settings):
-    """The configuration of the network that the weights belong to."""
-    from samples.nucleus.models import weight_file
-
-    base = nucleus.NucleusInferenceConfig
-    config = settings.applied_to(base, keep=vars(base))()  # how training cuts pictures stays there
-    path = weight_file("inference", options.weights, options.logs, config.NAME)
-
-    from mrcnn.compression import ranks_in_file  # Keras: seconds
-
-    config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
-    return config
-
-
-def _inference_model(options: argparse.Namespace, chosen: PostProcessing):
-    from samples.nucleus.models import build_model
-
-    config = _inference_config(options, _settings(options, "inference"))
-    config.PRECISION = options.precision
-    # The post-processing has the last word, and merging variants needs the less sure ones too.
-    config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE, chosen.min_score)
-    return build_model("inference", config, options.weights, options.logs)
-
-
-def compress_command(options: argparse.Namespace) -> int:
-    """nucleus.py compress"""
-    from samples.nucleus.models import build_model
-
-    settings = _settings(options, "inference")
-    config = _inference_config(options, settings)
-    config.PRECISION = "float32"
-
-    from mrcnn.compression import compress
-
-    whole = build_model("inference", config, options.weights, options.logs)
-    smaller = compress(whole, options.rank, options.energy)
-    smaller.save_weights(options.output, half=True)
-    if settings != Settings():
-        save(own_file(options.output), settings)
-    ranks = " and ".join(map(str, smaller.config.FPN_CLASSIF_FC_RANKS))
-    before, after = (m.keras_model.count_params() for m in (whole, smaller))
-    print(f"Ranks {ranks}: {after:,} parameters in place of {before:,}. Written to "
-          f"{options.output}; --weights takes it as it is")
-    return 0
-
-
-def detect_command(options: argparse.Namespace) -> int:
-    """nucleus.py detect"""
-    from samples.nucleus.runs import run_detect
-
-    _need(options, "dataset", "subset")
-    chosen = _postprocessing(options)
-    dataset = nucleus.load_dataset(options.dataset, options.subset)
-    output = Path(options.output or nucleus.results_folder("submit"))
-    formats = [name for name in options.format if not (options.no_pictures and name == "pictures")]
-    failed = run_detect(_inference_model(options, chosen), dataset, output, options.limit,
-                        formats, chosen, tta.variants_of(options.tta), options.mpp)
-    return _report_failures(failed)
-
-
-def evaluate_command(options: argparse.Namespace) -> int:
-    """nucleus.py evaluate"""
-    from samples.nucleus.runs import run_evaluate
-    from samples.nucleus.submission import Submission
-
-    _need(options, "dataset", "subset")
-    chosen = _postprocessing(options)
-    detecting = options.min_confidence is not None or options.set or options.plain or options.tta
-    if options.submission and detecting:
-        raise UserError("--min-confidence, --set, --plain and --tta are for detecting: they have "
-                        "no effect on --submission")
-    dataset = nucleus.load_dataset(options.dataset, options.subset, labelled=True)
-    output = Path(options.output or nucleus.results_folder("evaluate"))
-    if options.submission:
-        submission = Submission(options.submission)
-        _compare_ids(submission, dataset, options.limit)
-        source, model = options.submission, None
-    else:
-        submission, source = None, options.weights
-        model = _inference_model(options, chosen)
-    failed = run_evaluate(dataset, output, source, model, submission, options.limit,
-                          not options.no_pictures, chosen, tta.variants_of(options.tta),
-                          options.figures)
-    return _report_failures(failed)
-
-
-def choose_command(options: argparse.Namespace) -> int:
-    """nucleus.py choose"""
-    from samples.nucleus.choose import run_choose
-
-    _need(options, "dataset", "subset")
-    chosen = _postprocessing(options)
-    dataset = nucleus.load_dataset(options.dataset, options.subset, labelled=True)
-    output = Path(options.output or nucleus.results_folder("choose"))
-    failed = run_choose(_inference_model(options, chosen), dataset, output, options.limit,
-                        chosen, tta.variants_of(options.tta))
-    return _report_failures(failed)
-
-
-def _compare_ids(submission, dataset, limit: int | None) -> None:
-    wanted = {dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]}
-    absent = wanted - set(submission.image_ids)
-    if absent == wanted:
-        raise UserError(f"{submission.path} has none of the {len(wanted)} images of the subset")
-    if absent:
-        print(f"{submission.path}: {len(absent)} of {len(wanted)} images are not in it and count "
-              f"as empty (first: {min(absent)})", file=sys.stderr)
-
-
-def _report_failures(failed: list[str]) -> int:
-    if not failed:
-        return 0
-    names = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
-    print(f"{len(failed)} images failed: {names}", file=sys.stderr)
-    return 2
-
-
-def ceiling_command(options: argparse.Namespace) -> int:
-    """nucleus.py ceiling"""
-    from samples.nucleus.ceiling import Setting, run_ceiling
-
-    _need(options, "dataset", "subset")
-    dataset = nucleus.load_dataset(options.dataset, options.subset, labelled=True)
-    config = nucleus.NucleusConfig()
-    config.MASK_ROI_SCALE = options.mask_roi_scale
-    zooms = [(options.zoom, options.zoom)] if options.zoom else [(2.0, 2.0), (1.0, 4.0)]
-    conventions = [options.convention] if options.convention else ["exact", "matterport"]
-    ways = [Setting(name, limits) for name in conventions for limits in zooms]
-    if not options.zoom:
-        ways.insert(0, Setting(options.convention or config.PIXEL_CONVENTION))
-    run_ceiling(dataset, config, ways, options.limit, options.seed)
-    return 0
-
-
-def synthesize_command(options: argparse.Namespace) -> int:
-    """nucleus.py synthesize"""
-    from samples.nucleus.synthesize import synthesize
-
-    line = Progress(options.count, "synthesize")
-    synthesize(options.output, options.count, options.size, options.seed, options.subset,
-               progress=lambda done, total: line.step())
-    print(f"{options.count} pictures in {Path(options.output) / options.subset}")
-    return 0
-
-
 def run(arguments: list[str] | None = None) -> int:
     """Parse and run; returns the exit code. Wrong flags exit with 2 from argparse."""
     options = build_parser().parse_args(arguments)
     options.logs = getattr(options, "logs", nucleus.DEFAULT_LOGS_DIR)
     if options.command in ("detect", "evaluate", "choose", "compress"):
         options.weights = getattr(options, "weights", "nucleus")
-    command = {"train": train_command, "detect": detect_command,
-               "evaluate": evaluate_command, "choose": choose_command,
-               "compress": compress_command, "ceiling": ceiling_command,
-               "synthesize": synthesize_command}[options.command]
+    command = getattr(commands, options.command)
     with warnings.catch_warnings():
         warnings.simplefilter("always", MRCNNWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}",

@@ -27,6 +27,7 @@ if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
     sys.path.insert(0, ROOT_DIR)
 
 from mrcnn.config import Config  # noqa: E402
+from mrcnn.dataset import Dataset  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
 from samples.nucleus.dsb2018 import VAL_IMAGE_IDS, NucleusDataset  # noqa: E402
 from samples.nucleus.submission import mask_to_rle, rle_decode, rle_encode  # noqa: E402
@@ -36,6 +37,7 @@ __all__ = ["VAL_IMAGE_IDS", "NucleusConfig", "NucleusDataset", "NucleusInference
 
 DEFAULT_LOGS_DIR = os.path.join(ROOT_DIR, "logs")
 RESULTS_DIR = os.path.join(ROOT_DIR, "results", "nucleus")
+CLASSES = ("nucleus",)  # names of the class ids from 1
 SHIPPED_WEIGHTS = os.path.join(ROOT_DIR, "weights", "mask_rcnn_nucleus.h5")
 
 
@@ -154,27 +156,37 @@ MAX_EPOCHS = 9999  # names of checkpoints have four digits
 def train(model, dataset_dir: str, subset: str, epochs: int | None = None,
           time_budget: float | None = None, schedule: str = "stagewise",
           augmentation=None) -> None:
-    """Train a `MaskRCNN` in "training" mode.
+    """Train a `MaskRCNN` in "training" mode on a subset of a data set.
 
-    epochs: in all, finished ones included; by default DEFAULT_EPOCHS, or no limit under a budget.
-    time_budget: minutes in all, those of the finished epochs included. The stages have their shares
-        of it, and the learning rate's schedule ends with it.
-    schedule: one of SCHEDULES: in STAGES; all layers at once; proposal network and detector by
-        turns, for a quarter of the epochs or time each (see mrcnn/alternating.py).
-    augmentation: see `mrcnn.augment`; by default `RandomAugmentation()`.
-    A model that has been loaded from a checkpoint goes on where that stopped. Validates on the
-    subset "val" ("tune" where "fit" is trained on) if the data set has it; nothing is chosen by
-    that.
-    Raises UserError for data that cannot be trained on.
+    Validates on the subset "val" ("tune" where "fit" is trained on) if the data set has it. The
+    other arguments are those of `train_on`.
     """
-    from mrcnn.augment import RandomAugmentation
-
     dataset_train = load_dataset(dataset_dir, subset, labelled=True)
     try:
         dataset_val = load_dataset(dataset_dir, VALIDATION.get(subset, "val"), labelled=True)
     except UserError as error:
         print(f"No validation: {error}", file=sys.stderr)
         dataset_val = None
+    train_on(model, dataset_train, dataset_val, epochs, time_budget, schedule, augmentation)
+
+
+def train_on(model, dataset_train: Dataset, dataset_val: Dataset | None, epochs: int | None = None,
+             time_budget: float | None = None, schedule: str = "stagewise",
+             augmentation=None) -> None:
+    """Train a `MaskRCNN` in "training" mode.
+
+    dataset_train, dataset_val: prepared; nothing is chosen by validation.
+    epochs: in all, finished ones included; by default DEFAULT_EPOCHS, or no limit under a budget.
+    time_budget: minutes in all, those of the finished epochs included. The stages have their shares
+        of it, and the learning rate's schedule ends with it.
+    schedule: one of SCHEDULES: in STAGES; all layers at once; proposal network and detector by
+        turns, for a quarter of the epochs or time each (see mrcnn/alternating.py).
+    augmentation: see `mrcnn.augment`; by default `RandomAugmentation()`.
+    A model that has been loaded from a checkpoint goes on where that stopped.
+    Raises UserError for data that cannot be trained on.
+    """
+    from mrcnn.augment import RandomAugmentation
+
     epochs = epochs or (DEFAULT_EPOCHS if time_budget is None else MAX_EPOCHS)
     augmentation = augmentation or RandomAugmentation()
     if model.epoch >= epochs:
@@ -236,17 +248,20 @@ def results_folder(name: str) -> Path:
 
 def detect(model, dataset_dir: str, subset: str, output: str | os.PathLike | None = None,
            limit: int | None = None, pictures: bool = True) -> list[str]:
-    """Detect with a `MaskRCNN` in "inference" mode; writes submit.csv and pictures.
+    """Detect with a `MaskRCNN` in "inference" mode; writes submit.csv, pictures and a report.
 
-    output: folder, by default results/nucleus/submit_<time>. limit: only the first images.
+    output: folder, by default results/nucleus/detect_<time>. limit: only the first images.
     Returns the ids of images that could not be read (empty rows stand for them in the file).
     """
+    from mrcnn.segmenter import Segmenter
+    from samples.nucleus.inputs import of_dataset
     from samples.nucleus.results import DEFAULT_FORMATS
     from samples.nucleus.runs import run_detect
 
-    dataset = load_dataset(dataset_dir, subset)
+    inputs = of_dataset(load_dataset(dataset_dir, subset))[:limit]
     formats = DEFAULT_FORMATS if pictures else ("submission",)
-    return run_detect(model, dataset, Path(output or results_folder("submit")), limit, formats)
+    output = Path(output or results_folder("detect"))
+    return list(run_detect(Segmenter(model, CLASSES), inputs, output, formats))
 
 
 def main(arguments: list[str] | None = None) -> int:

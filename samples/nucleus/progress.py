@@ -19,11 +19,18 @@ class Progress:
         self.in_place = self.stream.isatty()
         self.started = self.shown = time.monotonic()
         self.done = 0
+        self._part = 0.0  # of the step that is under way
 
     def step(self, note: str = "") -> None:
         """Count one more; `note` is shown at the end of the line."""
         self.done += 1
+        self._part = 0.0
         self._show(note)
+
+    def within(self, done: int, total: int) -> None:
+        """So many of the parts of the step that is under way are done."""
+        self._part = done / total
+        self._show(f"tile {done}/{total}" if total > 1 else "")
 
     def finish(self) -> None:
         """End the line where fewer steps than announced were needed."""
@@ -34,10 +41,12 @@ class Progress:
     def _show(self, note: str = "") -> None:
         now = time.monotonic()
         finished = self.done >= self.total
-        if not (self.in_place or finished or self.done == 1 or now - self.shown > self.interval):
+        first = self.done == 1 and not self._part
+        if not (self.in_place or finished or first or now - self.shown > self.interval):
             return
         self.shown = now
-        left = (now - self.started) / max(self.done, 1) * (self.total - self.done)
+        done = self.done + self._part
+        left = (now - self.started) / max(done, 1e-9) * (self.total - done)
         filled = self.WIDTH * self.done // max(self.total, 1)
         bar = "=" * filled + " " * (self.WIDTH - filled)
         clock = f"took {hms(now - self.started)}" if finished else f"ETA {hms(left)}"

@@ -1,5 +1,6 @@
 """What `detect` writes: any set of formats from one run.
 
+    report        index.html: numbers, distributions and a gallery, in one file
     submission    submit.csv and scores.csv
     pictures      <ImageId>.png, outlines over the picture
     labels        labels/<ImageId>.tif, every nucleus a number
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,55 +25,74 @@ import numpy as np
 from mrcnn import result_files
 from mrcnn.atomic import atomic_path
 from mrcnn.errors import UserError
+from mrcnn.report import ReportWriter
+from mrcnn.result import Result
 from samples.nucleus import drawing
 from samples.nucleus.submission import SubmissionWriter
 
-FORMATS = ("submission", "pictures", "labels", "rois", "geojson", "coco", "measurements")
-DEFAULT_FORMATS = ("submission", "pictures")
+# Where each format goes.
+PLACES = {"report": "index.html", "submission": "submit.csv", "pictures": "pictures",
+          "labels": "labels/", "rois": "rois/", "geojson": "geojson/", "coco": "coco.json",
+          "measurements": "measurements.csv"}
+FORMATS = tuple(PLACES)
+DEFAULT_FORMATS = ("report", "submission", "pictures")
+DEFAULT_FORMATS_OF_FILES = ("report", "pictures", "labels", "measurements")
 CLASS_NAME = "nucleus"
 
 
 class ResultWriter:
     """Writes the results of a run picture by picture."""
 
-    def __init__(self, output: Path, formats: Sequence[str], microns: float | None = None):
-        """microns: side of a pixel, for the measurements. Raises UserError where a package that a
-        format needs is absent, or a file cannot be written."""
-        self.output, self.formats, self.microns = Path(output), tuple(formats), microns
+    def __init__(self, output: Path, formats: Sequence[str], facts: Mapping[str, str],
+                 microns: float | None = None):
+        """facts: about the run, and microns, the side of a pixel, for the report. Raises UserError
+        where a package that a format needs is absent, or a file cannot be written."""
+        self.output, self.formats = Path(output), tuple(formats)
         if "rois" in formats:
             _demand_roifile()
         self.submission = SubmissionWriter(self.output / "submit.csv") \
             if "submission" in formats else None
         self.coco = Coco() if "coco" in formats else None
         self.table = Table(self.output / "measurements.csv") if "measurements" in formats else None
+        self.report = None
+        if "report" in formats:
+            self.report = ReportWriter(self.output / "index.html", "Nuclei", facts, microns,
+                                       nouns=("nucleus", "nuclei"))
 
-    def add(self, image_id: str, image: np.ndarray, labels: np.ndarray,
-            scores: np.ndarray) -> None:
-        """Write what was found: labels int [H, W], scores [N] by ascending label; image uint8
-        [H, W, 3]. Raises UserError where the file system refuses."""
+    def add(self, name: str, result: Result) -> None:
+        """Write what was found in a picture. Raises UserError where the file system refuses."""
+        labels, scores = result.labels, result.scores
+        picture = f"{name}.png" if "pictures" in self.formats else None
         if self.submission:
-            self.submission.add(image_id, labels, scores)
-        if "pictures" in self.formats:
-            title = f"{len(scores)} nuclei   {image_id}"
-            drawing.save_png(self.output / f"{image_id}.png",
-                             drawing.detections_only(image, labels, title))
+            self.submission.add(name, labels, scores)
+        if "pictures" in self.formats or self.report:
+            shown, shown_labels = result.preview()
+        if picture:
+            title = f"{len(result)} nuclei   {name}"
+            drawing.save_png(self.output / picture,
+                             drawing.detections_only(shown, shown_labels, title))
         if "labels" in self.formats:
-            result_files.write_label_image(self.output / "labels" / f"{image_id}.tif", labels)
+            result_files.write_label_image(self.output / "labels" / f"{name}.tif", labels)
         if "rois" in self.formats:
-            result_files.write_imagej_rois(self.output / "rois" / f"{image_id}.zip", labels)
+            result_files.write_imagej_rois(self.output / "rois" / f"{name}.zip", labels)
         if "geojson" in self.formats:
-            result_files.write_geojson(self.output / "geojson" / f"{image_id}.geojson", labels,
-                                       scores, CLASS_NAME)
+            result.to_geojson(self.output / "geojson" / f"{name}.geojson")
         if self.coco:
-            self.coco.add(image_id, labels, scores)
+            self.coco.add(name, labels, scores)
+        if self.table or self.report:
+            measured = result.to_dataframe()
+        if self.report:
+            self.report.add(name, shown, shown_labels, measured, link=picture,
+                            shape=labels.shape)
         if self.table:
-            self.table.add(image_id, result_files.measurements(labels, scores, image,
-                                                               self.microns))
+            self.table.add(name, measured)
 
-    def add_failed(self, image_id: str) -> None:
+    def add_failed(self, name: str, reason: str) -> None:
         """A picture that could not be read: Kaggle wants a row of every one."""
         if self.submission:
-            self.submission.add(image_id, np.zeros((1, 1), np.int32))
+            self.submission.add(name, np.zeros((1, 1), np.int32))
+        if self.report:
+            self.report.add_failed(name, reason)
 
     def close(self, complete: bool) -> None:
         """Give the files of the whole run their names where it is complete."""
@@ -82,13 +102,12 @@ class ResultWriter:
             self.table.close(complete)
         if self.coco and complete:
             self.coco.write(self.output / "coco.json")
+        if self.report:
+            self.report.close(complete)
 
     def places(self) -> str:
         """Where the results are, in words."""
-        names = {"submission": "submit.csv", "pictures": "pictures", "labels": "labels/",
-                 "rois": "rois/", "geojson": "geojson/", "coco": "coco.json",
-                 "measurements": "measurements.csv"}
-        return f"{self.output}: " + ", ".join(names[name] for name in FORMATS
+        return f"{self.output}: " + ", ".join(place for name, place in PLACES.items()
                                               if name in self.formats)
 
     @property
@@ -133,7 +152,10 @@ class Table:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
     def add(self, image_id: str, table) -> None:
-        """Append a picture's table; all have the same columns."""
+        """Append a picture's table; columns in microns are empty where a pixel's side is not
+        known."""
+        table = table.reindex(columns=[*table.columns, *(name for name in result_files.IN_MICRONS
+                                                         if name not in table)])
         table.insert(0, "image_id", image_id)
         try:
             table.to_csv(self.partial, mode="a", header=not self._begun, index=False,

@@ -8,84 +8,87 @@ leaves what has been done so far and says where.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from mrcnn.errors import UserError
-from samples.nucleus import drawing, tta
+from mrcnn.report import ReportWriter
+from mrcnn.result_files import measurements
+from samples.nucleus import drawing
 from samples.nucleus.evaluate import Evaluation, figure, report_figures, timed
+from samples.nucleus.inputs import Input
 from samples.nucleus.pipeline import Outcome, run_overlapped
-from samples.nucleus.postprocess import DEFAULTS, PostProcessing, postprocess
 from samples.nucleus.progress import Progress
-from samples.nucleus.results import DEFAULT_FORMATS, ResultWriter
+from samples.nucleus.results import ResultWriter
 from samples.nucleus.submission import Submission, SubmissionWriter
 
 # Pictures on the contact sheet of what an evaluation found hardest.
 WORST = 20
 
 
-def detect_labels(model, image: np.ndarray, settings: PostProcessing = DEFAULTS,
-                  variants: Sequence[tta.Variant] = tta.NONE) -> tuple[np.ndarray, np.ndarray]:
-    """Label map int32 [H, W] without overlaps and confidences [N] by ascending label."""
-    return postprocess(tta.detect(model, image, variants), image.shape, settings)
+def each_image(names: Sequence[str], what: str, failed: dict[str, str], read: Callable,
+               work: Callable, write: Callable, progress: Progress | None = None) -> None:
+    """Take the numbers of the images, which have these names, through the stages of
+    `run_overlapped`.
 
-
-def each_image(dataset, limit: int | None, what: str, failed: list[str], read: Callable,
-               work: Callable, write: Callable) -> None:
-    """Take the image numbers of the data set through the stages of `run_overlapped`.
-
-    `write` returns a note for the progress line. The ids of images that fail go to `failed`.
+    `write` returns a note for the progress line. The names of images that fail go to `failed`,
+    with the reason.
     """
-    numbers = list(dataset.image_ids)[:limit]
-    progress = Progress(len(numbers), what)
+    progress = progress or Progress(len(names), what)
 
     def report(number: int, outcome: Outcome) -> None:
         note = outcome.result
         if outcome.error is not None:
-            image_id, note = dataset.image_reference(number), "failed"
-            failed.append(image_id)
-            progress.message(f"{image_id}: skipped: {outcome.error or 'out of memory'}")
+            name, note = names[number], "failed"
+            failed[name] = str(outcome.error or "out of memory")
+            progress.message(f"{name}: skipped: {failed[name]}")
         progress.step(note)
 
-    run_overlapped(numbers, read, work, write, report)
+    run_overlapped(range(len(names)), read, work, write, report)
 
 
-def run_detect(model, dataset, output: Path, limit: int | None = None,
-               formats: Sequence[str] = DEFAULT_FORMATS, settings: PostProcessing = DEFAULTS,
-               variants: Sequence[tta.Variant] = tta.NONE,
-               microns: float | None = None) -> list[str]:
-    """Detect on a data set into the folder `output`.
+def run_detect(segmenter, inputs: Sequence[Input], output: Path, formats: Sequence[str],
+               microns: float | None = None, unreadable: Mapping[str, str] | None = None,
+               facts: Mapping[str, str] | None = None, **how: Any) -> dict[str, str]:
+    """Detect in pictures into the folder `output`.
 
-    formats: of results.FORMATS. settings, variants: see `detect_labels`. microns: side of a pixel,
-    for measurements.
-    Returns the ids of the images that failed; they get an empty row, for Kaggle wants every
-    image.
+    segmenter: a `mrcnn.segmenter.Segmenter`; how: further arguments of its `detect`.
+    formats: of results.FORMATS. microns: side of a pixel, in place of what the files say.
+    unreadable: files that are no inputs, with the reasons; facts: for the report.
+    Returns the names of the pictures that failed, with the reasons, and those of `unreadable`. A
+    submission has an empty row of them, for Kaggle wants every image.
     """
-    writer = ResultWriter(output, formats, microns)
-    total, failed = 0, []
+    writer = ResultWriter(output, formats, facts or {}, microns)
+    failed = dict(unreadable or {})
+    for name, reason in failed.items():
+        writer.add_failed(name, reason)
+    names = [item.name for item in inputs]
+    progress = Progress(len(inputs), "detect")
+    total = 0
 
-    def work(number: int, image: np.ndarray) -> tuple:
-        return image, *detect_labels(model, image, settings, variants)
+    def read(number: int) -> Any:
+        return inputs[number].load()
+
+    def work(number: int, image: Any) -> Any:
+        return segmenter.detect(image, microns=microns or inputs[number].microns,
+                                progress=progress.within, **how)
 
     def write(number: int, outcome: Outcome) -> str:
         nonlocal total
-        image_id = dataset.image_reference(number)
         if outcome.error is not None:
-            writer.add_failed(image_id)
+            writer.add_failed(names[number], str(outcome.error or "out of memory"))
             return ""
-        image, labels, scores = outcome.result
-        writer.add(image_id, image, labels, scores)
-        total += len(scores)
-        return f"{len(scores)} nuclei"
+        writer.add(names[number], outcome.result)
+        total += len(outcome.result)
+        return f"{len(outcome.result)} nuclei"
 
     complete = False
     try:
-        each_image(dataset, limit, "detect", failed, dataset.load_image, work, write)
+        each_image(names, "detect", failed, read, work, write, progress)
         complete = True
     except KeyboardInterrupt:
-        print(f"Stopped. The rows so far are in {writer.partial}")
+        print(f"Stopped. The results so far are in {writer.partial}")
         raise
     finally:
         writer.close(complete)
@@ -93,21 +96,23 @@ def run_detect(model, dataset, output: Path, limit: int | None = None,
     return failed
 
 
-def run_evaluate(dataset, output: Path, source: str, model=None,
+def run_evaluate(dataset, output: Path, source: str, segmenter=None,
                  submission: Submission | None = None, limit: int | None = None,
-                 pictures: bool = True, settings: PostProcessing = DEFAULTS,
-                 variants: Sequence[tta.Variant] = tta.NONE,
-                 figures: bool = False) -> list[str]:
-    """Score a model, or a submission file, on a labelled data set.
+                 pictures: bool = True, figures: bool = False,
+                 facts: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Score a detector, or a submission file, on a labelled data set.
 
-    Writes metrics.json, metrics.csv, <ImageId>.png, worst.png (the WORST of these pictures on one
-    sheet) and, with a model, submit.csv into `output`; prints the table. source: where the
-    detections come from, kept in metrics.json; with a model also its post-processing. settings,
-    variants: of a model, see `detect_labels`. figures: draw the report's figures 7 and 8 as well.
-    Returns the ids of the images that failed; they are not part of the scores.
+    Writes index.html, metrics.json, metrics.csv, <ImageId>.png, worst.png (the WORST of these
+    pictures on one sheet) and, with a detector, submit.csv into `output`; prints the table. source:
+    where the detections come from, kept in metrics.json; with a `Segmenter` also its
+    post-processing. figures: draw the paper's figures 7 and 8 as well. facts: for index.html.
+    Returns the names of the images that failed, with the reasons; they are not part of the scores.
     """
     evaluation = Evaluation()
-    writer = None if model is None else SubmissionWriter(output / "submit.csv")
+    page = ReportWriter(output / "index.html", "Nuclei against the truth", facts or {},
+                        kind="evaluate", nouns=("nucleus", "nuclei"))
+    writer = None if segmenter is None else SubmissionWriter(output / "submit.csv")
+    names = [dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]]
 
     def read(number: int) -> tuple:
         truth, _ = dataset.load_layers(number)
@@ -119,18 +124,19 @@ def run_evaluate(dataset, output: Path, source: str, model=None,
 
     def work(number: int, pair: tuple) -> tuple:
         image, truth = pair
-        if model is not None:
-            (labels, scores), seconds = timed(detect_labels, model, image, settings, variants)
+        if segmenter is not None:
+            result, seconds = timed(segmenter.detect, image)
+            labels, scores = result.labels, result.scores
         else:
-            image_id = dataset.image_reference(number)
-            labels, seconds = submission.labels(image_id, image.shape[:2]), None
-            scores = submission.scores(image_id)
+            labels, seconds = submission.labels(names[number], image.shape[:2]), None
+            scores = submission.scores(names[number])
         return image, truth, labels, scores, seconds
 
     def write(number: int, outcome: Outcome) -> str:
+        image_id = names[number]
         if outcome.error is not None:
+            page.add_failed(image_id, str(outcome.error or "out of memory"))
             return ""
-        image_id = dataset.image_reference(number)
         image, truth, labels, scores, seconds = outcome.result
         if writer is not None:
             writer.add(image_id, labels, scores)
@@ -138,15 +144,18 @@ def run_evaluate(dataset, output: Path, source: str, model=None,
         if pictures:
             drawing.save_png(output / f"{image_id}.png",
                              figure(image, truth, labels, scores, row, evaluation.ious[-1]))
+        page.add(image_id, drawing.brighten(image), labels,
+                 measurements(labels, scores, image), truth, row,
+                 f"{image_id}.png" if pictures else None)
         if figures:
             drawn = report_figures(image, truth, labels, scores, evaluation.ious[-1])
             for name, picture in drawn.items():
                 drawing.save_png(output / f"{name}_{image_id}.png", picture)
         return f"mean score {evaluation.mean('score'):.3f}"
 
-    complete, failed = False, []
+    complete, failed = False, {}
     try:
-        each_image(dataset, limit, "evaluate", failed, read, work, write)
+        each_image(names, "evaluate", failed, read, work, write)
         complete = True
     except KeyboardInterrupt:
         if evaluation.rows:
@@ -156,14 +165,17 @@ def run_evaluate(dataset, output: Path, source: str, model=None,
     finally:
         if writer is not None:
             writer.close(complete)
+        page.close(complete, evaluation.summary() if evaluation.rows else None)
         if evaluation.rows:
-            ways = {} if model is None else {"postprocessing": dataclasses.asdict(settings),
-                                             "variants": [str(v) for v in variants]}
-            evaluation.write(output, detections=source, **ways, complete=complete, failed=failed)
+            ways = {} if segmenter is None else {
+                "postprocessing": dataclasses.asdict(segmenter.settings),
+                "variants": [str(v) for v in segmenter.variants]}
+            evaluation.write(output, detections=source, **ways, complete=complete,
+                             failed=list(failed))
     if not evaluation.rows:
         raise UserError(f"none of the {len(failed)} images could be scored")
     print(evaluation.table())
-    written = "metrics.json, metrics.csv"
+    written = "index.html, metrics.json, metrics.csv"
     if pictures:
         rows = sorted(evaluation.rows, key=lambda row: row["score"])
         paths = [output / f"{row['image_id']}.png" for row in rows]

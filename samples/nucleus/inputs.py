@@ -1,0 +1,49 @@
+"""What `detect` works on: a subset of a data set, or picture files of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from mrcnn.errors import UserError
+
+# Files of more bytes stay where they are and are read tile by tile.
+MOST_BYTES = 2**28
+
+
+class Input(NamedTuple):
+    """One picture to come."""
+
+    name: str  # of its result files
+    load: Callable[[], Any]  # gives the picture as `Segmenter.detect` takes it, or a UserError
+    microns: float | None = None  # side of a pixel, where the file says so
+
+
+def of_dataset(dataset) -> list[Input]:
+    """The pictures of a prepared data set, in its order."""
+    def loader(number: int) -> Callable[[], Any]:
+        return lambda: dataset.load_image(number)
+
+    return [Input(dataset.image_reference(i), loader(i)) for i in dataset.image_ids]
+
+
+def of_files(paths: Sequence[str], channel: str | None = None) -> tuple[list[Input], list]:
+    """The pictures of files, folders and patterns, and what cannot be read with its reason.
+
+    channel: number, from 1, or name of the channel to take.
+    Raises UserError where there is none that can be read.
+    """
+    from mrcnn.picture_files import find_pictures
+
+    number_or_name = int(channel) if channel is not None and channel.isdecimal() else channel
+    pictures, unreadable = find_pictures(paths, number_or_name)
+    if not pictures:
+        first = unreadable[0]
+        raise UserError(f"none of {len(unreadable)} files can be read; {first.path}: "
+                        f"{first.reason}")
+
+    def loader(picture: Any) -> Callable[[], Any]:
+        size = picture.dtype.itemsize * picture.shape[0] * picture.shape[1] * picture.shape[2]
+        return picture.read if size <= MOST_BYTES else lambda: picture
+
+    return [Input(p.name, loader(p), p.mpp) for p in pictures], unreadable

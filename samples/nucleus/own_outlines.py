@@ -1,0 +1,131 @@
+"""Outlines and run lengths to pixels.
+
+Coordinates are (x, y) in pixels, and pixel (0, 0) reaches from 0 to 1. An outline encloses the
+pixels whose centres lie in it.
+
+Shapes: H, W pixels of the picture, V corners of an outline, L label layers, N instances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from samples.nucleus.dsb2018 import _paint
+
+Size = tuple[int, int]
+# Some pixels, cut out of the picture: where they are (rows, columns), and which of the cut-out.
+Patch = tuple[tuple[slice, slice], np.ndarray]
+
+# Far beyond any picture, and far from where sums of coordinates overflow.
+MAX_COORDINATE = 1e9
+
+
+def fill(rings: Sequence[np.ndarray], size: Size) -> Patch | None:
+    """The pixels whose centres lie inside an odd number of rings, so that a ring in a ring is a
+    hole; None where there are none.
+
+    rings: at least one, [V, 2], closed from the last corner to the first; what lies outside the
+    picture is cut off. Outlines that share an edge share no pixel: a centre on an edge belongs to
+    what is right of it or below. Raises ValueError for coordinates that are not finite or absurd.
+    """
+    height, width = size
+    rings = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]
+    start, end = np.concatenate(rings), np.concatenate([np.roll(r, -1, axis=0) for r in rings])
+    if not (np.abs(start) < MAX_COORDINATE).all():
+        raise ValueError("it has coordinates that are no numbers, or far outside the picture")
+    # Downwards, all of them: neighbours then compute the same for an edge that they share.
+    upwards = (start[:, 1] > end[:, 1])[:, np.newaxis]
+    (x1, y1), (x2, y2) = np.where(upwards, end, start).T, np.where(upwards, start, end).T
+    # The rows whose centres an edge passes, for one edge after the other.
+    first, stop = (np.ceil(y - 0.5).clip(0, height).astype(int) for y in (y1, y2))
+    counts = stop - first
+    edge = np.repeat(np.arange(len(counts)), counts)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+    x = x1[edge] + (row + 0.5 - y1[edge]) * ((x2 - x1)[edge] / (y2 - y1)[edge])
+    column = np.ceil(x - 0.5).clip(0, width).astype(int)  # the first whose centre is not left of it
+    if not len(row):
+        return None
+    top, left = int(row.min()), int(column.min())
+    passes = np.zeros((int(row.max()) - top + 1, int(column.max()) - left + 1), int)
+    np.add.at(passes, (row - top, column - left), 1)
+    inside = np.cumsum(passes, axis=1)[:, :-1] % 2 == 1
+    window = slice(top, top + inside.shape[0]), slice(left, left + inside.shape[1])
+    return (window, inside) if inside.any() else None
+
+
+def union(patches: Iterable[Patch | None]) -> Patch | None:
+    """One patch of the pixels of all."""
+    patches = [patch for patch in patches if patch is not None]
+    if len(patches) < 2:
+        return patches[0] if patches else None
+    top, left = (min(window[axis].start for window, _ in patches) for axis in (0, 1))
+    bottom, right = (max(window[axis].stop for window, _ in patches) for axis in (0, 1))
+    inside = np.zeros((bottom - top, right - left), bool)
+    for (rows, columns), part in patches:
+        inside[rows.start - top : rows.stop - top,
+               columns.start - left : columns.stop - left] |= part
+    return (slice(top, bottom), slice(left, right)), inside
+
+
+def pack(patches: Iterable[Patch | None], size: Size) -> tuple[np.ndarray, int, int]:
+    """Instances to label layers int32 [H, W, L], as few as a greedy search finds.
+
+    Returns (layers, N, number of patches that are None). Those get no label.
+    """
+    layers = [np.zeros(size, np.int32)]
+    count = empty = 0
+    for patch in patches:
+        if patch is None:
+            empty += 1
+        else:
+            count += 1
+            _paint(layers, size, *patch, count)
+    return np.stack(layers, axis=-1), count, empty
+
+
+def decode_run_lengths(text: str) -> list[int]:
+    """COCO's compressed run lengths, a string, as numbers. Raises ValueError for other strings.
+
+    A number is a row of characters of 5 bits each above "0", the lowest bits first; 32 means that
+    more follow, and the highest bit of the last is the sign. From the fourth number on they are
+    differences to the last but one.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for code in (ord(character) - ord("0") for character in text):
+        if not 0 <= code < 64:
+            raise ValueError("its run lengths have a character that cannot be there")
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            value -= (code & 16) << shift - 4  # the sign bit, moved to just above the others
+            counts.append(value + counts[-2] if len(counts) > 2 else value)
+            value = shift = 0
+    if shift:
+        raise ValueError("its run lengths are cut short")
+    return counts
+
+
+def fill_runs(counts: Sequence[int], size: Size) -> Patch | None:
+    """The pixels of runs of 0, 1, 0, ... that go down the columns; None where there is no 1.
+
+    Raises ValueError where they do not add up to the picture.
+    """
+    height, width = size
+    lengths = np.asarray(counts, np.int64).reshape(-1)
+    pixels = height * width
+    if ((lengths < 0) | (lengths > pixels)).any() or lengths.sum() != pixels:
+        raise ValueError(f"its run lengths do not add up to {height} x {width} pixels")
+    ends = np.cumsum(lengths)
+    starts, stops = ends[0:-1:2], ends[1::2]
+    starts, stops = starts[starts < stops], stops[starts < stops]
+    if not len(starts):
+        return None
+    left, right = int(starts[0]) // height, (int(stops[-1]) - 1) // height + 1
+    changes = np.zeros((right - left) * height + 1, np.int8)
+    changes[starts - left * height] += 1
+    changes[stops - left * height] -= 1
+    columns = np.cumsum(changes[:-1], dtype=np.int8).reshape(right - left, height)
+    return (slice(0, height), slice(left, right)), columns.T.astype(bool)

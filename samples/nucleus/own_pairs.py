@@ -1,0 +1,269 @@
+"""Which pictures of the user's own belong to which labels.
+
+A picture's name is its path below the folder, without the ending: plate1/a for plate1/a.tif.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from mrcnn.errors import MRCNNWarning, UserError
+from samples.nucleus.own_labels import CocoLabels, LabelImage, Labels, RoiLabels, read_coco
+from samples.nucleus.own_pictures import picture_size
+from samples.nucleus.storage import PICTURE_ENDINGS, is_picture
+
+# What may follow a picture's name in the name of its labels: what people use, Cellpose's last two.
+LABEL_SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_cp_masks", "_rois")
+# What may stand there in the picture's own name instead.
+PICTURE_SUFFIXES = ("_img", "_image")
+LABEL_ENDINGS = (".png", ".tif", ".tiff")  # JPEG changes numbers
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and its labels."""
+
+    name: str
+    image: Path
+    labels: Labels
+
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the picture, from its header. Raises UserError where its labels have another.
+        """
+        size, other = picture_size(self.image), self.labels.size()
+        if other is not None and other != size:
+            raise UserError(f"{self.labels.files[0]}: labels of {other[0]} x {other[1]} pixels for "
+                            f"{self.image}, which has {size[0]} x {size[1]}")
+        return size
+
+
+
+def find_pairs(images: str | Path, labels: str | Path) -> list[Pair]:
+    """The pictures below a folder that have labels, sorted by name.
+
+    images: folder with PNG, TIFF, JPEG or BMP files, also in folders inside it.
+    labels: one of
+        a folder (the same, one inside it, or any other) with the same folders inside and, for a
+        picture a.tif, a label image a.png or a.tif, or ImageJ ROIs a.zip, a.roi or a/*.roi; the
+        name may end in one of LABEL_SUFFIXES. Label images go before ROIs.
+        a COCO JSON file; its file_name is the picture's path, from whichever folder on. The path
+        with most in common counts, whatever its ending (.png and so on).
+    Warns, once each, of pictures without labels and labels without pictures, which are left out.
+    Raises UserError where there is no pair at all, or two of a kind.
+    """
+    images, labels = Path(images), Path(labels)
+    if not images.is_dir():
+        raise UserError(f"{images}: no such folder of pictures")
+    if labels.is_file() and labels.suffix.lower() != ".json":
+        raise UserError(f"{labels}: labels are a folder, or a COCO file that ends in .json")
+    if not labels.exists():
+        raise UserError(f"{labels}: no such folder or file of labels")
+    pictures = _pictures(images, labels)
+    if not pictures:
+        raise UserError(f"{images}: no pictures ({', '.join(PICTURE_ENDINGS)}) in this folder")
+    match = _match_coco if labels.is_file() else _match_folder
+    found, unused = match(pictures, images, labels)
+    if not found:
+        raise UserError(_nothing_found(pictures, images, labels, unused))
+    bare = [str(images / path) for name, path in pictures.items() if name not in found]
+    warn_of(bare, "Pictures without labels, left out")
+    warn_of(unused, "Labels without picture, left out")
+    return [Pair(name, images / pictures[name], found[name]) for name in pictures if name in found]
+
+
+def _files(folder: Path, without: Path | None = None) -> list[PurePosixPath]:
+    """All files below a folder, relative to it and sorted, but hidden ones and those below the
+    folder `without`."""
+    found = []
+    for directory, folders, names in os.walk(folder, followlinks=True):
+        here = Path(directory)
+        folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX"
+                      and not (without and _same(here / name, without))]
+        place = PurePosixPath(here.relative_to(folder).as_posix())
+        found += [place / name for name in names if name[0] != "."]
+    return sorted(found)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def picture_name(path: PurePosixPath) -> str:
+    """A picture's name: without .tif or .ome.tif."""
+    name = str(path)
+    if path.name.lower().endswith(PICTURE_ENDINGS):
+        name = name[: -len(path.suffix)]
+    return name.removesuffix(".ome")
+
+
+def _bare(name: str, suffixes: Sequence[str]) -> str:
+    """The name without the longest of the suffixes that it ends in, whatever their case."""
+    fitting = [s for s in suffixes if name.lower().endswith(s)]
+    return name[: -max(map(len, fitting))] if fitting else name
+
+
+def _pictures(images: Path, labels: Path) -> dict[str, PurePosixPath]:
+    """Pictures by name. Where labels are in the same folder, their names tell them apart."""
+    found: dict[str, PurePosixPath] = {}
+    for path in _files(images, None if _same(images, labels) else labels):
+        name = picture_name(path)
+        if not is_picture(path.name) or (_same(images, labels)
+                                         and _bare(name, LABEL_SUFFIXES) != name):
+            continue
+        if name in found:
+            raise UserError(f"{images}: holds both {found[name]} and {path}; keep one of them here "
+                            f"(labels: in a folder of their own, or named {name}_mask.png)")
+        found[name] = path
+    return found
+
+
+def _match_folder(pictures: Mapping[str, PurePosixPath], images: Path, folder: Path,
+                  ) -> tuple[dict[str, Labels], list[str]]:
+    """(labels by picture name, label files that belong to no picture)."""
+    same = _same(images, folder)
+    taken = set(pictures.values()) if same else set()
+    files = [path for path in _files(folder, None if same else images) if path not in taken]
+    label_images = [path for path in files if path.name.lower().endswith(LABEL_ENDINGS)]
+    rois = [path for path in files if path.name.lower().endswith((".zip", ".roi"))]
+    by_folder: dict[PurePosixPath, list[PurePosixPath]] = {}
+    for path in rois:
+        if path.suffix.lower() == ".roi":
+            by_folder.setdefault(path.parent, []).append(path)
+    image_index = _index((picture_name(path), [path]) for path in label_images)
+    roi_index = _index([(str(path.with_suffix("")), [path]) for path in rois]
+                       + [(str(place), sorted(group, key=lambda path: path.stem))
+                          for place, group in by_folder.items()])
+    found: dict[str, Labels] = {}
+    unused = dict.fromkeys(label_images + rois)
+    for name, picture in pictures.items():
+        for index in (image_index, roi_index):
+            candidates = _look_up(name, index)
+            for path in sum(candidates, []):
+                unused.pop(path, None)
+            if name in found or not candidates:
+                continue
+            if len(candidates) > 1:
+                raise UserError(f"{folder}: both {candidates[0][0]} and {candidates[1][0]} may be "
+                                f"the labels of {picture}; keep one of them there")
+            paths = tuple(folder / path for path in candidates[0])
+            found[name] = LabelImage(*paths) if index is image_index else RoiLabels(paths)
+    return found, [str(folder / path) for path in unused]
+
+
+# Candidates by name; the name is whole, or what is left of it without a suffix (False).
+Index = dict[tuple[str, bool], list[list[PurePosixPath]]]
+
+
+def _index(named: Iterable[tuple[str, list[PurePosixPath]]]) -> Index:
+    found: Index = {}
+    for name, paths in named:
+        found.setdefault((name, True), []).append(paths)
+        if _bare(name, LABEL_SUFFIXES) != name:
+            found.setdefault((_bare(name, LABEL_SUFFIXES), False), []).append(paths)
+    return found
+
+
+def _look_up(name: str, index: Index) -> list[list[PurePosixPath]]:
+    """What fits a picture's name best; several where they fit equally well."""
+    for wanted in (name, _bare(name, PICTURE_SUFFIXES)):
+        for whole in (True, False):
+            if (wanted, whole) in index:
+                return index[wanted, whole]
+    return []
+
+
+def _match_coco(pictures: Mapping[str, PurePosixPath], images: Path, file: Path,
+                ) -> tuple[dict[str, CocoLabels], list[str]]:
+    """(labels by picture name, what the file lists that is no picture)."""
+    by_last: dict[str, list[str]] = {}
+    for name in pictures:
+        by_last.setdefault(PurePosixPath(name).name, []).append(name)
+    above = images.resolve().parts
+    claims: dict[str, list[tuple[Fit, CocoLabels]]] = {}
+    unused = []
+    for entry in read_coco(file):
+        wanted = PurePosixPath(picture_name(PurePosixPath(entry.file_name.replace("\\", "/"))))
+        fits = [(_fit(wanted, PurePosixPath(name), above), name)
+                for name in by_last.get(wanted.name, [])]
+        best = max(fits, default=(NO_FIT, ""))[0]
+        names = [name for fit, name in fits if fit == best != NO_FIT]
+        if len(names) > 1:
+            raise UserError(f"{file}: {entry.file_name} may be {pictures[names[0]]} or "
+                            f"{pictures[names[1]]} in {images}; write more of its path there")
+        if names:
+            claims.setdefault(names[0], []).append((best, entry))
+        else:
+            unused.append(entry.file_name)
+    found: dict[str, CocoLabels] = {}
+    for name, entries in claims.items():
+        entries.sort(key=lambda claim: claim[0], reverse=True)
+        if len(entries) > 1 and entries[0][0] == entries[1][0]:
+            raise UserError(f"{file}: lists {pictures[name]} twice, as {entries[0][1].file_name} "
+                            f"and as {entries[1][1].file_name}")
+        found[name] = entries[0][1]
+        unused += [entry.file_name for _, entry in entries[1:]]
+    warn_of([entry.file_name for entry in found.values() if not entry.annotations],
+            f"{file}: pictures without any annotation, taken as pictures without nuclei")
+    return found, unused
+
+
+# How well a path in a COCO file fits a picture, the better the larger: how many parts at the ends
+# of the two paths are the same, whether those are all of the path in the file, and whether that is
+# the picture's name.
+Fit = tuple[int, bool, bool]
+NO_FIT: Fit = (0, False, False)
+
+
+def _fit(wanted: PurePosixPath, name: PurePosixPath, above: Sequence[str]) -> Fit:
+    """above: the folders that the picture's name is below."""
+    parts = (*above, *name.parts)
+    same = 0
+    for one, other in zip(reversed(wanted.parts), reversed(parts), strict=False):
+        if one != other:
+            break
+        same += 1
+    if same < min(len(wanted.parts), len(name.parts)):
+        return NO_FIT
+    return same, same == len(wanted.parts), wanted == name
+
+
+def _nothing_found(pictures: Mapping[str, PurePosixPath], images: Path, labels: Path,
+                   unused: Sequence[str]) -> str:
+    name, picture = next(iter(pictures.items()))
+    start = f"{labels}: no labels for any of the {len(pictures)} pictures in {images}"
+    if labels.is_file():
+        there = f"the first of {len(unused)} listed there is {unused[0]}" if unused else \
+            "the file lists no pictures"
+        return f"{start}; the first of them is {picture}, and {there}"
+    bare = PurePosixPath(_bare(name, PICTURE_SUFFIXES)).name
+    hint = ""
+    for path in _files(labels):
+        if path.suffix.lower() == ".json":
+            hint = f". It holds {path}: if that is a COCO file, name the file itself"
+        elif path.name.endswith("_seg.npy"):
+            hint = ". Cellpose's _seg.npy are not read: save the masks as PNG or TIFF there"
+    return (f"{start}; for {picture} were tried {bare}.png, {bare}.tif, {bare}.tiff, {bare}.zip, "
+            f"{bare}.roi and {bare}/*.roi, also with {', '.join(LABEL_SUFFIXES)} after "
+            f"{bare}{hint}")
+
+
+def warn_of(names: Sequence[str], what: str) -> None:
+    """Warn, in one line, where there are any."""
+    if names:
+        warnings.warn(f"{what}: {len(names)} (first: {names[0]})", MRCNNWarning, stacklevel=3)
+
+
+def check_pairs(pairs: Sequence[Pair]) -> list[str]:
+    """What is wrong with the files, a line each, as far as their headers tell: sizes that differ,
+    files that cannot be read."""
+    lines = []
+    for pair in pairs:
+        try:
+            pair.size()
+        except UserError as error:
+            lines.append(str(error))
+    return lines

@@ -1,0 +1,75 @@
+"""Single pictures in files of their own: size, content and state.
+
+Shapes: H, W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mrcnn.errors import UserError
+from samples.nucleus.pictures import decode_picture
+from samples.nucleus.storage import refuse_large
+
+TIFF_ENDINGS = (".tif", ".tiff")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file. Raises UserError where it cannot be read or is absurdly large."""
+    try:
+        refuse_large(path.stat().st_size, str(path))
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """[H, W] or [H, W, C] with the values of the file; see `pictures.decode_picture`.
+
+    Raises UserError where it is no picture, or a stack of them.
+    """
+    if path.name.lower().endswith(TIFF_ENDINGS):
+        picture_size(path)
+    return decode_picture(read_bytes(path), str(path))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(H, W) in pixels, from the file's header. Raises UserError as `read_picture` does."""
+    try:
+        if path.name.lower().endswith(TIFF_ENDINGS):
+            return _tiff_size(path)
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except UserError:
+        raise
+    except Exception as error:  # Pillow and tifffile raise a dozen types for broken files
+        raise UserError(f"{path}: not a readable picture ({error})") from None
+
+
+def _tiff_size(path: Path) -> tuple[int, int]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        series, page = tiff.series[0], tiff.pages[0]
+        # Y, X and S (samples: the colours of a pixel) make a picture; all else makes a stack.
+        planes = math.prod(size for axis, size in zip(series.axes, series.shape, strict=True)
+                           if axis not in "YXS")
+        if planes > 1:
+            raise UserError(f"{path}: a stack of {planes} planes; save each as a picture of its "
+                            "own (in ImageJ: Image > Stacks > Stack to Images), or channels as one "
+                            "RGB picture")
+        return page.imagelength, page.imagewidth
+
+
+def file_state(path: Path) -> str:
+    """Changes when the file does: its name, size and time of change."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return f"{path.name} {status.st_size}-{status.st_mtime_ns}"
