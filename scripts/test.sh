@@ -11,6 +11,8 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
 torch=${TORCH:-torch==2.13.0}
+# Two at a time, each file in one of them: much of a test is the making of graphs, on one core.
+workers="-n 2 --dist loadfile"
 
 backends=no
 if [ "${1:-}" = --backends ]; then
@@ -39,14 +41,14 @@ on_backend() {
     backend=$1
     shift
     echo "== Tests marked 'backend' on $backend =="
-    KERAS_BACKEND=$backend ".venv-test-$backend/bin/python" -m pytest -m backend "$@"
+    KERAS_BACKEND=$backend ".venv-test-$backend/bin/python" -m pytest $workers -m backend "$@"
 }
 
 environment .venv-test "tensorflow dev" install_tensorflow
 echo "== Code checks =="
 .venv-test/bin/ruff check .
 echo "== All tests on TensorFlow =="
-KERAS_BACKEND=tensorflow .venv-test/bin/python -m pytest "$@"
+KERAS_BACKEND=tensorflow .venv-test/bin/python -m pytest $workers "$@"
 
 if [ "$backends" = yes ]; then
     environment .venv-test-jax jax install_jax

@@ -22,7 +22,8 @@ IMPORT_NAMES = {"scikit-image": "skimage", "imaug": "imgaug"}
 # Come with a declared dependency, scikit-image.
 INDIRECT = {"scipy", "PIL", "tifffile"}
 # Used where they are the backend, or where they happen to be there (notebooks).
-OPTIONAL = {"jax", "torch", "IPython", "roifile"}
+OPTIONAL = {"jax", "torch", "IPython", "roifile", "zarr", "napari", "qtpy", "magicgui", "onnx", "tf2onnx",
+            "onnxruntime"}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_other_backends_get_everything_but_tensorflow_and_imaug(setup):
         check=True,
     )
     expected = _names(setup["options"]["install_requires"]) - {"tensorflow", "imaug"}
-    assert _names(done.stdout) == expected | {"jax", "pytest", "pytest-timeout"}
+    assert _names(done.stdout) == expected | {"jax", "pytest", "pytest-timeout", "pytest-xdist"}
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="no POSIX shell")
