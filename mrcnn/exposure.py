@@ -89,7 +89,7 @@ def percentiles(picture: Any, percents: Sequence[float]) -> np.ndarray:
     dtype = np.dtype(picture.dtype)
     if dtype.kind == "b" or dtype in COUNTED:
         counts = np.zeros(2 if dtype.kind == "b" else np.iinfo(dtype).max + 1, np.int64)
-        for band in bands(picture):
+        for _, band in bands(picture):
             counts += np.bincount(band.ravel().astype(np.intp), minlength=len(counts))
         return percentiles_of_counts(counts, percents)
     step = math.ceil(math.sqrt(math.prod(picture.shape) / MOST_VALUES)) or 1
@@ -99,20 +99,15 @@ def percentiles(picture: Any, percents: Sequence[float]) -> np.ndarray:
 
 def subsample(picture: Any, step: int) -> np.ndarray:
     """Every `step`th row and column of a picture, without alpha."""
-    parts = [band[(-start) % step :: step, ::step]
-             for start, band in zip(_band_starts(picture), bands(picture), strict=True)]
+    parts = [band[(-start) % step :: step, ::step] for start, band in bands(picture)]
     return np.concatenate(parts) if parts else np.zeros((0, *picture.shape[1:]), picture.dtype)
 
 
-def bands(picture: Any) -> Iterator[np.ndarray]:
-    """A picture in bands of rows, from the top, each of about BAND_VALUES values; without alpha."""
-    starts = _band_starts(picture)
-    for start, stop in zip(starts, [*starts[1:], picture.shape[0]][: len(starts)], strict=True):
-        band = np.asarray(picture[start:stop, :])
-        yield band[..., :-1] if band.ndim == 3 and band.shape[2] in (2, 4) else band
-
-
-def _band_starts(picture: Any) -> list[int]:
+def bands(picture: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """A picture in bands of rows from the top, each of about BAND_VALUES values, without alpha:
+    (first row, band)."""
     values = max(1, math.prod(picture.shape[1:]))
     rows = max(1, BAND_VALUES // values // BAND_ROWS) * BAND_ROWS
-    return list(range(0, picture.shape[0], rows))
+    for start in range(0, picture.shape[0], rows):
+        band = np.asarray(picture[start : start + rows, :])
+        yield start, band[..., :-1] if band.ndim == 3 and band.shape[2] in (2, 4) else band

@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from mrcnn.atomic import atomic_path
 from mrcnn.errors import UserError
+from mrcnn.exposure import bands
 from mrcnn.outlines import polygons
 
 if TYPE_CHECKING:
@@ -194,10 +195,9 @@ def measurements(
     table = pd.DataFrame(regionprops_table(labels, properties=properties))
     table = table.rename(columns=names).astype({"label": int, "area": int})
     table.insert(1, "score", np.nan if scores is None else np.asarray(scores, np.float64))
-    seen = np.reshape([_intensities(values) for values in _values(labels, image)], (-1, 3))
-    for column, name in enumerate(("mean_intensity", "min_intensity", "max_intensity")):
-        table[name] = seen[:, column]
     found = table["label"].to_numpy()
+    for name, values in intensities(labels, image).items():
+        table[name] = values[found]
     table["neighbours"] = [len(n) for n in neighbours(labels, found)]
     edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]) if labels.size \
         else labels.ravel()
@@ -208,19 +208,25 @@ def measurements(
     return table
 
 
-def _values(labels: np.ndarray, image: Any) -> Iterator[np.ndarray]:
-    """The grey levels float64 [area] of every instance."""
-    for label, window in enumerate(ndimage.find_objects(labels), 1):
-        if window is not None:
-            pixels = np.asarray(image[window])[labels[window] == label].astype(np.float64)
-            if pixels.ndim == 2:
-                pixels = pixels[:, : 3 if pixels.shape[1] >= 3 else 1]  # without alpha
-                pixels = pixels.mean(axis=1)
-            yield pixels
+def intensities(labels: np.ndarray, image: Any) -> dict[str, np.ndarray]:
+    """Mean, smallest and largest grey level of every label: float64 [largest label + 1] each.
 
-
-def _intensities(values: np.ndarray) -> tuple[float, float, float]:
-    return values.mean(), values.min(), values.max()
+    The picture is read once, in bands of rows; arguments as for `measurements`.
+    """
+    size = int(labels.max(initial=0)) + 1
+    counts, sums = np.zeros(size), np.zeros(size)
+    lowest, highest = np.full(size, np.inf), np.full(size, -np.inf)
+    for start, band in bands(image):
+        part = labels[start : start + len(band)]
+        inside = part > 0
+        numbers, values = part[inside], band[inside].astype(np.float64)
+        values = values.mean(axis=1) if values.ndim == 2 else values
+        counts += np.bincount(numbers, minlength=size)
+        sums += np.bincount(numbers, values, minlength=size)
+        np.minimum.at(lowest, numbers, values)
+        np.maximum.at(highest, numbers, values)
+    return {"mean_intensity": sums / np.maximum(counts, 1), "min_intensity": lowest,
+            "max_intensity": highest}
 
 
 def neighbours(labels: np.ndarray, wanted: Sequence[int]) -> list[set[int]]:
