@@ -1,0 +1,305 @@
+"""What the two notebooks of this folder need beside the package: data to look at, and drawing.
+
+    inspect_nucleus_data.ipynb     what goes into training
+    inspect_nucleus_model.ipynb    what the network does with a picture
+
+Matplotlib and pandas are imported when something is drawn or listed.
+
+Boxes are y1, x1, y2, x2 in pixels, ends exclusive. Shapes: H, W pixels, N boxes or instances,
+A anchors, L pyramid levels.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrcnn import metrics
+from mrcnn.examples import Example
+from mrcnn.masks import expand_mask, layer_boxes
+from mrcnn.molding import parse_image_meta, unmold_image
+from mrcnn.numpy_boxes import extract_bboxes
+from mrcnn.overlay import overlay_instances
+from mrcnn.postprocess import Detections, Patch, PostProcessing, postprocess
+from samples.nucleus.dsb2018 import NucleusDataset
+from samples.nucleus.kinds import kind_of
+from samples.nucleus.nucleus import load_dataset
+from samples.nucleus.synthesize import synthesize
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mrcnn.config import Config
+    from mrcnn.result import Result
+
+
+# ---- Data ----------------------------------------------------------------------------------------
+
+
+def open_data(dataset_dir: str | os.PathLike | None, subset: str, count: int = 12, size: int = 256,
+              seed: int = 0) -> NucleusDataset:
+    """A labelled data set to look at, prepared.
+
+    Args:
+        dataset_dir: folder of the user's data; None draws synthetic pictures into a temporary
+            folder, which goes away with the data set.
+        subset: see `NucleusDataset.load_nucleus`.
+        count, size, seed: of synthetic pictures, see `synthesize`.
+
+    Raises:
+        UserError: there are no such pictures, or some lack masks.
+    """
+    if dataset_dir is not None:
+        return load_dataset(str(dataset_dir), subset, labelled=True)
+    folder = tempfile.mkdtemp(prefix="nuclei_")
+    synthesize(folder, count, size, seed, subset)
+    dataset = load_dataset(folder, subset, labelled=True)
+    # Pictures are read when they are asked for: the folder stays as long as the data set.
+    weakref.finalize(dataset, shutil.rmtree, folder, ignore_errors=True)
+    return dataset
+
+
+def list_images(dataset: NucleusDataset) -> pd.DataFrame:
+    """A row for every picture: its kind of microscopy, size, nuclei, and their typical diameter.
+
+    diameter: that of a disc with the median area of the nuclei, in pixels; covered: share of the
+    picture's pixels that lie in nuclei.
+    """
+    import pandas as pd
+
+    rows = []
+    for image_id in dataset.image_ids:
+        image = dataset.load_image(image_id)
+        layers, class_ids = dataset.load_layers(image_id)
+        areas = np.bincount(layers.ravel(), minlength=len(class_ids) + 1)[1:]
+        typical = np.median(areas) if len(areas) else np.nan
+        rows.append({"image": dataset.image_reference(image_id)[:12],
+                     "kind": kind_of(image, areas), "height": image.shape[0],
+                     "width": image.shape[1], "nuclei": len(areas),
+                     "diameter": 2 * np.sqrt(typical / np.pi),
+                     "covered": areas.sum() / layers[..., 0].size})
+    return pd.DataFrame(rows)
+
+
+def draw_example(example: Example) -> np.ndarray:
+    """The network's input with the outlines of its instances, uint8 [H, W, 3]."""
+    return overlay_instances(example.image, example.whole_masks())
+
+
+def draw_batch(batch: dict[str, np.ndarray], config: Config) -> list[np.ndarray]:
+    """The pictures of a batch of `BatchLoader`, with the outlines of its instances.
+
+    Returns uint8 [H, W, 3] for each picture.
+    """
+    pictures = []
+    for row, image in enumerate(unmold_image(batch["input_image"], config)):
+        there = batch["input_gt_class_ids"][row] > 0
+        masks = batch["input_gt_masks"][row, there].transpose(1, 2, 0)
+        if config.USE_MINI_MASK:
+            boxes = np.rint(batch["input_gt_boxes"][row, there])
+            masks = expand_mask(boxes, masks, image.shape, exact=config.exact_pixels)
+        pictures.append(overlay_instances(image, masks > 0))
+    return pictures
+
+
+# ---- Anchors -------------------------------------------------------------------------------------
+
+
+def anchors_by_level(config: Config, image_shape: Sequence[int]) -> list[np.ndarray]:
+    """The anchors of a network input of (H, W) or longer, float32 [A, 4] for each of L levels."""
+    from mrcnn.anchors import compute_backbone_shapes, image_anchors  # Keras: seconds
+    from mrcnn.architecture import architecture_of
+
+    stride, per_cell = config.RPN_ANCHOR_STRIDE, architecture_of(config).anchors_per_cell
+    places = np.ceil(compute_backbone_shapes(config, image_shape) / stride).astype(int)
+    counts = places.prod(axis=1) * per_cell
+    return np.split(image_anchors(config, image_shape), np.cumsum(counts)[:-1])
+
+
+def middle_anchors(anchors: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
+    """Those of a level's anchors [A, 4] that belong to one place: the one nearest to the middle."""
+    middles = (anchors[:, :2] + anchors[:, 2:]) / 2
+    distance = np.abs(middles - np.array(image_shape[:2]) / 2).sum(axis=1)
+    # Up to four places are as near as each other: the first one. Anchors of several shapes have
+    # the same place but for rounding.
+    return anchors[np.isclose(middles, middles[distance.argmin()], atol=0.01).all(axis=1)]
+
+
+def score_maps(scores: np.ndarray, config: Config, image_shape: Sequence[int]) -> list[np.ndarray]:
+    """Scores of all anchors as pictures: for each of L levels the best of every place.
+
+    scores: [A]; image_shape: (H, W) or longer, of the network's input. Returns float [h, w] each.
+    """
+    from mrcnn.anchors import compute_backbone_shapes  # Keras: seconds
+
+    stride = config.RPN_ANCHOR_STRIDE
+    shapes = np.ceil(compute_backbone_shapes(config, image_shape) / stride).astype(int)
+    counts = [len(anchors) for anchors in anchors_by_level(config, image_shape)]
+    levels = np.split(scores, np.cumsum(counts)[:-1])
+    return [level.reshape(*shape, -1).max(axis=-1)
+            for level, shape in zip(levels, shapes, strict=True)]
+
+
+def boxes_in_input(layers: np.ndarray, meta: np.ndarray) -> np.ndarray:
+    """The boxes of a picture's instances in pixels of the network's input, float [N, 4].
+
+    layers: int [H, W, number of layers] of the picture; meta: [M], what `mold_inputs` says of it.
+    """
+    about = parse_image_meta(meta)
+    y1, x1, y2, x2 = about["window"]
+    zoom = np.array([y2 - y1, x2 - x1]) / about["original_image_shape"][:2]
+    return layer_boxes(layers, int(layers.max(initial=0))) * np.tile(zoom, 2) + [y1, x1, y1, x1]
+
+
+# ---- Pictures ------------------------------------------------------------------------------------
+
+
+def panels(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int = 3,
+           width: float = 14.0, **options: Any) -> list[Any]:
+    """Pictures side by side, as `visualize.display_images`, on axes that more can be drawn on.
+
+    Args:
+        pictures: [H, W] or [H, W, 3]; numbers of any range where they are grey.
+        titles: one a picture.
+        columns: pictures in a row.
+        width: of the figure, in inches.
+        options: of matplotlib's `imshow`.
+
+    Returns:
+        matplotlib's axes, one a picture; without pictures no figure is made.
+    """
+    import matplotlib.pyplot as plt
+
+    if not len(pictures):
+        return []
+    rows = -(-len(pictures) // columns)
+    height = max(picture.shape[0] / picture.shape[1] for picture in pictures) * width / columns
+    figure, axes = plt.subplots(rows, columns, figsize=(width, rows * (height + 0.3)),
+                                squeeze=False, layout="constrained")
+    for place in axes.flat:
+        place.set_axis_off()
+    for place, picture, title in zip(axes.flat, pictures, titles, strict=False):
+        place.imshow(picture, **options)
+        place.set_title(title, fontsize=10)
+    return list(axes.flat[: len(pictures)])
+
+
+def draw_boxes(axes: Any, boxes: np.ndarray, color: Any = "yellow", width: float = 1.0,
+               style: str = "solid") -> None:
+    """Draw boxes [N, 4] over a picture; what lies beyond the picture is cut off.
+
+    color: one for all, or one for each box, as matplotlib has them; width in points; style of the
+    lines: "solid", "dashed", "dotted".
+    """
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    limits = axes.get_xlim(), axes.get_ylim()
+    # `imshow` puts the centre of the first pixel, not its corner, at 0.
+    patches = [Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1)
+               for y1, x1, y2, x2 in np.asarray(boxes, float).reshape(-1, 4)]
+    axes.add_collection(PatchCollection(patches, facecolor="none", edgecolor=color,
+                                        linewidth=width, linestyle=style))
+    axes.set(xlim=limits[0], ylim=limits[1])
+
+
+def masks_in_place(image: np.ndarray, patches: Sequence[Patch], side: int,
+                   threshold: float = 0.5) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Every mask in the part of the picture around it.
+
+    Args:
+        image: uint8 [H, W, 3].
+        patches: (y, x, probabilities [h, w]) as `paste_masks` gives them.
+        side: S, of the square part in pixels; smaller where the picture is.
+        threshold: probability from which a pixel belongs to the mask.
+
+    Returns:
+        The probabilities, float [S, S], and the picture with the mask's outline, uint8 [S, S, 3].
+    """
+    probabilities, outlined = [], []
+    for y, x, patch in patches:
+        whole = np.zeros(image.shape[:2])
+        whole[y : y + patch.shape[0], x : x + patch.shape[1]] = patch
+        middle = np.array([y, x]) + np.array(patch.shape) // 2
+        top, left = np.clip(middle - side // 2, 0, np.maximum(np.array(whole.shape) - side, 0))
+        part = slice(top, top + side), slice(left, left + side)
+        probabilities.append(whole[part])
+        outlined.append(overlay_instances(image[part], whole[part] >= threshold, (255, 230, 0)))
+    return probabilities, outlined
+
+
+def varied_channels(activations: np.ndarray, count: int) -> dict[int, np.ndarray]:
+    """The channels that vary most over the picture, by their number: float32 [h, w] each.
+
+    activations: [h, w, channels], of a layer. The 5th and the 95th percentile tell how much a
+    channel varies, and what lies beyond them is cut off.
+    """
+    activations = np.asarray(activations, np.float32)
+    low, high = np.percentile(activations, [5, 95], axis=(0, 1))
+    order = np.argsort(low - high)[:count]
+    return {int(i): activations[..., i].clip(low[i], high[i]) for i in order}
+
+
+# ---- Scores --------------------------------------------------------------------------------------
+
+
+def precision_recall(truths: Sequence[np.ndarray], results: Sequence[Result],
+                     threshold: float = 0.5) -> tuple[float, np.ndarray, np.ndarray]:
+    """Average precision of several pictures together, as `metrics.compute_ap` has it of one.
+
+    Args:
+        truths: masks bool [H, W, G] of every picture.
+        results: what was found in the same pictures.
+        threshold: IoU from which a detection counts as right.
+
+    Returns:
+        The average precision, and precisions and recalls [D + 2] of all D detections by falling
+        score.
+    """
+    hits, scores = [np.zeros(0, bool)], [np.zeros(0)]
+    for masks, result in zip(truths, results, strict=True):
+        ones = np.ones(masks.shape[-1], np.int32)
+        _, match, _ = metrics.compute_matches(
+            extract_bboxes(masks), ones, masks, result.boxes, result.class_ids, result.scores,
+            result.masks, threshold)
+        hits.append(match > -1)
+        scores.append(np.sort(result.scores)[::-1])
+    order = np.argsort(-np.concatenate(scores), kind="stable")
+    right = np.cumsum(np.concatenate(hits)[order])
+    total = sum(masks.shape[-1] for masks in truths)
+    precisions = np.concatenate([[0.0], right / np.arange(1, len(right) + 1), [0.0]])
+    recalls = np.concatenate([[0.0], right / max(total, 1), [1.0]])
+    # The best precision that there is at a recall or beyond it.
+    precisions = np.maximum.accumulate(precisions[::-1])[::-1]
+    return float(np.sum(np.diff(recalls) * precisions[1:])), precisions, recalls
+
+
+def score_settings(settings: Mapping[str, PostProcessing], detections: Sequence[Detections],
+                   truths: Sequence[np.ndarray]) -> pd.DataFrame:
+    """Mean scores of several pictures under settings of the post-processing, a row each.
+
+    Args:
+        settings: by the name of the row.
+        detections: of every picture.
+        truths: label layers int [H, W, L] of the same pictures.
+
+    Returns:
+        The competition score, and TP / (TP + FP + FN) at IoU .5 and .75.
+    """
+    import pandas as pd
+
+    rows = {}
+    for name, setting in settings.items():
+        scores = []
+        for found, truth in zip(detections, truths, strict=True):
+            labels, _ = postprocess(found, truth.shape, setting)
+            scores.append(metrics.threshold_scores(metrics.iou_matrix(truth, labels)))
+        mean = np.mean(scores, axis=0)
+        rows[name] = {"score": mean.mean(), "at .50": mean[0], "at .75": mean[5]}
+    return pd.DataFrame.from_dict(rows, orient="index")
