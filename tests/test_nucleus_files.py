@@ -159,15 +159,30 @@ def test_own_pictures_and_labels(labelled, tmp_path, small, capsys):
     assert (scores / "index.html").is_file()
 
 
-def test_data_flags_are_named(labelled, tmp_path, capsys):
+def test_data_flags_are_named(labelled, tmp_path, small, capsys):
+    from mrcnn.model import MaskRCNN
+
     images, labels = map(str, labelled)
+    start, logs = tmp_path / "start.h5", ["--logs", str(tmp_path / "logs")]
+    MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
     for arguments, message in [
         (["train", "--weights", "imagenet", "--images", images], "train needs --labels"),
         (["train", "--weights", "imagenet", "--images", images, "--labels", labels, "--dataset",
           "."], "not both"),
         (["train", "--weights", "imagenet"], "train needs --dataset"),
+        (["train", "--weights", str(start), "--images", images, "--labels", labels, "--split",
+          "/nowhere/split.csv", *logs], "/nowhere/split.csv: cannot be read"),
         (["evaluate", "--images", images, "--labels", str(tmp_path / "absent")], "absent"),
     ]:
         assert run(arguments) == 2
         output = capsys.readouterr().err
         assert message in output and output.count("\n") == 1
+
+
+def test_labels_that_do_not_fit_are_named(labelled, tmp_path, small, capsys):
+    images, labels = map(str, labelled)
+    write_label_image(labelled[1] / "cell2.tif", np.ones((9, 9), np.int32))
+    own = ["--images", images, "--labels", labels]
+    assert run(["train", "--weights", "imagenet", *own]) == 2
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and "cell2.tif" in output and "9 x 9" in output

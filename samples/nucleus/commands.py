@@ -40,6 +40,8 @@ def train(options: argparse.Namespace) -> int:
     if options.cache is not None:
         DiskCache(options.cache)  # a wrong folder is an error now, not after the model is built
     pairs = _own_pairs(options)
+    if pairs:
+        _refuse_wrong_files(pairs)
     images = len(pairs or nucleus.load_dataset(options.dataset, options.subset, True).image_ids)
     settings = _settings(options, "training")
     base = settings.applied_to(nucleus.NucleusConfig)
@@ -81,15 +83,19 @@ def _own_pairs(options: argparse.Namespace) -> list:
     """The user's own pictures with labels; none where a data set is named."""
     if not options.images:
         return []
-    from samples.nucleus.own_data import check_pairs, find_pairs
+    from samples.nucleus.own_data import find_pairs
 
-    pairs = find_pairs(options.images, options.labels)
+    return find_pairs(options.images, options.labels)
+
+
+def _refuse_wrong_files(pairs: Sequence) -> None:
+    """Raise UserError where a picture and its labels cannot be trained on."""
+    from samples.nucleus.own_data import check_pairs
+
     wrong = check_pairs(pairs)
-    for line in wrong[1:]:
-        print(line, file=sys.stderr)
     if wrong:
-        raise UserError(wrong[0])
-    return pairs
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UserError(f"{wrong[0]}{more}; mend or remove the file")
 
 
 def _own_dataset(pairs: Sequence):
@@ -105,15 +111,14 @@ def _split(pairs: Sequence, options: argparse.Namespace, folder: Path) -> tuple:
     """Data sets for training and, or None, for validation, as the run's split.csv says."""
     from samples.nucleus.own_data import read_split, split, write_split
 
-    path = Path(options.split or folder / "split.csv")
-    if path.is_file():
-        subsets = read_split(path, pairs, options.val_share, options.seed)
+    written = folder / "split.csv"
+    if options.split or written.is_file():
+        subsets = read_split(options.split or written, pairs, options.val_share, options.seed)
     else:
         subsets = split(pairs, options.val_share, options.seed)
-    write_split(folder / "split.csv", subsets)
+    write_split(written, subsets)
     parts = [[pair for pair in pairs if subsets[pair.name] == part] for part in ("train", "val")]
-    print(f"{len(parts[0])} pictures for training, {len(parts[1])} for validation: "
-          f"{folder / 'split.csv'}")
+    print(f"{len(parts[0])} pictures for training, {len(parts[1])} for validation: {written}")
     return tuple(_own_dataset(part) if part else None for part in parts)
 
 
