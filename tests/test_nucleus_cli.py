@@ -55,7 +55,8 @@ def perfect(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "detect", "evaluate", "choose", "compress", "ceiling", "synthesize"])
+    "command", ["train", "detect", "evaluate", "choose", "compress", "export", "ceiling",
+                "synthesize"])
 def test_help_from_any_directory(command, tmp_path):
     result = subprocess.run([sys.executable, SCRIPT, command, "--help"], cwd=tmp_path,
                             capture_output=True, text=True, check=True)
@@ -579,11 +580,16 @@ def test_other_networks_train_and_are_remembered(data, tmp_path, small, capsys):
         assert "Ranks 3 and 3" in capsys.readouterr().out
         assert run(["detect", *common, "--weights", str(small_file), "--limit", "1", "--output",
                     str(tmp_path / "found")]) == 0
+        exported = tmp_path / "exported"
+        assert run(["export", "--weights", str(small_file), "--format", "saved_model", "--size",
+                    "64", "--output", str(exported)]) == 0
+        assert json.loads((exported / "metadata.json").read_text())["classes"] == ["nucleus"]
+        assert f"Written to {exported}" in capsys.readouterr().out
         found = tmp_path / "figures"
         assert run(["evaluate", *common, "--weights", "last", "--limit", "2", "--figures",
                     "--no-pictures", "--output", str(found)]) == 0
-    assert [k.ROI_POOLING for k in kinds] == ["pool"] * 3
-    assert [tuple(k.FPN_CLASSIF_FC_RANKS) for k in kinds] == [(0, 0), (3, 3), (0, 0)]
+    assert [k.ROI_POOLING for k in kinds] == ["pool"] * 4
+    assert [tuple(k.FPN_CLASSIF_FC_RANKS) for k in kinds] == [(0, 0), (3, 3), (3, 3), (0, 0)]
     assert len(list(found.glob("figure7_*.png"))) == len(list(found.glob("figure8_*.png"))) == 2
 
 

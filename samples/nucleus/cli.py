@@ -15,7 +15,8 @@ from samples.nucleus import commands, nucleus
 from samples.nucleus.commands import MAX_STEPS
 from samples.nucleus.results import DEFAULT_FORMATS, DEFAULT_FORMATS_OF_FILES, FORMATS
 
-COMMANDS = ("train", "detect", "evaluate", "choose", "compress", "ceiling", "synthesize")
+COMMANDS = ("train", "detect", "evaluate", "choose", "compress", "export", "ceiling",
+            "synthesize")
 EXAMPLES = {
     "train": """\
   # ten epochs from ImageNet weights, on stage1_train without the 25 validation images
@@ -50,6 +51,10 @@ EXAMPLES = {
   # the class and box head's fully connected layers at rank 64 (report section 3.8.6)
   nucleus.py compress --weights nucleus --rank 64 --output smaller.h5
   nucleus.py evaluate --dataset data --subset val --weights smaller.h5""",
+    "export": """\
+  # for onnxruntime, pictures of 512 x 512 pixels; for TensorFlow
+  nucleus.py export --weights nucleus --format onnx --size 512 --output nucleus.onnx
+  nucleus.py export --weights last --format saved_model --size 512 --output nucleus_tf""",
     "ceiling": """\
   # what a network without error would score; no weights are needed
   nucleus.py ceiling --dataset data --subset val
@@ -65,6 +70,7 @@ SUMMARIES = {
     "evaluate": "score detections against the true masks",
     "choose": "score a grid of post-processing settings; writes choose.csv",
     "compress": "make a weight file with thinner fully connected layers (truncated SVD)",
+    "export": "write the network for other runtimes: ONNX, SavedModel",
     "ceiling": "score the truth itself after the whole path without a network",
     "synthesize": "make a data set of synthetic nuclei",
 }
@@ -160,6 +166,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_weight_flags(made["compress"])
     _add_configuration_flags(made["compress"])
     _add_compress_flags(made["compress"])
+    _add_weight_flags(made["export"])
+    _add_configuration_flags(made["export"])
+    _add_export_flags(made["export"])
     _add_result_flags(made["detect"])
     _add_data_flags(made["ceiling"])
     _add_ceiling_flags(made["ceiling"])
@@ -298,6 +307,17 @@ def _add_compress_flags(parser: argparse.ArgumentParser) -> None:
     add("--output", metavar="FILE.h5", required=True, help="weight file to write")
 
 
+def _add_export_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--format", choices=("onnx", "saved_model"), default="onnx", help="(default: %(default)s)")
+    add("--size", type=positive, default=512, metavar="PIXELS",
+        help="side of the pictures that it will take, a multiple of 64 (default: %(default)s)")
+    add("--max-instances", type=positive, metavar="N",
+        help="rows of the output; fewer are faster (default: "
+             f"{nucleus.NucleusConfig.DETECTION_MAX_INSTANCES})")
+    add("--output", metavar="PATH", required=True, help="file.onnx, or a folder, to write")
+
+
 def _add_ceiling_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--zoom", type=zoom, metavar="Z",
@@ -327,7 +347,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Parse and run; returns the exit code. Wrong flags exit with 2 from argparse."""
     options = build_parser().parse_args(arguments)
     options.logs = getattr(options, "logs", nucleus.DEFAULT_LOGS_DIR)
-    if options.command in ("detect", "evaluate", "choose", "compress"):
+    if options.command in ("detect", "evaluate", "choose", "compress", "export"):
         options.weights = getattr(options, "weights", "nucleus")
     command = getattr(commands, options.command)
     with warnings.catch_warnings():

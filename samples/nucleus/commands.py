@@ -190,6 +190,21 @@ def compress(options: argparse.Namespace) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> int:
+    """nucleus.py export"""
+    from mrcnn import export as exporting
+    from samples.nucleus.models import build_model
+
+    config = inference_config(options, _settings(options, "inference"))
+    config.PRECISION = "float32"
+    model = build_model("inference", config, options.weights, options.logs)
+    path = exporting.export(model, options.output, options.format, size=options.size,
+                            max_instances=options.max_instances, classes=nucleus.CLASSES)
+    print(f"Written to {path}: pictures of {options.size} x {options.size} pixels, any number at "
+          "once. What goes in and comes out stands at the top of mrcnn/export.py")
+    return 0
+
+
 def segmenter(options: argparse.Namespace):
     """The detector that detect and evaluate use."""
     from mrcnn.segmenter import Segmenter
