@@ -22,7 +22,8 @@ IMPORT_NAMES = {"scikit-image": "skimage", "imaug": "imgaug"}
 # Come with a declared dependency, scikit-image.
 INDIRECT = {"scipy", "PIL", "tifffile"}
 # Used where they are the backend, or where they happen to be there (notebooks).
-OPTIONAL = {"jax", "torch", "IPython", "roifile", "zarr", "napari", "qtpy", "onnx", "tf2onnx"}
+OPTIONAL = {"jax", "torch", "IPython", "roifile", "zarr", "napari", "qtpy", "magicgui", "superqt",
+            "onnx", "tf2onnx"}
 
 
 @pytest.fixture(scope="module")
