@@ -216,7 +216,7 @@ class Panel:
         def images(_: Any) -> list[Image]:
             return [layer for layer in viewer.layers if isinstance(layer, Image)]
 
-        self.viewer, self.worker, self.closed = viewer, None, False
+        self.viewer, self.worker = viewer, None
         self.layer = widgets.ComboBox(label="image", choices=images)
         self.diameter = widgets.FloatSpinBox(
             label="diameter (pixels)", max=10_000, step=1,
@@ -244,7 +244,6 @@ class Panel:
         self.layer.changed.connect(lambda: self._layer_changed())
         self.find.changed.connect(lambda: self.start())
         self.cancel.changed.connect(lambda: self.stop())
-        self.box.native.destroyed.connect(lambda: self._close())
         self._advance = ensure_main_thread(self._advance_bar)
         self._layer_changed()
 
@@ -297,36 +296,35 @@ class Panel:
         except Cancelled:
             return None
 
+    def _is_there(self) -> bool:
+        """False after the widget was closed, when its parts must not be touched any more."""
+        from qtpy.compat import isalive
+
+        return isalive(self.box.native)
+
     def _advance_bar(self, done: int, total: int) -> None:
-        if not self.closed:
+        if self._is_there():
             self.bar.max, self.bar.value = total, done
 
     def _show(self, found: tuple | str, keywords: dict[str, Any]) -> None:
         from napari.utils.notifications import show_error
 
-        if self.closed:
-            return
         if isinstance(found, str):
-            self.status.value = ""
             show_error(found)
-            return
-        labels, features, metadata = found
-        self.viewer.add_labels(labels, features=features, metadata=metadata, **keywords)
-        self.status.value = f"{len(features)} found"
-
-    def _close(self) -> None:
-        """The window goes away, and its widgets with it."""
-        self.closed = True
-        if self.worker:
-            self.worker.quit()
+            said = ""
+        else:
+            labels, features, metadata = found
+            self.viewer.add_labels(labels, features=features, metadata=metadata, **keywords)
+            said = f"{len(features)} found"
+        if self._is_there():
+            self.status.value = said
 
     def _finished(self) -> None:
-        if self.closed:
-            return
-        if self.worker.abort_requested:
-            self.status.value = "Cancelled"
-        self.worker = None
-        self.find.enabled, self.cancel.enabled, self.bar.visible = True, False, False
+        cancelled, self.worker = self.worker.abort_requested, None
+        if self._is_there():
+            self.find.enabled, self.cancel.enabled, self.bar.visible = True, False, False
+            if cancelled:
+                self.status.value = "Cancelled"
 
 
 def find_nuclei_widget() -> Container:

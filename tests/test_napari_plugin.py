@@ -366,6 +366,15 @@ def test_find(panel, said):
     assert "score: 0.8" in shown and "area: 81" in shown
 
 
+def test_what_napari_docks(viewer, monkeypatch):
+    monkeypatch.setattr("napari.current_viewer", lambda: viewer)
+    [data] = plugin.synthetic_nuclei(64)
+    viewer._add_layer_from_data(*data)
+    box = plugin.find_nuclei_widget()
+    box.reset_choices()
+    assert [layer.name for layer in box[0].choices] == ["synthetic nuclei"]
+
+
 def test_the_settings_of_the_widget(panel):
     panel.viewer.layers[0].data = 255 - STACK[0]
     panel.diameter.value, panel.inverted.value = 16, "yes"
@@ -445,19 +454,17 @@ def test_cancel(panel, monkeypatch):
     assert find(panel) is not None  # and all over again
 
 
-def test_closing_the_widget_ends_the_search(panel, monkeypatch):
-    model = Held()
+def test_a_search_goes_on_without_its_widget(panel, monkeypatch):
+    model, raised = Held(), []
     monkeypatch.setattr(plugin, "load_detector", lambda weights: segmenter(model))
-    panel.find.native.click()
-    worker, ended, raised = panel.worker, [], []
-    worker.finished.connect(lambda: ended.append(True))
     monkeypatch.setattr(sys, "excepthook", lambda *error: raised.append(error))
+    panel.find.native.click()
     wait_until(model.begun.is_set)
     delete(panel.box.native)
-    assert worker.abort_requested
     model.go.set()
-    wait_until(lambda: ended)
-    assert len(panel.viewer.layers) == 1 and not raised
+    wait_until(lambda: panel.worker is None)
+    assert [layer.name for layer in panel.viewer.layers] == ["cells", "cells labels"]
+    assert not raised
 
 
 def test_progress_is_shown(panel, monkeypatch):
