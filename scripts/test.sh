@@ -11,8 +11,8 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
 torch=${TORCH:-torch==2.13.0}
-# Several at a time, for much of a test is the making of graphs, on one core.
-workers="-n 3 --dist worksteal"
+# Two at a time, each file in one of them: much of a test is the making of graphs, on one core.
+workers="-n 2 --dist loadfile"
 
 backends=no
 if [ "${1:-}" = --backends ]; then
