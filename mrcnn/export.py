@@ -79,8 +79,7 @@ def export(
             of the folder ("saved_model"; a new one, an empty one, or an earlier export to replace).
         format: one of `FORMATS`.
         size: side of the images in pixels, or (height, width); by default `config.IMAGE_SHAPE`.
-        max_instances: D; by default `config.DETECTION_MAX_INSTANCES`. Masks of all D rows are
-            computed, so a lower number saves time.
+        max_instances: D; by default `config.DETECTION_MAX_INSTANCES`.
         classes: names of class ids 1, 2, ...; by default the `Segmenter`'s.
 
     Returns:
@@ -118,7 +117,7 @@ def export(
 class ImageNetwork(NamedTuple):
     """A network from images to outputs, both as the module says."""
 
-    molded: keras.Model  # `network.inference_model`, which holds the weights
+    layers: keras.Model  # holds the weights
     call: Callable  # images [B, H, W, C] -> the outputs by name
 
 
@@ -134,27 +133,40 @@ def image_network(
     """
     from keras import ops
 
+    from mrcnn.anchors import normalized_anchors
     from mrcnn.boxes import constant, denorm_boxes_graph
+    from mrcnn.detection import DetectionLayer
     from mrcnn.folding import FoldedBank, fold
     from mrcnn.molding import compose_image_meta
-    from mrcnn.network import inference_model
+    from mrcnn.network import classify, feature_maps, inference_model, proposals_of, segment
 
     config = copy.copy(model.config)
     config.DETECTION_MAX_INSTANCES = int(max_instances or config.DETECTION_MAX_INSTANCES)
     bank = FoldedBank("float32")
-    molded = inference_model(config, bank, shape)
+    layers = inference_model(config, bank, shape)
     fold(model.bank, bank)
+    anchors = normalized_anchors(config, shape)[None]
     window, active = (0, 0, *shape[:2]), np.ones(config.NUM_CLASSES)
-    meta = compose_image_meta(0, shape, shape, window, 1, active)
+    meta = compose_image_meta(0, shape, shape, window, 1, active)[None]
 
     def call(image):
-        metas = ops.tile(constant(meta[None]), (ops.shape(image)[0], 1))
-        detections, _, _, masks, *_ = molded(
-            [image - constant(config.MEAN_PIXEL), metas], training=False)
+        metas = ops.tile(constant(meta), (ops.shape(image)[0], 1))
+        features = feature_maps(image - constant(config.MEAN_PIXEL), config, bank)
+        *_, rois = proposals_of(
+            features, constant(anchors), config.POST_NMS_ROIS_INFERENCE, config, bank)
+        _, classes, deltas = classify(rois, features, metas, config, bank)
+        detect = bank(DetectionLayer, config, name="mrcnn_detection")
+        detections = detect([rois, classes, deltas, metas])
         class_ids = ops.cast(detections[..., 4], "int32")
         there = class_ids > 0
-        boxes = denorm_boxes_graph(detections[..., :4], shape[:2], exact=config.exact_pixels)
+
+        # Masks of the rows that any image takes; those after them repeat the last of these.
+        rows = ops.arange(config.DETECTION_MAX_INSTANCES, dtype="int32")
+        last = ops.max(ops.where(there, rows, 0))
+        masks = segment(detections[:, : last + 1, :4], features, metas, config, bank)
+        masks = ops.take(masks, ops.minimum(rows, last), axis=1)
         masks = ops.take_along_axis(masks, class_ids[:, :, None, None, None], axis=-1)[..., 0]
+        boxes = denorm_boxes_graph(detections[..., :4], shape[:2], exact=config.exact_pixels)
         return {
             "boxes": ops.where(there[..., None], ops.cast(boxes, "float32"), 0.0),
             "class_ids": class_ids,
@@ -162,7 +174,7 @@ def image_network(
             "masks": ops.where(there[..., None, None], masks, 0.0),
         }
 
-    return ImageNetwork(molded, call)
+    return ImageNetwork(layers, call)
 
 
 # ---- What is asked for -----------------------------------------------------------------------
@@ -224,12 +236,13 @@ def _tensor_spec(shape: tuple[int, int, int]):
 
 
 def _write_saved_model(network: ImageNetwork, shape: tuple, metadata: dict, folder: Path) -> None:
-    import keras
+    import tensorflow as tf
 
-    archive = keras.export.ExportArchive()
-    archive.track(network.molded)
-    archive.add_endpoint("serve", network.call, [_tensor_spec(shape)])
-    archive.write_out(str(folder), verbose=False)
+    # Not Keras's own export, which stores every weight twice.
+    module = tf.Module()
+    module.weights = [variable.value for variable in network.layers.variables]
+    module.serve = tf.function(network.call, [_tensor_spec(shape)], autograph=False)
+    tf.saved_model.save(module, str(folder), {"serving_default": module.serve})
     (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n")
 
 
