@@ -64,20 +64,20 @@ def images():
     return images
 
 
-def metas(config, count):
-    height, width = SHAPE[:2]
-    meta = compose_image_meta(0, SHAPE, SHAPE, (0, 0, height, width), 1,
-                              np.ones(config.NUM_CLASSES))
-    return np.tile(meta, (count, 1))
+def metas(config, shape, count):
+    """Meta data [count, M] of images that are not padded."""
+    window, active = (0, 0, *shape[:2]), np.ones(config.NUM_CLASSES)
+    meta = compose_image_meta(0, shape, shape, window, 1, active)
+    return np.tile(meta.astype(np.float32), (count, 1))
 
 
-def outputs_of(detections, masks, config):
+def outputs_of(detections, masks, config, shape=SHAPE):
     """The four outputs, from the network's own [B, D, 6] and [B, D or less, h, w, K]."""
     class_ids = detections[..., 4].astype(int)
     chosen = np.zeros((*class_ids.shape, *config.MASK_SHAPE), np.float32)
     for b, d in np.argwhere(class_ids):
         chosen[b, d] = masks[b, d, :, :, class_ids[b, d]]
-    boxes = denorm_boxes(detections[..., :4], SHAPE, exact=config.exact_pixels)
+    boxes = denorm_boxes(detections[..., :4], shape, exact=config.exact_pixels)
     boxes = np.where(class_ids[..., None] > 0, boxes, 0)
     return {"boxes": boxes, "class_ids": class_ids, "scores": detections[..., 5], "masks": chosen}
 
@@ -128,7 +128,7 @@ def run(exported):
 def wanted(model, images):
     """The four outputs, from the package's own network."""
     network = FastNetwork(model.config, model.bank)
-    found = network(mold_image(images, model.config), metas(model.config, len(images)))
+    found = network(mold_image(images, model.config), metas(model.config, SHAPE, len(images)))
     return outputs_of(found.detections[:, :ROWS], found.masks, model.config)
 
 
@@ -189,7 +189,7 @@ def test_pasted_as_documented_masks_are_those_of_the_package(exported, run, mode
     metadata = json.loads((exported["saved_model"] / "metadata.json").read_text())
     outputs = {name: array[0] for name, array in run["onnx"](images[1:2]).items()}
     molded = mold_image(images[1:2], model.config)
-    [result] = model.detect_molded(molded, metas(model.config, 1))
+    [result] = model.detect_molded(molded, metas(model.config, SHAPE, 1))
     count = len(result["scores"])
     assert count == 3
     np.testing.assert_array_equal(np.rint(outputs["boxes"][:count]), result["rois"])
@@ -199,14 +199,14 @@ def test_pasted_as_documented_masks_are_those_of_the_package(exported, run, mode
 
 
 def test_c4_and_matterports_pixels(images):
-    config = C4Config()
+    config, shape = C4Config(), (64, 64, 3)
     model = make_model(config, seed=0)
-    molded = [mold_image(images[:2], config), metas(config, 2)]
-    plain = model.build("inference", config, SHAPE)([tf.constant(a, "float32") for a in molded])
-    wanted = outputs_of(plain[0].numpy(), plain[3].numpy(), config)
+    images = images[:2, :, :64]
+    plain = model.keras_model([mold_image(images, config), metas(config, shape, 2)])
+    wanted = outputs_of(plain[0].numpy(), plain[3].numpy(), config, shape)
     assert wanted["class_ids"].any() and wanted["boxes"].dtype.kind == "i"
-    network = image_network(model, SHAPE)
-    assert_same({name: tensor.numpy() for name, tensor in network.call(images[:2]).items()}, wanted)
+    outputs = image_network(model, shape).call(images)
+    assert_same({name: tensor.numpy() for name, tensor in outputs.items()}, wanted)
 
 
 def test_earlier_exports_are_replaced_and_nothing_else(tmp_path):
