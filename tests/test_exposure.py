@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sliced_picture import SlicedPicture
 
 from mrcnn import exposure
 from mrcnn.config import Config
@@ -99,23 +100,11 @@ def test_a_configuration_that_asks_for_nothing_leaves_8_bits_alone(rng):
     np.testing.assert_array_equal(measure(image, Config()).apply(image), image)
 
 
-class Slices:
-    """A picture that only gives slices, and remembers the largest."""
-
-    def __init__(self, array):
-        self.array, self.shape, self.dtype, self.largest = array, array.shape, array.dtype, 0
-
-    def __getitem__(self, window):
-        part = self.array[window]
-        self.largest = max(self.largest, part.size)
-        return part
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int32])
 def test_large_pictures_are_read_in_bands(rng, monkeypatch, dtype):
     monkeypatch.setattr(exposure, "BAND_VALUES", 1200)
     monkeypatch.setattr(exposure, "BAND_ROWS", 4)
-    file = Slices(rng.integers(0, 200, (101, 60, 3)).astype(dtype))
+    file = SlicedPicture(rng.integers(0, 200, (101, 60, 3)).astype(dtype))
     wanted = [0, 1, 50, 99.8, 100]
     np.testing.assert_allclose(percentiles(file, wanted), np.percentile(file.array, wanted))
     assert file.largest <= 4 * 60 * 3

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from conftest import TinyConfig
+from sliced_picture import SlicedPicture
 
 import mrcnn
 from mrcnn import description, segmenter, tta
@@ -84,25 +85,13 @@ def test_tiles_give_the_same(rng, finder):
     assert seen == [(i + 1, len(seen)) for i in range(len(seen))] and len(seen) > 12
 
 
-class File:
-    """Gives slices only."""
-
-    def __init__(self, array):
-        self.array, self.shape, self.dtype, self.largest = array, array.shape, array.dtype, 0
-
-    def __getitem__(self, window):
-        part = self.array[window]
-        self.largest = max(self.largest, part.size)
-        return part
-
-
 def test_large_pictures_are_read_and_kept_in_parts(rng, finder, monkeypatch):
     monkeypatch.setattr(segmenter, "WHOLE_PIXELS", 300 * 300)
     monkeypatch.setattr(segmenter, "PIXELS_IN_MEMORY", 1000)
     monkeypatch.setattr(segmenter, "TILE", 256)
     monkeypatch.setattr("mrcnn.exposure.BAND_VALUES", 1)
     image = spots(rng, (700, 900), 300)
-    file = File(image)
+    file = SlicedPicture(image)
     result = finder.detect(file)
     assert file.largest <= 256 * 900 < image.size
     assert isinstance(result.labels, np.memmap)
