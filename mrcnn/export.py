@@ -90,7 +90,7 @@ def export(
     """
     path = Path(path)
     if isinstance(model, Segmenter):
-        classes, prepared = classes or model.classes, model._exposure_config
+        classes, prepared = classes or model.classes, model.exposure_config
         model = model.model
     else:
         prepared = model.config

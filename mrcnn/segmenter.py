@@ -107,13 +107,15 @@ class Segmenter:
         classes: names of the class ids 1, 2, ...
         settings: of the post-processing.
         variants: of test-time augmentation, see `tta`.
+        exposure_config: the configuration by which pictures are standardised; the model's own no
+            longer asks for that.
     """
 
     def __init__(self, model: Any, classes: Sequence[str], settings: PostProcessing = DEFAULTS,
                  variants: Sequence[tta.Variant] = tta.NONE):
         """model: a `MaskRCNN` in "inference" mode."""
         self.classes, self.settings, self.variants = tuple(classes), settings, tuple(variants)
-        self._exposure_config = model.config
+        self.exposure_config = model.config
         # Pictures are standardised before they are cut into tiles, not by the network again.
         self.model = copy.copy(model)
         self.model.config = copy.copy(model.config)
@@ -146,7 +148,7 @@ class Segmenter:
             return [self.detect(one, diameter=diameter, microns=microns, inverted=inverted,
                                 tile=tile, progress=progress) for one in image]
         _check(image)
-        exposure = measure(image, self._exposure_config, inverted)
+        exposure = measure(image, self.exposure_config, inverted)
         zoom = self._zoom_of(image, exposure, diameter, microns)
         height, width = (int(side) for side in image.shape[:2])
         if tile is None and (zoom is None or height * width * zoom**2 <= WHOLE_PIXELS):
