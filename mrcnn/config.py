@@ -286,7 +286,8 @@ class Config:
     # Instances per image at most. A picture where more were found gives a warning.
     DETECTION_MAX_INSTANCES = 100
 
-    # Probability that a detection must reach. 0 or None: no lower bound.
+    # Probability that a detection must reach. 0 or None: no lower bound. In matterport's pixel
+    # convention it must also be larger than the background's.
     DETECTION_MIN_CONFIDENCE: float | None = 0.7
 
     # IoU above which the lower-scored of two detections of one class is dropped.

@@ -23,6 +23,10 @@ from .nms import NO_SCORE, non_max_suppression_graph
 def refine_detections_graph(rois, probs, deltas, window, config):
     """Refine regions by their class's box deltas, drop background and overlaps, keep the best.
 
+    A region's class is its most probable one and is dropped where that is the background, so no
+    score is below 1 / K (matterport). In the exact pixel convention it is the most probable class
+    but the background, and DETECTION_MIN_CONFIDENCE alone decides (as in torchvision).
+
     Args:
         rois: [B, R, 4] normalised.
         probs: [B, R, K].
@@ -36,8 +40,12 @@ def refine_detections_graph(rois, probs, deltas, window, config):
         fewer.
     """
     rois, probs, deltas, window = map(ops.convert_to_tensor, (rois, probs, deltas, window))
-    class_ids = ops.cast(ops.argmax(probs, axis=-1), "int32")
-    scores = ops.max(probs, axis=-1)
+    if config.exact_pixels:
+        class_ids = 1 + ops.cast(ops.argmax(probs[..., 1:], axis=-1), "int32")
+        scores = ops.max(probs[..., 1:], axis=-1)
+    else:
+        class_ids = ops.cast(ops.argmax(probs, axis=-1), "int32")
+        scores = ops.max(probs, axis=-1)
     chosen = ops.take_along_axis(deltas, class_ids[..., None, None], axis=2)[:, :, 0]
     chosen = chosen * constant(config.BBOX_STD_DEV)
     boxes = clip_boxes_graph(apply_box_deltas_graph(rois, chosen), window)

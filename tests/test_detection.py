@@ -13,7 +13,7 @@ def naive(rois, probs, deltas, window, config):
     """Matterport's steps with loops: refine, clip, filter, suppress per class, keep the best."""
     rows = []
     for roi, p, d in zip(rois, probs, deltas, strict=True):
-        k = int(p.argmax())
+        k = 1 + int(p[1:].argmax()) if config.exact_pixels else int(p.argmax())
         box = reference.apply_deltas(roi, d[k] * config.BBOX_STD_DEV)
         box = np.clip(box, np.tile(window[:2], 2), np.tile(window[2:], 2))
         area = (box[2] - box[0]) * (box[3] - box[1])
@@ -40,9 +40,11 @@ def heads(rng):
     return rois, probs, deltas
 
 
-@pytest.mark.parametrize("confidence", [0, 0.6])
+@pytest.mark.parametrize("convention", ["matterport", "exact"])
+@pytest.mark.parametrize("confidence", [0, 0.2, 0.6])
 @pytest.mark.parametrize("limit", [10, 100])
-def test_against_oracle(tiny_config, heads, confidence, limit):
+def test_against_oracle(tiny_config, heads, confidence, limit, convention):
+    tiny_config.PIXEL_CONVENTION = convention
     tiny_config.DETECTION_MIN_CONFIDENCE = confidence
     tiny_config.DETECTION_MAX_INSTANCES = limit
     window = np.array([[0, 0, 1, 1], [0.1, 0.2, 0.9, 0.8]], "float32")
@@ -53,6 +55,22 @@ def test_against_oracle(tiny_config, heads, confidence, limit):
         expected = naive(heads[0][i], heads[1][i], heads[2][i], window[i], tiny_config)
         np.testing.assert_allclose(got[i], expected, atol=1e-4)
     assert (got[0, :, 4] > 0).any()
+
+
+def test_a_threshold_below_one_half_finds_more_in_the_exact_convention(tiny_config):
+    rois = np.array([[[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.8, 0.8], [0.1, 0.6, 0.3, 0.9]]], "float32")
+    foreground = np.array([0.9, 0.4, 0.2], "float32")
+    probs = np.stack([1 - foreground, foreground], axis=-1)[None]
+    deltas, window = np.zeros((1, 3, 2, 4), "float32"), np.array([[0, 0, 1, 1]], "float32")
+
+    def count(convention, confidence):
+        tiny_config.PIXEL_CONVENTION = convention
+        tiny_config.DETECTION_MIN_CONFIDENCE = confidence
+        found = detection.refine_detections_graph(rois, probs, deltas, window, tiny_config)
+        return int((ops.convert_to_numpy(found)[..., 4] > 0).sum())
+
+    assert [count("exact", c) for c in (0.5, 0.3, 0.1, None)] == [1, 2, 3, 3]
+    assert [count("matterport", c) for c in (0.5, 0.3, 0.1, None)] == [1, 1, 1, 1]
 
 
 def test_nothing_but_background(tiny_config, heads):
