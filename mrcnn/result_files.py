@@ -133,11 +133,13 @@ def write_geojson(
 
 
 def coco_annotations(
-    labels: np.ndarray, scores: np.ndarray | None, image_number: int, first: int
+    labels: np.ndarray, scores: np.ndarray | None, image_number: int, first: int,
+    class_ids: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """COCO's annotations of a picture, with uncompressed run lengths (iscrowd 0, category 1).
+    """COCO's annotations of a picture, with uncompressed run lengths (iscrowd 0).
 
-    image_number: of the picture in the file; first: the number of the first annotation.
+    image_number: of the picture in the file; first: the number of the first annotation; class_ids:
+    [N], the categories, by default all 1.
     """
     height, width = labels.shape
     found = []
@@ -147,8 +149,9 @@ def coco_annotations(
         (rows, columns), index = window, len(found)
         mask = labels[window] == label
         counts = _run_lengths(mask, (rows.start, columns.start), labels.shape)
+        category = 1 if class_ids is None else int(class_ids[index])
         found.append({
-            "id": first + index, "image_id": image_number, "category_id": 1, "iscrowd": 0,
+            "id": first + index, "image_id": image_number, "category_id": category, "iscrowd": 0,
             "segmentation": {"size": [height, width], "counts": counts},
             "bbox": [columns.start, rows.start, columns.stop - columns.start,
                      rows.stop - rows.start],

@@ -117,11 +117,12 @@ class Segmenter:
         self.classes, self.settings, self.variants = tuple(classes), settings, tuple(variants)
         self.exposure_config = model.config
         # Pictures are standardised before they are cut into tiles, not by the network again.
-        self.model = copy.copy(model)
-        self.model.config = copy.copy(model.config)
-        self.model.config.INTENSITY_PERCENTILES, self.model.config.DARK_GROUND = None, False
-        lowest = min(model.config.DETECTION_MIN_CONFIDENCE, settings.min_score)
-        self.model.config.DETECTION_MIN_CONFIDENCE = lowest
+        config = copy.copy(model.config)
+        config.INTENSITY_PERCENTILES, config.DARK_GROUND = None, False
+        # The post-processing has the last word.
+        config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE or 0.0,
+                                              settings.min_score)
+        self.model = model.with_config(config)
         self._lock = threading.Lock()
 
     def detect(self, image: Any, *, diameter: float | None = None, microns: float | None = None,

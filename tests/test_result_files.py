@@ -96,6 +96,11 @@ def test_coco(labels):
     json.dumps(found)
 
 
+def test_coco_of_several_classes(labels):
+    found = result_files.coco_annotations(labels, SCORES, 1, 1, [2, 1, 3])
+    assert [annotation["category_id"] for annotation in found] == [2, 1, 3]
+
+
 def test_coco_by_pycocotools(labels):
     tools = pytest.importorskip("pycocotools.mask")
     for annotation, label in zip(result_files.coco_annotations(labels, SCORES, 1, 1), (1, 2, 5),

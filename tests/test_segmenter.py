@@ -1,5 +1,7 @@
 """`mrcnn.load` and `Segmenter`: pictures of all kinds and sizes to results."""
 
+import copy
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,6 +27,11 @@ class SpotFinder:
     as they are."""
 
     config = nucleus.NucleusInferenceConfig()
+
+    def with_config(self, config):
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     def find_zooms(self, images, first=None):
         self.first = first
@@ -186,6 +193,13 @@ def test_several_classes(rng):
     assert names == result.class_names
 
 
+def test_a_threshold_of_none_is_no_threshold():
+    model = SpotFinder()
+    model.config = TinyConfig()
+    model.config.DETECTION_MIN_CONFIDENCE = None
+    assert Segmenter(model, ("a", "b")).model.config.DETECTION_MIN_CONFIDENCE == 0
+
+
 # ---- With the real network ---------------------------------------------------------------------
 
 
@@ -227,6 +241,21 @@ def test_threads_do_not_disturb_each_other(nuclei, images):
     for result, reference in zip(found, expected * 3, strict=True):
         np.testing.assert_array_equal(result.labels, reference.labels)
         np.testing.assert_array_equal(result.scores, reference.scores)
+
+
+def test_a_model_that_has_detected_takes_a_lower_threshold(tmp_path):
+    class PickyConfig(TinyConfig):
+        IMAGE_RESIZE_MODE = "pad64"
+        PIXEL_CONVENTION = "exact"
+        DETECTION_MIN_CONFIDENCE = 1.0
+
+    model = MaskRCNN("inference", PickyConfig(), str(tmp_path))
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    assert not len(model.detect([image])[0]["scores"])
+    settings = dataclasses.replace(SETTINGS, min_score=0.0, max_covered=None)
+    found = Segmenter(model, ("a", "b"), settings).model.detect([image])[0]
+    assert len(found["scores"])
+    assert not len(model.detect([image])[0]["scores"])  # the model itself stays as it was
 
 
 def test_loading_other_files(tmp_path):

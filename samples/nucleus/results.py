@@ -78,7 +78,7 @@ class ResultWriter:
         if "geojson" in self.formats:
             result.to_geojson(self.output / "geojson" / f"{name}.geojson")
         if self.coco:
-            self.coco.add(name, labels, scores)
+            self.coco.add(name, result)
         if self.table or self.report:
             measured = result.to_dataframe()
         if self.report:
@@ -122,18 +122,21 @@ class Coco:
     def __init__(self) -> None:
         self.images: list[dict] = []
         self.annotations: list[str] = []
+        self.classes: tuple[str, ...] = (CLASS_NAME,)
 
-    def add(self, image_id: str, labels: np.ndarray, scores: np.ndarray) -> None:
+    def add(self, image_id: str, result: Result) -> None:
+        self.classes = result.classes
         number = len(self.images) + 1
-        height, width = labels.shape
+        height, width = result.labels.shape
         self.images.append({"id": number, "file_name": f"{image_id}.png", "height": height,
                             "width": width})
-        found = result_files.coco_annotations(labels, scores, number, len(self.annotations) + 1)
+        found = result_files.coco_annotations(result.labels, result.scores, number,
+                                              len(self.annotations) + 1, result.class_ids)
         self.annotations += [json.dumps(annotation) for annotation in found]
 
     def write(self, path: Path) -> None:
-        head = json.dumps({"images": self.images,
-                           "categories": [{"id": 1, "name": CLASS_NAME}]})
+        categories = [{"id": i, "name": name} for i, name in enumerate(self.classes, 1)]
+        head = json.dumps({"images": self.images, "categories": categories})
         with atomic_path(path) as temporary:
             Path(temporary).write_text(
                 head[:-1] + ', "annotations": [\n' + ",\n".join(self.annotations) + "\n]}\n")
