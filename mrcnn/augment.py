@@ -14,7 +14,10 @@ Shapes: H W pixels, C channels, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+import dataclasses
+import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +120,28 @@ class RandomAugmentation:
     tint_power: float = 0.4  # ... and exponent, from 1 / (1 + value) to 1 + value
     blur: float = 0.1  # probability of a slight blur ...
     blur_sigma: float = 1.0  # ... of up to this sigma, in pixels
+
+    def changed(self, settings: Sequence[str]) -> RandomAugmentation:
+        """A copy with "name=value" settings applied, values being Python literals.
+
+        Raises UserError for a name that is none, and for a value of another type.
+        """
+        values = {}
+        for setting in settings:
+            name, _, text = setting.partition("=")
+            if name not in {field.name for field in dataclasses.fields(self)}:
+                near = difflib.get_close_matches(name, dir(self), 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise UserError(f"{setting}: expected NAME=VALUE with a setting of "
+                                f"RandomAugmentation{hint}")
+            try:
+                value = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                value = None
+            if not isinstance(value, int | float):
+                raise UserError(f"{setting}: expected a number, True or False")
+            values[name] = value
+        return dataclasses.replace(self, **values)
 
     def __call__(
         self, image: np.ndarray, layers: np.ndarray, rng: np.random.Generator
