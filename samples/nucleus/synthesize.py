@@ -26,6 +26,8 @@ KINDS = {
     "fluorescence-large": synthetic_kinds.fluorescence_large,
     "tissue": synthetic_kinds.tissue,
     "bright-field": synthetic_kinds.bright_field,
+    "tissue-fluorescence": synthetic_kinds.tissue_fluorescence,
+    "haematoxylin-eosin": synthetic_kinds.haematoxylin_eosin,
 }
 MIN_SIZE, MAX_SIZE = 64, 4096
 

@@ -101,6 +101,35 @@ def fluorescence_large(scene: Scene, rng) -> np.ndarray:
     return _fluorescence_camera(light, rng, rng.uniform(0.8, 1.5), 0.08, rng.uniform(2, 8))
 
 
+def tissue_fluorescence(scene: Scene, rng) -> np.ndarray:
+    """A thick section in fluorescence: crowded nuclei of all brightnesses in the haze of others."""
+    radius = min(rng.uniform(4.5, 14), scene.shape[0] / 8)
+    lean = rng.uniform(0, np.pi) if rng.random() < 0.4 else None
+    stretch = (1.2, 2.4) if lean is not None else (1.0, 1.6)
+
+    def make(position):
+        angle = None if lean is None else lean + rng.normal(0, 0.4)
+        size = radius * rng.lognormal(0, 0.2)
+        return random_nucleus(rng, position, size, stretch, rng.choice([0.03, 0.06]), angle)
+
+    count = max(3, int(rng.uniform(0.25, 0.8) * scene.labels.size / (np.pi * radius**2)))
+    groups = _centres(scene, rng, 4, 60) if rng.random() < 0.4 else []
+    scatter(scene, rng, count, make, touching=0.6, crowd=0.2, clusters=groups)
+    level, spread = rng.uniform(30, 110), rng.uniform(0.2, 0.6)
+    grain = noise_field(scene.shape, max(0.8, radius / 7), rng)
+    depths = rng.uniform(0.4, 1.2) * radius
+    haze = _out_of_focus(scene.shape, make, rng, int(count * rng.uniform(0.3, 1.2)), depths)
+    light = 1.5 * level * haze
+    for nucleus, window, depth, own in scene.patches():
+        value = level * rng.lognormal(0, spread) * (1 + rng.uniform(0.05, 0.3) * grain[window])
+        rim = 0.6 + 0.4 * dome(depth, rng.uniform(0.3, 0.9) * nucleus.minor)
+        light[window] += coverage(depth, 1.5) * own * value * rim
+    body = 1 + 0.3 * noise_field(scene.shape, 1.5 * radius, rng)
+    light += rng.uniform(0, 0.4) * level * np.clip(body, 0, None)
+    blur = rng.uniform(0.05, 0.18) * radius
+    return _fluorescence_camera(light, rng, blur, rng.uniform(0.1, 0.5), rng.uniform(2, 20))
+
+
 def _fluorescence_camera(light: np.ndarray, rng, blur: float, haze: float, dark: float):
     """Debris, cytoplasm glow, blur of the lens, uneven lamp and camera noise: uint8 [H, W]."""
     debris = np.zeros(light.shape)
@@ -118,6 +147,8 @@ def _fluorescence_camera(light: np.ndarray, rng, blur: float, haze: float, dark:
 # Absorbances of red, green and blue light for one unit of stain, read off the competition's images
 VIOLET = (0.52, 0.90, 0.13)
 MAGENTA = (0.50, 1.15, 0.38)
+# The dyes by themselves (Ruifrok and Johnston, 2001), times 1.4: a usual strength.
+HAEMATOXYLIN, EOSIN = (0.91, 0.98, 0.41), (0.10, 1.00, 0.30)
 LILAC_GROUND = (0.13, 0.20, 0.04)
 PINK_GROUND = (0.02, 0.16, 0.06)
 
@@ -158,13 +189,62 @@ def tissue(scene: Scene, rng) -> np.ndarray:
     return camera(picture, rng, electrons=rng.uniform(8, 20), read_noise=0.8)
 
 
-def _out_of_focus(shape: tuple[int, int], make, rng, count: int) -> np.ndarray:
-    """Pale smudges of nuclei above or below the plane in focus, which nobody annotates."""
+def haematoxylin_eosin(scene: Scene, rng) -> np.ndarray:
+    """Sections of any magnification, strength and shade of stain: blue nuclei in pink tissue."""
+    radius = rng.choice([rng.uniform(3.2, 5), rng.uniform(5, 9), rng.uniform(9, 18)])
+    radius = min(radius, scene.shape[0] / 8)
+    lean = rng.uniform(0, np.pi) if rng.random() < 0.35 else None
+    stretch = (1.3, 3.0) if lean is not None else (1.0, 1.6)
+    pale = rng.random() < 0.3  # vesicular nuclei: a dark rim, clear inside, a nucleolus
+
+    def make(position):
+        angle = None if lean is None else lean + rng.normal(0, 0.3)
+        size = radius * rng.lognormal(0, 0.22)
+        return random_nucleus(rng, position, size, stretch, rng.choice([0.03, 0.07]), angle)
+
+    count = max(3, int(rng.uniform(0.06, 0.55) * scene.labels.size / (np.pi * radius**2)))
+    groups = _centres(scene, rng, 4, 6 * radius) if rng.random() < 0.6 else []
+    scatter(scene, rng, count, make, 0.5, 0.15, groups)
+    clump = noise_field(scene.shape, max(0.7, radius / 6), rng)
+    fine = noise_field(scene.shape, 0.9, rng)
+    strength, spread = rng.uniform(0.45, 1.6), rng.uniform(0.1, 0.35)
+    blue = _out_of_focus(scene.shape, make, rng, count // 6 + 1, 0.35 * radius)
+    for nucleus, window, depth, own in scene.patches():
+        inside = dome(depth, rng.uniform(0.2, 0.5) * nucleus.minor)
+        rim = 1.2 - (0.75 if pale else 0.25) * inside
+        value = rng.lognormal(0, spread) * (rim + 0.22 * clump[window] + 0.08 * fine[window])
+        blend(blue[window], coverage(depth, 1.5) * own, np.clip(value, 0.15, None), "over")
+    pink = _connective_tissue(scene, rng, radius)
+    dyes = [tuple(np.clip(rng.normal(dye, 0.1), 0.02, None)) for dye in (HAEMATOXYLIN, EOSIN)]
+    white = rng.uniform(215, 250) + rng.normal(0, 5, 3)
+    picture = absorb([(strength * blue, dyes[0]), (strength * pink, dyes[1])], white)
+    picture = ndimage.gaussian_filter(picture, (*[rng.uniform(0.5, 1.3)] * 2, 0))
+    picture *= uneven_light(scene.shape, rng.uniform(0.0, 0.15), rng)[..., None]
+    return camera(picture, rng, electrons=rng.uniform(8, 30), read_noise=0.8)
+
+
+def _connective_tissue(scene: Scene, rng, radius: float) -> np.ndarray:
+    """Amount of eosin: fibres and cell bodies in clouds, clear where there is no tissue. [H, W]"""
+    shape = scene.shape
+    fibres = fibre_field(shape, rng, length=rng.uniform(2, 5) * radius, width=rng.uniform(0.7, 2))
+    cloud = noise_field(shape, rng.uniform(2, 6) * radius, rng)
+    bodies = noise_field(shape, rng.uniform(0.4, 1.0) * radius, rng)
+    amount = rng.uniform(0.15, 0.9) * (1 + 0.2 * fibres + 0.25 * cloud + 0.15 * bodies)
+    clear = ndimage.gaussian_filter((cloud > rng.uniform(0.3, 3)) * 1.0, 1.5)
+    return np.clip(amount, 0, None) * (1 - clear)
+
+
+def _out_of_focus(shape: tuple[int, int], make, rng, count: int, blur: float | None = None,
+                  ) -> np.ndarray:
+    """Pale smudges of nuclei above or below the plane in focus, which nobody annotates.
+
+    blur: sigma in pixels, by default 3 to 5.
+    """
     smudges = np.zeros(shape)
     for _ in range(count):
         nucleus = make((rng.uniform(0, shape[0]), rng.uniform(0, shape[1])))
         draw_shape(smudges, nucleus, rng.uniform(0.15, 0.45))
-    return ndimage.gaussian_filter(smudges, rng.uniform(3, 5))
+    return ndimage.gaussian_filter(smudges, rng.uniform(3, 5) if blur is None else blur)
 
 
 def _tissue_ground(scene: Scene, rng, violet: bool, radius: float, lean) -> np.ndarray:
