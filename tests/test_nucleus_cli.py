@@ -55,8 +55,8 @@ def perfect(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "detect", "evaluate", "choose", "compress", "export", "ceiling",
-                "synthesize"])
+    "command", ["train", "detect", "evaluate", "choose", "generalise", "compress", "export",
+                "ceiling", "synthesize"])
 def test_help_from_any_directory(command, tmp_path):
     result = subprocess.run([sys.executable, SCRIPT, command, "--help"], cwd=tmp_path,
                             capture_output=True, text=True, check=True)
@@ -233,6 +233,40 @@ def test_train_detect_evaluate(data, tmp_path, small, monkeypatch, capsys):
     assert len(alone) == sum(map(len, GRID.values()))
     [same] = [row for row in alone if row["setting"] == "largest_piece=on"]
     assert float(same["difference"]) == 0 and float(same["min_score"]) == 0
+
+
+def test_train_on_other_images_too(data, tmp_path, small, monkeypatch, capsys):
+    """--also: a folder in Kaggle's layout, and one with images/ and labels/."""
+    from skimage.io import imsave
+
+    from mrcnn.model import MaskRCNN
+
+    start = tmp_path / "start.h5"
+    MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
+    synthesize(tmp_path / "other", 2, 64, 5, "drawn")
+    own = tmp_path / "own"
+    for folder, value in (("images", 90), ("labels", 1)):
+        (own / folder).mkdir(parents=True)
+        array = np.zeros((64, 64), np.uint8)
+        array[20:40, 20:40] = value
+        imsave(own / folder / "a.png", array, check_contrast=False)
+    mixtures = []
+    monkeypatch.setattr(nucleus, "train_on",
+                        lambda model, dataset, *_, **__: mixtures.append(dataset))
+    train = ["train", "--dataset", str(data), "--subset", "stage1_train", "--weights", str(start),
+             "--logs", str(tmp_path / "logs")]
+    assert run([*train, "--also", f"{tmp_path / 'other' / 'drawn'}=.25", "--also", f"{own}=.1"]) \
+        == 0
+    [mixture] = mixtures
+    weights = [mixture.sampling_weight(i) for i in mixture.image_ids]
+    np.testing.assert_allclose(weights, [0.65 / 4] * 4 + [0.125] * 2 + [0.1])
+    assert mixture.load_image(6).max() == 90 and mixture.load_layers(6)[0].max() == 1
+    capsys.readouterr()
+    assert run([*train, "--also", "nowhere=.1"]) == 2
+    assert "--also nowhere: no such folder" in capsys.readouterr().err
+    for wrong in ("nowhere", "nowhere=2", "=.1"):
+        with pytest.raises(SystemExit):
+            run([*train, "--also", wrong])
 
 
 def test_train_within_a_time_budget(data, tmp_path, small, capsys):
@@ -679,7 +713,7 @@ def test_only_what_is_asked_for_is_written(data, tmp_path, monkeypatch, capsys):
     assert {path.suffix for path in (tmp_path / "b").iterdir()} == {".csv", ".png", ".html"}
     with pytest.raises(SystemExit):
         run([*common, "--format", "labels,tiff"])
-    assert "'tiff' is none of" in capsys.readouterr().err
+    assert "'tiff' is not one of" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "roifile", None)
     assert run([*common, "--output", str(tmp_path / "c"), "--format", "rois"]) == 2
     assert "pip install roifile" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import warnings
+from collections.abc import Callable, Collection
 
 from mrcnn import tta
 from mrcnn.errors import MRCNNWarning, UserError
@@ -13,10 +14,13 @@ from mrcnn.postprocess import DEFAULTS
 from mrcnn.presets import PRESETS
 from samples.nucleus import commands, nucleus
 from samples.nucleus.commands import MAX_STEPS
+from samples.nucleus.generalise import DEFAULT_FOLDS, NOTHING, STEPS
+from samples.nucleus.kinds import LEFT_OUT
 from samples.nucleus.results import DEFAULT_FORMATS, DEFAULT_FORMATS_OF_FILES, FORMATS
+from samples.nucleus.synthesize import KINDS as SYNTHETIC
 
-COMMANDS = ("train", "detect", "evaluate", "choose", "compress", "export", "ceiling",
-            "synthesize")
+COMMANDS = ("train", "detect", "evaluate", "choose", "generalise", "compress", "export",
+            "ceiling", "synthesize")
 EXAMPLES = {
     "train": """\
   # ten epochs from ImageNet weights, on stage1_train without the 25 validation images
@@ -47,6 +51,11 @@ EXAMPLES = {
     "choose": """\
   # which post-processing suits a model best
   nucleus.py choose --dataset data --subset tune --weights last""",
+    "generalise": """\
+  # how the recipe answers kinds of images that it was never shown: 500 steps per kind left out
+  nucleus.py generalise --dataset data --weights imagenet --output base
+  nucleus.py generalise --dataset data --weights imagenet --output stain --augment stain=.5 \\
+      --against base""",
     "compress": """\
   # the class and box head's fully connected layers at rank 64 (report section 3.8.6)
   nucleus.py compress --weights nucleus --rank 64 --output smaller.h5
@@ -69,6 +78,7 @@ SUMMARIES = {
     "detect": "find nuclei in pictures; writes what --format names",
     "evaluate": "score detections against the true masks",
     "choose": "score a grid of post-processing settings; writes choose.csv",
+    "generalise": "train without a kind of image and score on that kind",
     "compress": "make a weight file with thinner fully connected layers (truncated SVD)",
     "export": "write the network for other runtimes: ONNX, SavedModel",
     "ceiling": "score the truth itself after the whole path without a network",
@@ -144,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
             name, help=SUMMARIES[name], description=SUMMARIES[name].capitalize() + ".",
             epilog="examples:\n" + EXAMPLES[name],
             formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("train", "detect", "evaluate", "choose"):
+    for name in ("train", "detect", "evaluate", "choose", "generalise"):
         _add_data_flags(made[name])
         _add_weight_flags(made[name])
         _add_configuration_flags(made[name])
@@ -156,6 +166,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_own_data_flags(made["train"])
     _add_own_data_flags(made["evaluate"])
     _add_train_flags(made["train"])
+    made["train"].add_argument("--leave-out", choices=tuple(LEFT_OUT),
+                               help="do not show images of this kind (see generalise)")
+    made["train"].set_defaults(validate=True)
+    _add_generalise_flags(made["generalise"])
     for name in ("detect", "evaluate", "choose"):
         _add_detect_flags(made[name], name)
     made["evaluate"].add_argument("--submission", metavar="FILE.csv",
@@ -218,6 +232,7 @@ def _add_configuration_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_train_flags(parser: argparse.ArgumentParser) -> None:
+    _add_augmentation_flags(parser)
     parser.add_argument("--val-share", type=share, default=0.2, metavar="S",
                         help="share of --images for validation, without --split (default: "
                              "%(default)s)")
@@ -246,6 +261,43 @@ def _add_train_flags(parser: argparse.ArgumentParser) -> None:
                              "(default: none)")
 
 
+def data_share(text: str) -> tuple[str, float]:
+    """argparse type: a folder and a share, DIR=0.2."""
+    folder, equals, number = text.rpartition("=")
+    if not equals or not folder:
+        raise argparse.ArgumentTypeError(f"{text!r} is not DIR=SHARE, such as synthetic=0.2")
+    value = share(number)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{number!r} is not a share between 0 and 1")
+    return folder, value
+
+
+def _add_augmentation_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--also", type=data_share, metavar="DIR=SHARE", action="append", default=[],
+                        help="other labelled images that have this share of training, may be "
+                             "repeated: a folder with images/ and labels/ (label images, ROIs), or "
+                             "one in Kaggle's layout: --also synthetic/stage1_train=.2")
+    parser.add_argument("--augment", metavar="NAME=VALUE", action="append", default=[],
+                        help="a setting of mrcnn/augment.py's RandomAugmentation, may be repeated: "
+                             "--augment hue=.5 (a run's checkpoints remember theirs)")
+
+
+def _add_generalise_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _add_augmentation_flags(parser)
+    add("--leave-out", choices=(*LEFT_OUT, NOTHING), action="append",
+        help="a kind, may be repeated; nothing: train on all, score on tune (default: "
+             f"{' and '.join(DEFAULT_FOLDS)})")
+    add("--steps", type=positive, default=STEPS, metavar="N",
+        help="of training per kind (default: %(default)s)")
+    add("--workers", type=positive, default=default_workers(), metavar="N",
+        help="threads that prepare batches (default: %(default)s)")
+    add("--seed", type=whole, default=0, metavar="N", help="(default: %(default)s)")
+    add("--output", metavar="DIR", help="for checkpoints and scores; a run that was interrupted "
+                                        "resumes there")
+    add("--against", metavar="DIR", help="output folder of other settings to compare with")
+
+
 def _add_detect_flags(parser: argparse.ArgumentParser, name: str) -> None:
     add = parser.add_argument
     add("--output", metavar="DIR",
@@ -267,12 +319,15 @@ def _add_detect_flags(parser: argparse.ArgumentParser, name: str) -> None:
         help=f"drop detections below this probability (default: {DEFAULTS.min_score})")
 
 
-def formats(text: str) -> tuple[str, ...]:
-    """argparse type: names of FORMATS with commas between them."""
-    names = tuple(text.split(","))
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(FORMATS)}")
+def names_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """argparse type: names out of `known` with commas between them."""
+    def names(text: str) -> tuple[str, ...]:
+        found = tuple(text.split(","))
+        unknown = [name for name in found if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+        return found
+
     return names
 
 
@@ -282,7 +337,7 @@ def _add_result_flags(parser: argparse.ArgumentParser) -> None:
         help="files, folders (with all below them) or patterns such as 'plate/*.tif', in place of "
              "--dataset and --subset: PNG, JPEG, BMP, TIFF, OME-TIFF, Zarr, OME-Zarr; stacks plane "
              "by plane")
-    add("--format", type=formats, metavar="NAME,...",
+    add("--format", type=names_of(FORMATS), metavar="NAME,...",
         help=f"what to write, of {', '.join(FORMATS)} (default: "
              f"{','.join(DEFAULT_FORMATS_OF_FILES)}; for a data set {','.join(DEFAULT_FORMATS)})")
     add("--channel", metavar="C", help="the channel to look at, by its number from 1 or its name")
@@ -338,6 +393,9 @@ def _add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
     add("--subset", metavar="NAME", default="stage1_train",
         help="folder inside it (default: %(default)s)")
     add("--count", type=positive, default=40, metavar="N", help="pictures (default: %(default)s)")
+    add("--kinds", type=names_of(SYNTHETIC), metavar="NAME,...",
+        help=f"of {', '.join(SYNTHETIC)}, taken in turn; one that is named twice comes twice as "
+             "often (default: all)")
     add("--size", type=positive, default=256, metavar="N",
         help="pixels a side (default: %(default)s)")
     add("--seed", type=whole, default=0, metavar="N", help="(default: %(default)s)")

@@ -17,6 +17,7 @@ from mrcnn import description, tta
 from mrcnn.errors import UserError
 from mrcnn.postprocess import DEFAULTS, PostProcessing
 from samples.nucleus import nucleus
+from samples.nucleus.kinds import KINDS, LEFT_OUT
 from samples.nucleus.progress import Progress
 from samples.nucleus.settings import FILE, Settings, beside, own_file, save
 
@@ -37,19 +38,25 @@ def train(options: argparse.Namespace) -> int:
 
     _need(options, "weights")
     _check_data_flags(options, "train")
+    if options.images and (options.also or options.leave_out):
+        raise UserError("--also and --leave-out go with --dataset and --subset")
     if options.cache is not None:
         DiskCache(options.cache)  # a wrong folder is an error now, not after the model is built
     pairs = _own_pairs(options)
     if pairs:
         _refuse_wrong_files(pairs)
-    images = len(pairs or nucleus.load_dataset(options.dataset, options.subset, True).image_ids)
+    kinds = kept_kinds(options.leave_out)
+    also = [(_other_dataset(path), part) for path, part in options.also]
+    images = len(pairs or nucleus.load_dataset(options.dataset, options.subset, True,
+                                               kinds).image_ids)
     settings = _settings(options, "training")
+    augmentation = settings.augmentation(nucleus.AUGMENTATION)
     base = settings.applied_to(nucleus.NucleusConfig)
 
     class TrainConfig(base):
         IMAGES_PER_GPU = options.batch_size or base.IMAGES_PER_GPU
         STEPS_PER_EPOCH = options.steps or min(MAX_STEPS, max(1, round(images / IMAGES_PER_GPU)))
-        VALIDATION_STEPS = max(1, round(24 / IMAGES_PER_GPU))
+        VALIDATION_STEPS = max(1, round(24 / IMAGES_PER_GPU)) if options.validate else 0
         SEED = options.seed
         PRECISION = options.precision
         CACHE_DIR = options.cache
@@ -61,12 +68,35 @@ def train(options: argparse.Namespace) -> int:
     description.write(Path(model.log_dir) / description.RUN_FILE,
                       description.describe(detecting, nucleus.CLASSES))
     how = (options.epochs, options.time_budget, settings.schedule or nucleus.SCHEDULES[0],
-           flip_left_right if settings.preset == "paper" else None)
+           flip_left_right if settings.preset == "paper" else augmentation)
     if pairs:
         nucleus.train_on(model, *_split(pairs, options, Path(model.log_dir)), *how)
     else:
-        nucleus.train(model, options.dataset, options.subset, *how)
+        nucleus.train(model, options.dataset, options.subset, *how, kinds, also)
     return 0
+
+
+def _other_dataset(path: str):
+    """The data set in a folder: images/ and labels/, or a folder or zip file in Kaggle's layout."""
+    folder = Path(path)
+    if not folder.exists():
+        raise UserError(f"--also {path}: no such folder")
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        from samples.nucleus.own_data import find_pairs
+
+        pairs = find_pairs(folder / "images", folder / "labels")
+        _refuse_wrong_files(pairs)
+        return _own_dataset(pairs)
+    if folder.is_file():
+        return nucleus.load_dataset(path, folder.stem, labelled=True)
+    return nucleus.load_dataset(str(folder.parent), folder.name, labelled=True)
+
+
+def kept_kinds(left_out: str | None) -> list[str] | None:
+    """The kinds of images that remain without a group of kinds.LEFT_OUT; None for all."""
+    if left_out is None:
+        return None
+    return [kind for kind in KINDS if kind not in LEFT_OUT[left_out]]
 
 
 def _check_data_flags(options: argparse.Namespace, command: str) -> None:
@@ -127,7 +157,8 @@ def _settings(options: argparse.Namespace, mode: str) -> Settings:
     from samples.nucleus.models import weight_file
 
     path = weight_file(mode, options.weights, options.logs, nucleus.NucleusConfig.NAME)
-    asked = Settings(options.preset, tuple(options.config), getattr(options, "schedule", None))
+    asked = Settings(options.preset, tuple(options.config), getattr(options, "schedule", None),
+                     tuple(getattr(options, "augment", ())))
     return asked.over(beside(path))
 
 
@@ -162,7 +193,8 @@ def inference_model(options: argparse.Namespace, chosen: PostProcessing):
     config = inference_config(options, _settings(options, "inference"))
     config.PRECISION = options.precision
     # The post-processing has the last word, and merging variants needs the less sure ones too.
-    config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE, chosen.min_score)
+    config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE or 0.0,
+                                          chosen.min_score)
     return build_model("inference", config, options.weights, options.logs)
 
 
@@ -302,6 +334,16 @@ def choose(options: argparse.Namespace) -> int:
     return _report_failures(failed)
 
 
+def generalise(options: argparse.Namespace) -> int:
+    """nucleus.py generalise"""
+    from samples.nucleus.generalise import DEFAULT_FOLDS, run, table
+
+    _need(options, "dataset", "weights", "output")
+    run(options, options.leave_out or DEFAULT_FOLDS)
+    print(table(Path(options.output), options.against and Path(options.against)))
+    return 0
+
+
 def _compare_ids(submission, dataset, limit: int | None) -> None:
     wanted = {dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]}
     absent = wanted - set(submission.image_ids)
@@ -340,10 +382,10 @@ def ceiling(options: argparse.Namespace) -> int:
 
 def synthesize(options: argparse.Namespace) -> int:
     """nucleus.py synthesize"""
-    from samples.nucleus.synthesize import synthesize
+    from samples.nucleus.synthesize import KINDS, synthesize
 
     line = Progress(options.count, "synthesize")
     synthesize(options.output, options.count, options.size, options.seed, options.subset,
-               progress=lambda done, total: line.step())
+               options.kinds or tuple(KINDS), progress=lambda done, total: line.step())
     print(f"{options.count} pictures in {Path(options.output) / options.subset}")
     return 0

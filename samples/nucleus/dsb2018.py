@@ -66,7 +66,8 @@ class NucleusDataset(Dataset):
         dataset.prepare()
     """
 
-    def load_nucleus(self, dataset_dir: str | os.PathLike, subset: str) -> None:
+    def load_nucleus(self, dataset_dir: str | os.PathLike, subset: str,
+                     kinds: Collection[str] | None = None) -> None:
         """Add the images of a subset, sorted by image id.
 
         dataset_dir: folder that holds `stage1_train/` (or `stage1_train.zip`), `stage1_test/`...
@@ -74,6 +75,7 @@ class NucleusDataset(Dataset):
             and "fit" (the two parts of "train", see subsets.py), or the name of any folder or
             zip file with the same layout. Images without a masks folder can be detected on.
             Images of val and tune that the copy lacks are skipped with a line.
+        kinds: only images of these (see kinds.py), as written down in subsets.csv; None for all.
         Raises UserError where there is nothing to read.
         """
         self.add_class("nucleus", 1, "nucleus")
@@ -81,6 +83,9 @@ class NucleusDataset(Dataset):
         store = open_subset(dataset_dir, "stage1_train" if part else subset)
         entries = {entry.image_id: entry for entry in store.entries}
         image_ids = _part_of(part, entries) if part else sorted(entries)
+        if kinds is not None:
+            known = subsets.assigned()
+            image_ids = [i for i in image_ids if i in known and known[i]["kind"] in kinds]
         if not image_ids:
             raise UserError(f"{dataset_dir}: no images are left in the subset {subset}")
         for image_id in image_ids:

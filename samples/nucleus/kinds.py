@@ -33,6 +33,14 @@ GROUPS = {
     "all stained tissue": (ON_WHITE, ON_PURPLE),
 }
 
+# What is left out of training to measure how well the rest generalises (see generalise.py).
+LEFT_OUT: dict[str, tuple[str, ...]] = {
+    "tissue": (ON_WHITE, ON_PURPLE),
+    "large": (LARGE,),
+    "small": (SMALL,),
+    "bright-field": (BRIGHT_FIELD,),
+}
+
 COLOUR, BRIGHT, GROUND, LARGE_AREA = 5.0, 60.0, 25.0, 500.0
 
 

@@ -17,6 +17,7 @@ from mrcnn.atomic import atomic_path
 from mrcnn.config import Config
 from mrcnn.config_rules import RULES
 from mrcnn.errors import UserError
+from mrcnn.micrographs import MicrographAugmentation
 from mrcnn.presets import PRESETS
 
 FILE = "settings.json"  # in a run's folder; a weight file elsewhere has FILE.h5.settings.json
@@ -35,11 +36,19 @@ class Settings:
     preset: str | None = None
     config: tuple[str, ...] = ()  # KEY=VALUE; of two with one key the later one counts
     schedule: str | None = None
+    augment: tuple[str, ...] = ()  # NAME=VALUE, likewise
 
     def over(self, older: Settings) -> Settings:
         """These on top of older ones."""
         return Settings(self.preset or older.preset, (*older.config, *self.config),
-                        self.schedule or older.schedule)
+                        self.schedule or older.schedule, (*older.augment, *self.augment))
+
+    def augmentation(self, base: MicrographAugmentation) -> MicrographAugmentation:
+        """`base` with the changes of `augment`.
+
+        Raises UserError for a name that is none, and for a wrong value.
+        """
+        return base.changed(self.augment)
 
     def applied_to(self, base: type[Config], keep: Collection[str] = ()) -> type[Config]:
         """A subclass of `base` with the preset's values and, over them, those of `config`.
@@ -102,7 +111,8 @@ def beside(weights: str | Path | None) -> Settings:
 def _read(path: Path) -> Settings:
     try:
         found = json.loads(path.read_text())
-        settings = Settings(found["preset"], tuple(map(str, found["config"])), found["schedule"])
+        settings = Settings(found["preset"], tuple(map(str, found["config"])), found["schedule"],
+                            tuple(map(str, found.get("augment", ()))))
         if settings.preset is not None and settings.preset not in PRESETS:
             raise ValueError(f"there is no preset {settings.preset}")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,0 +1,157 @@
+"""How well a recipe answers kinds of images that it was never shown: leave one kind out.
+
+For every fold a network is trained on the images of `fit` without a kind, from the given weights,
+and scored on exactly that kind's images of `tune` and `val`. The mean over the folds is the figure
+to choose augmentation by: `tune` alone holds the same slides as `fit`, and praises what has learnt
+them by heart. The fold "nothing" leaves nothing out and is scored on `tune`.
+
+Every fold has a folder of its own below the output folder, with its checkpoints and scores. A fold
+that has scores is not run again, one that was interrupted resumes with its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mrcnn.errors import UserError
+from samples.nucleus.bootstrap import bootstrap_interval, paired_difference
+from samples.nucleus.kinds import LEFT_OUT
+
+NOTHING = "nothing"
+# Enough to choose by: they differ most from what is left.
+DEFAULT_FOLDS = ("tissue", "large")
+STEPS = 500
+STEPS_PER_CHECKPOINT = 100
+SCORES = "scores.csv"
+
+
+def run(options: argparse.Namespace, folds: Sequence[str]) -> None:
+    """Train and score the folds, as far as that is not done already, below options.output.
+
+    options: of the command line.
+    """
+    from samples.nucleus import nucleus
+    from samples.nucleus.settings import Settings
+
+    output = Path(options.output)
+    settings = Settings(options.preset, tuple(options.config), None, tuple(options.augment))
+    check_same_run(output, {
+        "weights": options.weights, "steps": options.steps, "seed": options.seed,
+        "also": [list(pair) for pair in options.also],
+        "augmentation": dataclasses.asdict(settings.augmentation(nucleus.AUGMENTATION)),
+        "configuration": settings.applied_to(nucleus.NucleusConfig)().to_dict(),
+    })
+    for fold in folds:
+        if not (output / fold / SCORES).is_file():
+            run_fold(options, fold, output / fold)
+
+
+def run_fold(options: argparse.Namespace, fold: str, folder: Path) -> None:
+    """Train and score one fold in its folder."""
+    from samples.nucleus import commands, nucleus
+    from samples.nucleus.runs import run_evaluate
+
+    print(f"Left out: {fold}")
+    left_out = None if fold == NOTHING else fold
+    started = any(folder.glob("*/mask_rcnn_*.h5"))
+    chosen = {
+        "command": "train", "logs": str(folder), "weights": "last" if started else options.weights,
+        "subset": "fit", "leave_out": left_out, "images": None, "labels": None, "split": None,
+        "epochs": max(1, round(options.steps / STEPS_PER_CHECKPOINT)), "time_budget": None,
+        "steps": min(options.steps, STEPS_PER_CHECKPOINT), "schedule": None, "batch_size": None,
+        "cache": None, "val_share": 0.0, "validate": False,
+    }
+    commands.train(argparse.Namespace(**{**vars(options), **chosen}))
+    chosen = {"weights": "last", "logs": str(folder), "preset": None, "config": [], "plain": False,
+              "set": [], "tta": None}
+    detector = commands.segmenter(argparse.Namespace(**{**vars(options), **chosen}))
+    rows: list[dict] = []
+    for subset in ("tune", "val") if left_out else ("tune",):
+        kinds = LEFT_OUT[left_out] if left_out else None
+        dataset = nucleus.load_dataset(options.dataset, subset, True, kinds)
+        run_evaluate(dataset, folder / subset, str(folder), detector, pictures=False)
+        rows += read_rows(folder / subset / "metrics.csv")
+    write_rows(folder / SCORES, rows)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a CSV file of `evaluate`, one per image."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping]) -> None:
+    """Write rows whole or not at all."""
+    from mrcnn.atomic import atomic_path
+
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def scores_of(output: Path) -> dict[str, dict[str, float]]:
+    """{fold: {image id: score}} of the folds in an output folder that are done."""
+    found = {}
+    for fold in (*LEFT_OUT, NOTHING):
+        path = output / fold / SCORES
+        if path.is_file():
+            found[fold] = {row["image_id"]: float(row["score"]) for row in read_rows(path)}
+    return found
+
+
+def table(output: Path, against: Path | None = None) -> str:
+    """The scores of the folds that are done, and their differences to another output folder.
+
+    The last line is the mean over the folds that leave a kind out, each fold counting the same
+    whatever its number of images.
+    """
+    ours = scores_of(output)
+    theirs = scores_of(against) if against else {}
+    lines = [f"{'left out':<14}{'images':>7}{'score':>8}   95 % interval"]
+    means, differences = [], []
+    for fold, scores in ours.items():
+        values = list(scores.values())
+        mean = float(np.mean(values))
+        line = f"{fold:<14}{len(values):7d}{mean:8.4f}   {bootstrap_interval(values)}"
+        base = theirs.get(fold)
+        if base is not None and base.keys() == scores.keys():
+            difference, interval = paired_difference(values, [base[i] for i in scores])
+            line += f"   difference {difference:+.4f} ({interval.low:+.3f} to {interval.high:+.3f})"
+            if fold != NOTHING:
+                differences.append(np.array(values) - np.array([base[i] for i in scores]))
+        if fold != NOTHING:
+            means.append(mean)
+        lines.append(line)
+    if means:
+        line = f"{'mean of kinds':<14}{'':>7}{np.mean(means):8.4f}"
+        if differences and len(differences) == len(means):
+            low, high = _interval_of_mean(differences)
+            difference = np.mean([d.mean() for d in differences])
+            line += f"   difference {difference:+.4f} ({low:+.3f} to {high:+.3f})"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _interval_of_mean(differences: Sequence[np.ndarray], resamples: int = 10_000) -> tuple:
+    """95 % interval of the mean over folds of their means, the images of each drawn anew."""
+    rng = np.random.default_rng(0)
+    means = [d[rng.integers(len(d), size=(resamples, len(d)))].mean(axis=1) for d in differences]
+    return tuple(np.quantile(np.mean(means, axis=0), [0.025, 0.975]))
+
+
+def check_same_run(output: Path, facts: Mapping) -> None:
+    """Raise UserError where the output folder holds folds of other settings; note ours."""
+    path = output / "settings.json"
+    text = json.dumps(facts, indent=1) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise UserError(f"{output} holds folds of other settings ({path}): choose another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
