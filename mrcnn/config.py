@@ -146,6 +146,11 @@ class Config:
     POST_NMS_ROIS_TRAINING = 2000
     POST_NMS_ROIS_INFERENCE = 1000
 
+    # (new) Detection: PRE_NMS_LIMIT, POST_NMS_ROIS_INFERENCE and DETECTION_MAX_INSTANCES are for
+    # 1024 x 1024 pixels of network input, and grow and shrink with its area in steps of two (down
+    # to an eighth). False: they are the same for images of all sizes.
+    LIMITS_PER_MEGAPIXEL = False
+
     # Standard deviations of (dy, dx, log dh, log dw): box deltas are divided by them.
     RPN_BBOX_STD_DEV = np.array([0.1, 0.1, 0.2, 0.2])
 

@@ -167,6 +167,7 @@ RULES: dict[str, Rule] = {
     "PRE_NMS_LIMIT": _COUNT,
     "POST_NMS_ROIS_TRAINING": _COUNT,
     "POST_NMS_ROIS_INFERENCE": _COUNT,
+    "LIMITS_PER_MEGAPIXEL": _FLAG,
     "RPN_BBOX_STD_DEV": _positive_numbers(4),
     "NUM_CLASSES": _COUNT,
     "POOL_SIZE": _COUNT,

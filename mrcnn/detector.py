@@ -184,7 +184,7 @@ def _result(
 
 def _warn_if_cut(found: Found, row: int, meta, config) -> None:
     """Say so where `DETECTION_MAX_INSTANCES` has cut off detections."""
-    limit = config.DETECTION_MAX_INSTANCES
+    limit = found.detections.shape[1]
     if found.detections[row, -1, 4] == 0:  # not every row is taken
         return
     total = count_detections(found.rois[row], found.classes[row], found.deltas[row], meta, config)

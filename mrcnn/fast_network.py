@@ -10,7 +10,9 @@ D detections at most, N of them there, K classes, M length of the image meta dat
 """
 
 import contextlib
-from functools import lru_cache
+import copy
+import math
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import keras
@@ -33,6 +35,9 @@ from .network import (
     segment,
 )
 
+MEGAPIXEL = 1024**2
+SMALLEST_FACTOR = 1 / 8  # the limits of images of 362 x 362 pixels hold for all smaller ones
+FINDERS_KEPT = 8
 ANCHOR_SETS_KEPT = 16  # one a picture size, some four megabytes a megapixel
 
 
@@ -44,6 +49,22 @@ class Found(NamedTuple):
     deltas: np.ndarray  # [B, R, K, 4]
     masks: np.ndarray  # [B, N or more, h, w, K] probabilities of the first detections, N = 0: none
     rois: np.ndarray  # [B, R, 4]
+
+
+def limit_factor(config, shape) -> float:
+    """What LIMITS_PER_MEGAPIXEL multiplies the limits by, for molded images (H, W, ...): a power
+    of two, so that there are few graphs; 1 without it."""
+    if not config.LIMITS_PER_MEGAPIXEL:
+        return 1.0
+    return 2.0 ** math.ceil(math.log2(max(shape[0] * shape[1] / MEGAPIXEL, SMALLEST_FACTOR)))
+
+
+def with_limits(config, factor: float):
+    """A copy of a configuration with that many times as many candidates, proposals, detections."""
+    config = copy.copy(config)
+    for key in ("PRE_NMS_LIMIT", "POST_NMS_ROIS_INFERENCE", "DETECTION_MAX_INSTANCES"):
+        setattr(config, key, math.ceil(getattr(config, key) * factor))
+    return config
 
 
 @contextlib.contextmanager
@@ -82,7 +103,10 @@ class FastNetwork:
         tensor, variables = keras.KerasTensor, _variables(self.bank)
         image = tensor((None, None, None, config.IMAGE_CHANNEL_COUNT))
         meta, anchors = tensor((None, config.IMAGE_META_SIZE)), tensor((1, None, 4))
-        self._find = compiled(self._find_graph, variables, [image, meta, anchors])
+        # One graph for each of the few sets of limits.
+        self._finder = lru_cache(FINDERS_KEPT)(lambda factor: compiled(
+            partial(self._find_graph, with_limits(config, factor)), variables,
+            [image, meta, anchors]))
         boxes = tensor((None, None, 4))
         architecture = architecture_of(config)
         self.pooled_maps = architecture.pooled_maps
@@ -135,7 +159,8 @@ class FastNetwork:
 
     def _run(self, images, metas, with_masks) -> Found:
         self._fold_if_changed()
-        found = self._find(images, metas, self.anchors(*images.shape[1:3]))
+        find = self._finder(limit_factor(self.config, images.shape[1:3]))
+        found = find(images, metas, self.anchors(*images.shape[1:3]))
         detections, classes, deltas, rois = map(ops.convert_to_numpy, found[:4])
         count = int(np.count_nonzero(detections[..., 4], axis=1).max())
         # XLA compiles for every number of regions, for seconds; the others do not mind many.
@@ -148,15 +173,14 @@ class FastNetwork:
             masks = np.zeros(shape, np.float32)
         return Found(detections, classes, deltas, masks, rois)
 
-    def _find_graph(self, image, meta, anchors):
+    def _find_graph(self, config, image, meta, anchors):
         """Without masks: [detections, classes, deltas, rois, and the maps to pool from]."""
-        config, bank = self.config, self.bank
+        bank = self.bank
         features = feature_maps(image, config, bank)
         count = config.POST_NMS_ROIS_INFERENCE
         _, _, _, rois = proposals_of(features, anchors, count, config, bank)
         _, classes, deltas = classify(rois, features, meta, config, bank)
-        detect = bank(DetectionLayer, config, name="mrcnn_detection")
-        detections = detect([rois, classes, deltas, meta])
+        detections = DetectionLayer(config)([rois, classes, deltas, meta])
         return [detections, classes, deltas, rois, *features[: self.pooled_maps]]
 
     def _features_graph(self, image):

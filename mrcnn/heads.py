@@ -84,7 +84,7 @@ def _class_and_box(shared, regions, num_classes, gaussian, bank):
         layers.Dense, num_classes * 4, kernel_initializer=first_values(gaussian, BOX_DEVIATION),
         name="mrcnn_bbox_fc",
     )(shared)
-    shape = (regions, num_classes, 4)
+    shape = (-1, num_classes, 4)  # the same layer serves any number of regions
     deltas = bank(layers.Reshape, shape, name="mrcnn_bbox", dtype="float32")(deltas)
     return logits, probabilities, deltas
 

@@ -138,7 +138,8 @@ def proposals_of(features, anchors, count, config, bank):
         bank(layers.Concatenate, axis=1, name=name, dtype="float32")(list(parts))
         for name, parts in zip(names, zip(*per_level, strict=True), strict=True)
     )
-    propose = bank(ProposalLayer, count, config.RPN_NMS_THRESHOLD, config, name="ROI")
+    # Not from the bank: it has no weights, and its limits may change from graph to graph.
+    propose = ProposalLayer(count, config.RPN_NMS_THRESHOLD, config, name="ROI")
     return logits, probabilities, deltas, propose([probabilities, deltas, anchors])
 
 
@@ -190,8 +191,7 @@ def inference_model(config, bank: LayerBank, image_shape) -> keras.Model:
         features, anchors, config.POST_NMS_ROIS_INFERENCE, config, bank
     )
     _, classes, deltas = classify(rois, features, image_meta, config, bank)
-    detect = bank(DetectionLayer, config, name="mrcnn_detection")
-    detections = detect([rois, classes, deltas, image_meta])
+    detections = DetectionLayer(config, name="mrcnn_detection")([rois, classes, deltas, image_meta])
     masks = segment(detections[..., :4], features, image_meta, config, bank)
     model = keras.Model(
         [image, image_meta],

@@ -36,6 +36,7 @@ class SmallConfig(TinyConfig):
     PIXEL_CONVENTION = "exact"
     MASK_ROI_SCALE = 1.2
     DETECTION_NMS_THRESHOLD = 0.1
+    DETECTION_MIN_CONFIDENCE = 0.4
     INTENSITY_PERCENTILES = (1, 99.8)
     DARK_GROUND = True
 
@@ -165,7 +166,7 @@ def test_metadata(exported):
     assert found == {
         "classes": ["round", "long"], "image_shape": [64, 128, 3], "PIXEL_CONVENTION": "exact",
         "INTENSITY_PERCENTILES": [1, 99.8], "DARK_GROUND": True, "OBJECT_SIZE": None,
-        "MASK_ROI_SCALE": 1.2, "MASK_THRESHOLD": 0.5, "DETECTION_MIN_CONFIDENCE": 0,
+        "MASK_ROI_SCALE": 1.2, "MASK_THRESHOLD": 0.5, "DETECTION_MIN_CONFIDENCE": 0.4,
     }
     beside = json.loads((exported["saved_model"] / "metadata.json").read_text())
     assert beside == found | {"package": beside["package"]}

@@ -7,7 +7,7 @@ from conftest import TinyConfig
 from test_network import batch, set_weights
 
 from mrcnn import network
-from mrcnn.fast_network import FastNetwork, padded_count
+from mrcnn.fast_network import FastNetwork, limit_factor, padded_count, with_limits
 from mrcnn.folding import folded_weights
 from mrcnn.layers import BatchNorm, LayerBank
 
@@ -51,6 +51,36 @@ def test_fast_equals_plain_on_several_shapes(rng):
         model = network.inference_model(config, fast.source, (*shape, 3))
         inputs = wide_batch(config, rng, shape)
         assert_same(fast(*inputs), model.predict_on_batch(list(inputs)))
+
+
+@pytest.mark.parametrize("shape, factor", [
+    ((1024, 1024), 1), ((1024, 1088), 2), ((2048, 2048), 4), ((512, 1024), 0.5), ((448, 512), 0.25),
+    ((64, 64), 0.125), ((64, 30016), 2)])
+def test_limits_grow_with_the_area(shape, factor):
+    config = TinyConfig()
+    assert limit_factor(config, shape) == 1
+    config.LIMITS_PER_MEGAPIXEL = True
+    assert limit_factor(config, shape) == factor
+    limited = with_limits(config, factor)
+    assert limited.POST_NMS_ROIS_INFERENCE == 40 * factor
+    assert limited.PRE_NMS_LIMIT == 200 * factor
+    assert limited.DETECTION_MAX_INSTANCES == np.ceil(10 * factor)
+    assert config.POST_NMS_ROIS_INFERENCE == 40  # a copy was changed
+
+
+@pytest.mark.backend
+def test_limited_graphs_give_what_the_plain_model_with_these_limits_gives(rng):
+    config = TinyConfig()
+    config.LIMITS_PER_MEGAPIXEL = True
+    config.POST_NMS_ROIS_INFERENCE, config.PRE_NMS_LIMIT = 160, 800
+    config.DETECTION_MAX_INSTANCES = 40
+    _, fast = build(config)
+    for shape, factor in (((64, 64), 0.125), ((448, 448), 0.25), ((64, 64), 0.125)):
+        inputs = wide_batch(config, rng, shape, images=1)
+        model = network.inference_model(with_limits(config, factor), fast.source, (*shape, 3))
+        found = fast(*inputs)
+        assert found.rois.shape[1] == 160 * factor
+        assert_same(found, model.predict_on_batch(list(inputs)))
 
 
 def test_fast_equals_plain_with_resnet101(rng):
