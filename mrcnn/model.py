@@ -139,16 +139,6 @@ class MaskRCNN:
         wrapped.inner_model = model
         return wrapped
 
-    def with_config(self, config) -> "MaskRCNN":
-        """A detector with the same weights and another configuration of detection.
-
-        What is built into the network must be the same. Weights that are loaded into one are in
-        both.
-        """
-        other = copy.copy(self)
-        other.config, other._network = config, None  # made anew, with this configuration
-        return other
-
     def get_anchors(self, image_shape) -> np.ndarray:
         """Anchors of an image shape, float32 [A, 4], normalised; `anchors` has them in pixels."""
         shape = tuple(int(n) for n in image_shape)
@@ -456,7 +446,8 @@ class MaskRCNN:
     def _fast(self) -> FastNetwork:
         if self.mode != "inference":
             raise UserError('detection needs MaskRCNN(mode="inference", ...)')
-        if self._network is None:
+        # A copy of a model may have got another configuration.
+        if self._network is None or self._network.config is not self.config:
             self._network = FastNetwork(self.config, self.bank)
         return self._network
 

@@ -122,7 +122,8 @@ class Segmenter:
         # The post-processing has the last word.
         config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE or 0.0,
                                               settings.min_score)
-        self.model = model.with_config(config)
+        self.model = copy.copy(model)
+        self.model.config = config
         self._lock = threading.Lock()
 
     def detect(self, image: Any, *, diameter: float | None = None, microns: float | None = None,

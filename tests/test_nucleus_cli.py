@@ -598,7 +598,7 @@ def test_other_networks_train_and_are_remembered(data, tmp_path, small, capsys):
     [saved] = logs.glob("*/settings.json")
     assert json.loads(saved.read_text()) == {
         "preset": None, "config": ["ROI_POOLING=pool", "FPN_CLASSIF_FC_LAYERS_SIZE=32"],
-        "schedule": "joint"}
+        "schedule": "joint", "augment": []}
     kinds = []
     build = commands.inference_config
 

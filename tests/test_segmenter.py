@@ -1,6 +1,5 @@
 """`mrcnn.load` and `Segmenter`: pictures of all kinds and sizes to results."""
 
-import copy
 import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -27,11 +26,6 @@ class SpotFinder:
     as they are."""
 
     config = nucleus.NucleusInferenceConfig()
-
-    def with_config(self, config):
-        other = copy.copy(self)
-        other.config = config
-        return other
 
     def find_zooms(self, images, first=None):
         self.first = first
