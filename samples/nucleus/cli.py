@@ -395,7 +395,7 @@ def _add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
     add("--count", type=positive, default=40, metavar="N", help="pictures (default: %(default)s)")
     add("--kinds", type=names_of(SYNTHETIC), metavar="NAME,...",
         help=f"of {', '.join(SYNTHETIC)}, taken in turn; one that is named twice comes twice as "
-             "often (default: all)")
+             "often (default: the first four)")
     add("--size", type=positive, default=256, metavar="N",
         help="pixels a side (default: %(default)s)")
     add("--seed", type=whole, default=0, metavar="N", help="(default: %(default)s)")

@@ -382,10 +382,10 @@ def ceiling(options: argparse.Namespace) -> int:
 
 def synthesize(options: argparse.Namespace) -> int:
     """nucleus.py synthesize"""
-    from samples.nucleus.synthesize import KINDS, synthesize
+    from samples.nucleus.synthesize import DEFAULT_KINDS, synthesize
 
     line = Progress(options.count, "synthesize")
     synthesize(options.output, options.count, options.size, options.seed, options.subset,
-               options.kinds or tuple(KINDS), progress=lambda done, total: line.step())
+               options.kinds or DEFAULT_KINDS, progress=lambda done, total: line.step())
     print(f"{options.count} pictures in {Path(options.output) / options.subset}")
     return 0
