@@ -1,4 +1,4 @@
-"""Random variations of micrographs: stain, focus, haze, light, noise, and nuclei put together anew.
+"""Random variations of micrographs: stain, focus, haze, light, noise.
 
 `MicrographAugmentation` adds them to `augment.RandomAugmentation`. Images are expected as
 `intensities.standardise` leaves them: objects bright on a dark background, so that stained tissue
@@ -6,8 +6,7 @@ is seen as its negative. Lengths are shares of the diameter of a typical object 
 that they mean the same at every magnification.
 
 Stains absorb light: in optical density, minus the logarithm of the transmitted share, amounts of
-stain add up (Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001). Pasting objects follows
-Ghiasi et al., Simple Copy-Paste, CVPR 2021.
+stain add up (Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001).
 
 Shapes: H W pixels, C channels, L label layers.
 """

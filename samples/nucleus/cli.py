@@ -399,6 +399,10 @@ def _add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
     add("--size", type=positive, default=256, metavar="N",
         help="pixels a side (default: %(default)s)")
     add("--seed", type=whole, default=0, metavar="N", help="(default: %(default)s)")
+    add("--crowd", metavar="DIR/SUBSET",
+        help="in place of drawn nuclei: real images of this data set, with copies of their nuclei "
+             "pasted in beside each other, cut to --size")
+    add("--leave-out", choices=tuple(LEFT_OUT), help="with --crowd: no images of this kind")
 
 
 def run(arguments: list[str] | None = None) -> int:

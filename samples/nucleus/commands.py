@@ -382,10 +382,21 @@ def ceiling(options: argparse.Namespace) -> int:
 
 def synthesize(options: argparse.Namespace) -> int:
     """nucleus.py synthesize"""
-    from samples.nucleus.synthesize import DEFAULT_KINDS, synthesize
+    from samples.nucleus.synthesize import DEFAULT_KINDS, crowd_images, synthesize
 
     line = Progress(options.count, "synthesize")
-    synthesize(options.output, options.count, options.size, options.seed, options.subset,
-               options.kinds or DEFAULT_KINDS, progress=lambda done, total: line.step())
+    how = (options.count, options.size, options.seed, options.subset)
+    if options.crowd:
+        if options.kinds:
+            raise UserError("--kinds is for drawn nuclei: it has no effect on --crowd")
+        source = Path(options.crowd)
+        dataset = nucleus.load_dataset(str(source.parent), source.name, True,
+                                       kept_kinds(options.leave_out))
+        crowd_images(dataset, options.output, *how, progress=lambda done, total: line.step())
+    elif options.leave_out:
+        raise UserError("--leave-out goes with --crowd")
+    else:
+        synthesize(options.output, *how, options.kinds or DEFAULT_KINDS,
+                   progress=lambda done, total: line.step())
     print(f"{options.count} pictures in {Path(options.output) / options.subset}")
     return 0

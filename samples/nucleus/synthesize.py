@@ -17,8 +17,11 @@ from pathlib import Path
 import numpy as np
 from skimage.io import imsave
 
+from mrcnn.dataset import Dataset
 from mrcnn.errors import UserError
+from mrcnn.sampling import sampling_weights
 from samples.nucleus import synthetic_kinds
+from samples.nucleus.pasting import crowd
 from samples.nucleus.synthetic_shapes import Scene
 
 KINDS = {
@@ -51,9 +54,7 @@ def synthesize(
     Raises UserError for values that are not allowed and for a subset folder that holds something.
     """
     _check(count, size, seed, subset, kinds)
-    folder = Path(output) / subset
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not an empty folder: remove it or choose another --output")
+    folder = _empty_folder(output, subset)
     image_ids = []
     for index in range(count):
         image_id = _name(seed, subset, index)
@@ -63,6 +64,52 @@ def synthesize(
         if progress:
             progress(index + 1, count)
     return image_ids
+
+
+def crowd_images(
+    dataset: Dataset,
+    output: str | Path,
+    count: int = 16,
+    size: int = 256,
+    seed: int = 0,
+    subset: str = "stage1_train",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write `count` images of a labelled data set with copies of their nuclei pasted in.
+
+    dataset: prepared; its images are drawn by their sampling weights, those without nuclei left
+    out, and cut to `size` pixels a side. The other arguments, and what is returned and raised, are
+    those of `synthesize`.
+    """
+    _check(count, size, seed, subset, list(KINDS))
+    folder = _empty_folder(output, subset)
+    weights = sampling_weights(dataset)
+    image_ids: list[str] = []
+    attempt = 0
+    while len(image_ids) < count:
+        rng = np.random.default_rng((seed, attempt))
+        number = int(rng.choice(dataset.image_ids, p=weights / weights.sum()))
+        image, labels = _window(dataset, number, size, rng)
+        attempt += 1
+        if not labels.any():
+            if attempt > 100 * count:
+                raise UserError("the images to paste nuclei from have none")
+            continue
+        image_id = _name(seed, subset, "crowd", len(image_ids))
+        _write(folder / image_id, image_id, *crowd(image, labels, rng))
+        image_ids.append(image_id)
+        if progress:
+            progress(len(image_ids), count)
+    return image_ids
+
+
+def _window(dataset: Dataset, number: int, size: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    """A random window of an image: uint8 [h, w, 3] and labels int32 [h, w], nothing overlaps."""
+    image = dataset.load_image(number)
+    labels = dataset.load_layers(number)[0].max(axis=-1)
+    y, x = (int(rng.integers(max(length - size, 0) + 1)) for length in labels.shape)
+    part = slice(y, y + size), slice(x, x + size)
+    return image[part], labels[part]
 
 
 def draw_image(kind: str, size: int, key: tuple) -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +140,13 @@ def _check(count: int, size: int, seed: int, subset: str, kinds: Sequence[str]) 
         raise UserError(f"kinds {unknown} are unknown: choose from {', '.join(KINDS)}")
 
 
+def _empty_folder(output: str | Path, subset: str) -> Path:
+    folder = Path(output) / subset
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder: remove it or choose another --output")
+    return folder
+
+
 def _name(*key) -> str:
     return hashlib.sha256("/".join(map(str, key)).encode()).hexdigest()
 
@@ -103,7 +157,7 @@ def _write(folder: Path, image_id: str, image: np.ndarray, labels: np.ndarray) -
     opaque = np.full((*labels.shape, 1), 255, np.uint8)
     picture = np.concatenate([image, opaque], axis=2)
     imsave(folder / "images" / f"{image_id}.png", picture, check_contrast=False)
-    for number in range(1, int(labels.max()) + 1):
+    for number in np.unique(labels[labels > 0]):
         mask = np.where(labels == number, 255, 0).astype(np.uint8)
         path = folder / "masks" / f"{_name(image_id, number)}.png"
         imsave(path, mask, check_contrast=False)
