@@ -43,7 +43,7 @@ SEAMS_TILE = 384
 
 def enlarged(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A picture uint8 [H, W, C], smoothly, and its label layers [H, W, L], twice as large."""
-    from mrcnn.resampling import resize_smooth
+    from mrcnn.pixels.resampling import resize_smooth
 
     shape = tuple(ENLARGED * side for side in image.shape[:2])
     smooth = np.rint(resize_smooth(image, shape)).astype(np.uint8)
@@ -53,7 +53,7 @@ def enlarged(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def seams(options: argparse.Namespace) -> None:
     """Compare tiles with one look."""
     import mrcnn
-    from mrcnn import metrics
+    from mrcnn.evaluation import metrics
     from samples.nucleus.bootstrap import paired_difference
     from samples.nucleus.progress import Progress
 

@@ -4,11 +4,11 @@
     python benchmarks/loader.py --dataset DIR --subset stage1_train    the fullest real ones
     python benchmarks/loader.py --profile                          where the time goes
 
-An image is all that `mrcnn.data.BatchLoader` makes for a training step: a crop of 512x512 pixels at
-twice the source's size with scale jitter, flips, quarter turns and colour changes, its boxes and
-mini masks, molded, in batches as samples/nucleus trains on them (IMAGES_PER_GPU). Decoded pictures
-are in memory, as after the first epoch; with --dataset the first reading is timed too, from the
-files and from a folder as CACHE_DIR keeps it.
+An image is all that `mrcnn.data.batches.BatchLoader` makes for a training step: a crop of 512x512
+pixels at twice the source's size with scale jitter, flips, quarter turns and colour changes, its
+boxes and mini masks, molded, in batches as samples/nucleus trains on them (IMAGES_PER_GPU). Decoded
+images are in memory, as after the first epoch; with --dataset the first reading is timed too, from
+the files and from a folder as CACHE_DIR keeps it.
 
 One thread is one core: libraries may not use threads of their own. The rows of several threads and
 processes count finished batches in the main process, which is where training needs them.
@@ -40,11 +40,11 @@ if ROOT_DIR not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from mrcnn.augment import RandomAugmentation  # noqa: E402
-from mrcnn.data import BatchLoader  # noqa: E402
-from mrcnn.dataset import Dataset  # noqa: E402
+from mrcnn.data.augment import RandomAugmentation  # noqa: E402
+from mrcnn.data.batches import BatchLoader  # noqa: E402
+from mrcnn.data.dataset import Dataset  # noqa: E402
+from mrcnn.data.sources import ImageReader  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
-from mrcnn.sources import ImageReader  # noqa: E402
 from samples.nucleus.cli import positive  # noqa: E402
 from samples.nucleus.nucleus import NucleusConfig, load_dataset  # noqa: E402
 

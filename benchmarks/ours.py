@@ -19,7 +19,7 @@ if ROOT_DIR not in sys.path:
 
 from benchmarks import networks, scenes, workers  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
-from mrcnn.dataset import Dataset  # noqa: E402
+from mrcnn.data.dataset import Dataset  # noqa: E402
 
 NUCLEUS_WEIGHTS = Path(ROOT_DIR, "weights", "mask_rcnn_nucleus.h5")
 COMPARISON_WEIGHTS = Path(ROOT_DIR, "benchmarks", ".cache", "ours.h5")
@@ -135,7 +135,7 @@ def make_trainer(config: Config, layers: str = "all", rate: float = networks.STE
                  weights: str | Path | None = None):
     """A MaskRCNN whose `keras_model.train_on_batch` trains the layers "all" or "heads"."""
     from mrcnn.model import MaskRCNN
-    from mrcnn.training import LAYER_REGEX
+    from mrcnn.training.fit import LAYER_REGEX
 
     model = MaskRCNN("training", config, tempfile.gettempdir())
     if weights:
@@ -167,7 +167,7 @@ class SceneDataset(Dataset):
 
 def make_batch(config: Config, drawn: list[scenes.Scene]):
     """One training batch of scenes, as `train_on_batch` takes it."""
-    from mrcnn.data import BatchLoader
+    from mrcnn.data.batches import BatchLoader
 
     return BatchLoader(SceneDataset(drawn), config)[0][0]
 
@@ -250,7 +250,7 @@ class Contestant:
         for layer in self.trainer.keras_model._flatten_layers():
             if hasattr(layer, "momentum"):
                 layer.momentum = 0.9  # statistics that keep up with a short training
-        from mrcnn.data import BatchLoader
+        from mrcnn.data.batches import BatchLoader
 
         drawn = [scenes.training_scene(seed) for seed in range(400)]
         self.loader = BatchLoader(SceneDataset(drawn), self.lessons)

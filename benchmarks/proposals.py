@@ -17,11 +17,11 @@ from collections import defaultdict
 import numpy as np
 
 from benchmarks.command import exit_code
-from mrcnn import molding
-from mrcnn.anchors import image_anchors
-from mrcnn.exposure import measure
-from mrcnn.masks import layer_boxes
-from mrcnn.numpy_boxes import compute_overlaps, denorm_boxes
+from mrcnn.network.anchors import image_anchors
+from mrcnn.pixels import molding
+from mrcnn.pixels.boxes import compute_overlaps, denorm_boxes
+from mrcnn.pixels.exposure import measure
+from mrcnn.pixels.masks import layer_boxes
 from samples.nucleus import nucleus
 from samples.nucleus.commands import inference_config
 from samples.nucleus.kinds import KINDS, kind_of

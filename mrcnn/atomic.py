@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import UserError
+from mrcnn.errors import UserError
 
 
 @contextlib.contextmanager

@@ -17,9 +17,9 @@ import os
 import numpy as np
 from keras import ops
 
-from . import legacy_h5
-from .errors import UserError
-from .model import MaskRCNN
+from mrcnn.errors import UserError
+from mrcnn.model import MaskRCNN
+from mrcnn.weights import legacy_h5
 
 # The compressible layers, in the order of Config.FPN_CLASSIF_FC_RANKS.
 LAYERS = ("mrcnn_class_conv1", "mrcnn_class_conv2")

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from mrcnn import config_rules
-from mrcnn.architecture import mask_side
 from mrcnn.config_rules import LOSS_NAMES
+from mrcnn.network.architecture import mask_side
 
 
 class Config:
@@ -79,19 +79,19 @@ class Config:
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
 
     # (new) Percentiles (low, high) of a picture's grey levels that become 0 and 255, all channels
-    # together. None: grey levels stay as they are. See mrcnn/intensities.py.
+    # together. None: grey levels stay as they are. See mrcnn/pixels/intensities.py.
     INTENSITY_PERCENTILES: tuple[float, float] | None = None
 
     # (new) Invert pictures whose ground is light, so that objects are bright in all of them.
     DARK_GROUND = False
 
-    # (new) Where samples lie; see mrcnn/molding.py.
+    # (new) Where samples lie; see mrcnn/pixels/molding.py.
     #   "matterport"  corner-aligned sampling, as files trained with matterport's code need it.
     #   "exact"       half-pixel centres and exclusive box ends everywhere: no systematic offset.
     PIXEL_CONVENTION = "matterport"
 
     # ---- Backbone and features -----------------------------------------------------------------
-    # (new) Which features the network looks at; see mrcnn/architecture.py.
+    # (new) Which features the network looks at; see mrcnn/network/architecture.py.
     #   "fpn"  a pyramid over all stages of the backbone (FPN)
     #   "c4"   its fourth stage, the fifth being a part of the heads (report section 4.2). The
     #          default 7 of POOL_SIZE then becomes 14, and that of MASK_SHAPE what follows.

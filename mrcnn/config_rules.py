@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn.architecture import mask_side
 from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.network.architecture import mask_side
 
 # Six halvings lie between the input and the coarsest pyramid level P6.
 SIZE_MULTIPLE = 64

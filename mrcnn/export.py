@@ -133,12 +133,12 @@ def image_network(
     """
     from keras import ops
 
-    from mrcnn.anchors import normalized_anchors
-    from mrcnn.boxes import constant, denorm_boxes_graph
-    from mrcnn.detection import DetectionLayer
-    from mrcnn.folding import FoldedBank, fold
-    from mrcnn.molding import compose_image_meta
-    from mrcnn.network import classify, feature_maps, inference_model, proposals_of, segment
+    from mrcnn.inference.folding import FoldedBank, fold
+    from mrcnn.network.anchors import normalized_anchors
+    from mrcnn.network.boxes import constant, denorm_boxes_graph
+    from mrcnn.network.detection import DetectionLayer
+    from mrcnn.network.models import classify, feature_maps, inference_model, proposals_of, segment
+    from mrcnn.pixels.molding import compose_image_meta
 
     config = copy.copy(model.config)
     config.DETECTION_MAX_INSTANCES = int(max_instances or config.DETECTION_MAX_INSTANCES)

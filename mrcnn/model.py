@@ -12,18 +12,20 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from . import checkpoints, inspection, molding, state, training, unmolding, weights
-from .anchors import compute_backbone_shapes, image_anchors, normalized_anchors
-from .averaging import WeightAverage
-from .boxes import (
-    apply_box_deltas_graph,
-    clip_boxes_graph,
-    denorm_boxes_graph,
-    norm_boxes_graph,
-    overlaps_graph,
+from mrcnn.console import duration_text
+from mrcnn.data.batches import BatchLoader
+from mrcnn.errors import UserError
+from mrcnn.inference.detector import (
+    check_sides,
+    detect_molded,
+    detect_patches,
+    find_zooms,
+    with_masks,
 )
-from .callbacks import Plateau, TimeBudget
-from .compat import (
+from mrcnn.inference.fast_network import FastNetwork
+from mrcnn.inference.given_proposals import detect_proposals
+from mrcnn.matterport import inspection
+from mrcnn.matterport.compat import (
     DetectionTargetLayer,
     batch_pack_graph,
     detection_targets_graph,
@@ -32,18 +34,24 @@ from .compat import (
     refine_detections_graph,
     trim_zeros_graph,
 )
-from .data import BatchLoader
-from .detection import DetectionLayer
-from .detector import check_sides, detect_molded, detect_patches, find_zooms, with_masks
-from .download import resolve_weights
-from .errors import UserError
-from .fast_network import FastNetwork
-from .generator import data_generator, load_image_gt
-from .given_proposals import detect_proposals
-from .heads import build_fpn_mask_graph, fpn_classifier_graph
-from .image_meta import parse_image_meta_graph
-from .layers import BatchNorm, LayerBank
-from .losses import (
+from mrcnn.matterport.generator import data_generator, load_image_gt
+from mrcnn.matterport.numpy_targets import (
+    build_detection_targets,
+    build_rpn_targets,
+    generate_random_rois,
+)
+from mrcnn.network.anchors import compute_backbone_shapes, image_anchors, normalized_anchors
+from mrcnn.network.boxes import (
+    apply_box_deltas_graph,
+    clip_boxes_graph,
+    denorm_boxes_graph,
+    norm_boxes_graph,
+    overlaps_graph,
+)
+from mrcnn.network.detection import DetectionLayer
+from mrcnn.network.heads import build_fpn_mask_graph, fpn_classifier_graph
+from mrcnn.network.layers import BatchNorm, LayerBank
+from mrcnn.network.losses import (
     mrcnn_bbox_loss_graph,
     mrcnn_class_loss_graph,
     mrcnn_mask_loss_graph,
@@ -51,14 +59,19 @@ from .losses import (
     rpn_class_loss_graph,
     smooth_l1_loss,
 )
-from .molding import compose_image_meta, mold_image, parse_image_meta, unmold_image
-from .network import inference_model, training_inputs, training_outputs
-from .numpy_targets import build_detection_targets, build_rpn_targets, generate_random_rois
-from .precision import dtype_policy
-from .progress import duration_text
-from .resnet import conv_block, identity_block, resnet_graph
-from .roi_align import PyramidROIAlign
-from .rpn import ProposalLayer, build_rpn_model, rpn_graph
+from mrcnn.network.models import inference_model, training_inputs, training_outputs
+from mrcnn.network.precision import dtype_policy
+from mrcnn.network.resnet import conv_block, identity_block, resnet_graph
+from mrcnn.network.roi_align import PyramidROIAlign
+from mrcnn.network.rpn import ProposalLayer, build_rpn_model, rpn_graph
+from mrcnn.pixels import molding, unmolding
+from mrcnn.pixels.image_meta import parse_image_meta_graph
+from mrcnn.pixels.molding import compose_image_meta, mold_image, parse_image_meta, unmold_image
+from mrcnn.training import checkpoints, fit, state
+from mrcnn.training.averaging import WeightAverage
+from mrcnn.training.callbacks import Plateau, TimeBudget
+from mrcnn.weights import weight_files
+from mrcnn.weights.download import resolve_weights
 
 # matterport's public names, and what is new beside them.
 __all__ = [
@@ -129,13 +142,13 @@ class MaskRCNN:
             return inference_model(config, self.bank, shape)
         inputs = training_inputs(config, shape)
         outputs = training_outputs(inputs, config, self.bank, shape)
-        model = training.TrainingModel(inputs, outputs, config, name="mask_rcnn_training")
+        model = fit.TrainingModel(inputs, outputs, config, name="mask_rcnn_training")
         if config.GPU_COUNT == 1:
             return model
-        from .parallel_model import ParallelModel
+        from mrcnn.parallel_model import ParallelModel
 
         parallel = ParallelModel(model, config.GPU_COUNT)
-        wrapped = training.TrainingModel(inputs, parallel(inputs), config, name="parallel")
+        wrapped = fit.TrainingModel(inputs, parallel(inputs), config, name="parallel")
         wrapped.inner_model = model
         return wrapped
 
@@ -149,7 +162,9 @@ class MaskRCNN:
 
     # ---- Weights and log folders -------------------------------------------------------------
 
-    def load_weights(self, filepath, by_name: bool = False, exclude=None) -> weights.LoadReport:
+    def load_weights(
+        self, filepath, by_name: bool = False, exclude=None
+    ) -> weight_files.LoadReport:
         """Load a weight file of any origin, and verify it; see `weights.load_weights`.
 
         A checkpoint that training wrote sets `epoch` and `log_dir`, and the next `train` goes on
@@ -167,8 +182,8 @@ class MaskRCNN:
             UserError: the file cannot be read or does not fit.
         """
         filepath = str(filepath)
-        by_name = by_name or bool(exclude) or weights.is_imagenet_file(filepath)
-        report = weights.load_weights(
+        by_name = by_name or bool(exclude) or weight_files.is_imagenet_file(filepath)
+        report = weight_files.load_weights(
             self.keras_model, filepath, by_name=by_name, exclude=exclude
         )
         self.set_log_dir(filepath)
@@ -176,7 +191,7 @@ class MaskRCNN:
 
     def save_weights(self, filepath, half: bool = False) -> None:
         """Write the weights in matterport's file layout, atomically; `half` in float16."""
-        weights.save_weights(self.keras_model, str(filepath), half=half)
+        weight_files.save_weights(self.keras_model, str(filepath), half=half)
 
     def find_last(self) -> str:
         """Path of the newest checkpoint; see `checkpoints.find_last`."""
@@ -221,7 +236,7 @@ class MaskRCNN:
 
     def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1) -> None:
         """Let only the layers train whose names match (matterport's method)."""
-        names = training.set_trainable(keras_model or self.keras_model, layer_regex)
+        names = fit.set_trainable(keras_model or self.keras_model, layer_regex)
         if verbose:
             log(f"Training {len(names)} layers")
 
@@ -239,8 +254,8 @@ class MaskRCNN:
         rate = learning_rate
         scheduled = config.LEARNING_SCHEDULE in ("cosine", "step") or config.LEARNING_WARMUP_STEPS
         if total_steps is not None and scheduled:
-            rate = training.make_schedule(config, learning_rate, total_steps)
-        training.compile_model(self.keras_model, training.make_optimizer(config, rate))
+            rate = fit.make_schedule(config, learning_rate, total_steps)
+        fit.compile_model(self.keras_model, fit.make_optimizer(config, rate))
 
     def train(
         self, train_dataset, val_dataset, learning_rate, epochs, layers, augmentation=None,
@@ -298,16 +313,16 @@ class MaskRCNN:
                 val_dataset, config, training=False, proposer=self.proposer
             )
         self._fit_shape(loader, validation)
-        self.set_trainable(training.layer_regex(layers, config), verbose=0)
-        training.set_batch_norms(self.keras_model, False if freeze_bn else config.TRAIN_BN)
-        self.keras_model.loss_weights = training.loss_weights(config, losses)
+        self.set_trainable(fit.layer_regex(layers, config), verbose=0)
+        fit.set_batch_norms(self.keras_model, False if freeze_bn else config.TRAIN_BN)
+        self.keras_model.loss_weights = fit.loss_weights(config, losses)
         total_steps = (epochs - start["stage_start"]) * config.STEPS_PER_EPOCH
-        clock, budget, plateau = training.stopwatch(self.seconds), None, None
+        clock, budget, plateau = fit.stopwatch(self.seconds), None, None
         if config.LEARNING_SCHEDULE == "plateau":
             seen = self._resume.get("plateau") if resumes else None
             plateau = Plateau(config.LEARNING_PATIENCE, learning_rate, seen)
         if time_budget is not None:
-            schedule = training.make_schedule(config, learning_rate, total_steps)
+            schedule = fit.make_schedule(config, learning_rate, total_steps)
             budget = TimeBudget(clock, start["stage_seconds"], time_budget, schedule)
         # Under a time budget the rate is a number, which the budget changes.
         self.compile(learning_rate, total_steps=None if budget else total_steps)
@@ -339,7 +354,7 @@ class MaskRCNN:
             return checkpoints.newest(self.log_dir)
 
         try:
-            training.fit(
+            fit.fit(
                 self.keras_model, loader, validation, self.epoch, epochs, self.log_dir, save,
                 last_checkpoint, custom_callbacks or (), average, budget or plateau,
             )

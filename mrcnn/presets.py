@@ -13,8 +13,8 @@ class PaperConfig(Config):
     Also where that is `Config`'s value, so that these can be laid over another configuration. Not
     here: the spatial transformer, which the report describes as an addition
     (ROI_SPATIAL_TRANSFORMER), alternating training, which is another way of calling `train`
-    (mrcnn/alternating.py), and augmentation, which is an argument of `train`: the report's (section
-    3.8.1) is `augment.flip_left_right`.
+    (mrcnn/training/alternating.py), and augmentation, which is an argument of `train`:
+    the report's (section 3.8.1) is `augment.flip_left_right`.
     """
 
     # Section 4.2, figure 5: the fourth stage's features, the fifth stage in the heads.

@@ -28,14 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn import tta
-from mrcnn.description import beside
 from mrcnn.errors import UserError
-from mrcnn.exposure import Exposure, measure
-from mrcnn.molding import adapt_channels
-from mrcnn.postprocess import DEFAULTS, Detections, PostProcessing, label_map
-from mrcnn.result import Result
-from mrcnn.tiles import HALO, TILE, Mosaic, Tile, tiles_of
+from mrcnn.inference import tta
+from mrcnn.inference.postprocess import DEFAULTS, Detections, PostProcessing, label_map
+from mrcnn.inference.tiles import HALO, TILE, Mosaic, Tile, tiles_of
+from mrcnn.pixels.exposure import Exposure, measure
+from mrcnn.pixels.molding import adapt_channels
+from mrcnn.results.result import Result
+from mrcnn.weights.description import beside
 
 # Zoomed pictures of at most so many pixels are looked at as a whole: 2560 x 2560.
 WHOLE_PIXELS = 2560**2

@@ -9,10 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from mrcnn.dataset import Dataset
-from mrcnn.masks import expand_mask, minimize_mask, mold_mask, resize_mask
-from mrcnn.molding import resize, resize_image
-from mrcnn.numpy_boxes import (
+from mrcnn.data.dataset import Dataset
+from mrcnn.pixels.boxes import (
     apply_box_deltas,
     box_refinement,
     compute_iou,
@@ -22,22 +20,24 @@ from mrcnn.numpy_boxes import (
     non_max_suppression,
     norm_boxes,
 )
-from mrcnn.unmolding import unmold_mask
+from mrcnn.pixels.masks import expand_mask, minimize_mask, mold_mask, resize_mask
+from mrcnn.pixels.molding import resize, resize_image
+from mrcnn.pixels.unmolding import unmold_mask
 
 # Name -> module that defines it.
 _LAZY = {
-    "generate_anchors": "mrcnn.anchors",
-    "generate_pyramid_anchors": "mrcnn.anchors",
-    "box_refinement_graph": "mrcnn.boxes",
-    "batch_slice": "mrcnn.compat",
-    "trim_zeros": "mrcnn.metrics",
-    "compute_overlaps_masks": "mrcnn.metrics",
-    "compute_matches": "mrcnn.metrics",
-    "compute_ap": "mrcnn.metrics",
-    "compute_ap_range": "mrcnn.metrics",
-    "compute_recall": "mrcnn.metrics",
-    "COCO_MODEL_URL": "mrcnn.download",
-    "download_trained_weights": "mrcnn.download",
+    "generate_anchors": "mrcnn.network.anchors",
+    "generate_pyramid_anchors": "mrcnn.network.anchors",
+    "box_refinement_graph": "mrcnn.network.boxes",
+    "batch_slice": "mrcnn.matterport.compat",
+    "trim_zeros": "mrcnn.evaluation.metrics",
+    "compute_overlaps_masks": "mrcnn.evaluation.metrics",
+    "compute_matches": "mrcnn.evaluation.metrics",
+    "compute_ap": "mrcnn.evaluation.metrics",
+    "compute_ap_range": "mrcnn.evaluation.metrics",
+    "compute_recall": "mrcnn.evaluation.metrics",
+    "COCO_MODEL_URL": "mrcnn.weights.download",
+    "download_trained_weights": "mrcnn.weights.download",
 }
 
 __all__ = [

@@ -17,8 +17,7 @@ import numpy as np
 
 from mrcnn import utils
 from mrcnn.errors import UserError
-from mrcnn.overlay import figure7, instance_colors, overlay_instances
-from mrcnn.plots import (
+from mrcnn.matterport.plots import (
     display_images,
     display_table,
     display_top_masks,
@@ -27,6 +26,7 @@ from mrcnn.plots import (
     plot_precision_recall,
     show_figure,
 )
+from mrcnn.results.overlay import figure7, instance_colors, overlay_instances
 
 __all__ = [
     "apply_mask",

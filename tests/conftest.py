@@ -9,34 +9,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import numpy as np
 import pytest
 
-from mrcnn.config import Config
-
-
-class TinyConfig(Config):
-    """The whole network, small enough to compile in seconds."""
-
-    NAME = "tiny"
-    BACKBONE = "resnet50"
-    NUM_CLASSES = 3
-    IMAGES_PER_GPU = 2
-    IMAGE_MIN_DIM = 64
-    IMAGE_MAX_DIM = 64
-    RPN_ANCHOR_SCALES = (8, 16, 32, 64, 128)
-    TOP_DOWN_PYRAMID_SIZE = 16
-    FPN_CLASSIF_FC_LAYERS_SIZE = 32
-    RPN_CONV_CHANNELS = 16
-    MASK_CONV_CHANNELS = 16
-    PRE_NMS_LIMIT = 200
-    POST_NMS_ROIS_TRAINING = 50
-    POST_NMS_ROIS_INFERENCE = 40
-    TRAIN_ROIS_PER_IMAGE = 16
-    RPN_TRAIN_ANCHORS_PER_IMAGE = 32
-    MAX_GT_INSTANCES = 6
-    MINI_MASK_SHAPE = (28, 28)
-    DETECTION_MAX_INSTANCES = 10
-    DETECTION_MIN_CONFIDENCE = 0
-    STEPS_PER_EPOCH = 2
-    VALIDATION_STEPS = 1
+from tests.support.tiny import TinyConfig, small_backbone
 
 
 @pytest.fixture
@@ -59,18 +32,6 @@ def shared_dir() -> Path:
     if not (path / "legacy" / "expected.npz").is_file():
         pytest.skip(f"no reference data in {path}: set MRCNN_SHARED to its folder")
     return path
-
-
-def small_backbone(image, stage5=True, train_bn=None):
-    """Five convolutions in place of ResNet's stages; names as users of BACKBONE choose them."""
-    from keras import layers
-
-    stages, x = [], image
-    for stage in range(1, 6):
-        x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu",
-                          name=f"small_{stage}")(x)
-        stages.append(x)
-    return stages
 
 
 @pytest.fixture

@@ -76,9 +76,9 @@ def test_multiply_adds_of_the_layers():
     """Backbone and pyramid against the layers that are built, the heads against their products."""
     import keras
 
-    from mrcnn.fpn import feature_pyramid
-    from mrcnn.layers import LayerBank
-    from mrcnn.resnet import resnet_graph
+    from mrcnn.network.fpn import feature_pyramid
+    from mrcnn.network.layers import LayerBank
+    from mrcnn.network.resnet import resnet_graph
 
     network = networks.Network(pyramid=24, rpn=40, box=48, mask=16, classes=3)
     image, bank = keras.Input((64, 64, 3)), LayerBank()

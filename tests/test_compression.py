@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import TinyConfig
 from keras import ops
-from test_network import batch, set_weights
 
 from mrcnn.compression import compress, rank_of_energy, ranks_in_file, truncated_svd
 from mrcnn.errors import UserError
 from mrcnn.model import MaskRCNN
+from tests.network.test_models import batch, set_weights
+from tests.support.tiny import TinyConfig
 
 
 class C4Config(TinyConfig):

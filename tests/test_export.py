@@ -6,18 +6,18 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import TinyConfig, small_backbone
 from scipy.ndimage import map_coordinates
-from test_network import set_weights
 
 from mrcnn import export as exporting
 from mrcnn.errors import UserError
 from mrcnn.export import export, image_network
-from mrcnn.fast_network import FastNetwork
+from mrcnn.inference.fast_network import FastNetwork
 from mrcnn.model import MaskRCNN
-from mrcnn.molding import compose_image_meta, mold_image
-from mrcnn.numpy_boxes import denorm_boxes
+from mrcnn.pixels.boxes import denorm_boxes
+from mrcnn.pixels.molding import compose_image_meta, mold_image
 from mrcnn.segmenter import Segmenter
+from tests.network.test_models import set_weights
+from tests.support.tiny import TinyConfig, small_backbone
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

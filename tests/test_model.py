@@ -4,11 +4,11 @@ import os
 
 import numpy as np
 import pytest
-from conftest import TinyConfig
-from test_network import set_weights
 
 from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.model import MaskRCNN
+from tests.network.test_models import set_weights
+from tests.support.tiny import TinyConfig
 
 
 class Pad64Config(TinyConfig):

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nucleus_models import Finder, segmenter
 from scipy import ndimage
 
 import mrcnn
 from mrcnn import napari_plugin as plugin
 from mrcnn.errors import UserError
+from tests.support.nucleus_models import Finder, segmenter
 
 MANIFEST = Path(plugin.__file__).with_name("napari.yaml")
 
@@ -177,7 +177,7 @@ def test_large_planes_are_read_in_parts_and_small_ones_once(detector, monkeypatc
     monkeypatch.setattr(plugin, "MOST_BYTES", 500 * 700 - 1)
     monkeypatch.setattr("mrcnn.segmenter.WHOLE_PIXELS", 300 * 300)
     monkeypatch.setattr("mrcnn.segmenter.TILE", 256)
-    monkeypatch.setattr("mrcnn.exposure.BAND_VALUES", 1)
+    monkeypatch.setattr("mrcnn.pixels.exposure.BAND_VALUES", 1)
     large, seen = File(data), []
     labels, measured, _ = plugin.find(large, detector, progress=lambda *at: seen.append(at))
     assert max(large.sizes) <= 256 * 700

@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
-from conftest import TinyConfig
 from keras import ops
 
 from mrcnn.config import Config
 from mrcnn.config_rules import RULES
 from mrcnn.errors import MRCNNWarning, UserError
-from mrcnn.layers import first_values
 from mrcnn.model import MaskRCNN
+from mrcnn.network.layers import first_values
 from mrcnn.presets import PRESETS, PaperConfig
 from samples.nucleus import nucleus
 from samples.nucleus.settings import FILE, Settings, beside, own_file, save
+from tests.support.tiny import TinyConfig
 
 
 def test_paper_config_is_valid_and_says_what_the_report_says():

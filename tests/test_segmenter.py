@@ -6,17 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import TinyConfig
-from sliced_picture import SlicedPicture
 
 import mrcnn
-from mrcnn import description, segmenter, tta
+from mrcnn import segmenter
 from mrcnn.errors import UserError
+from mrcnn.inference import tta
+from mrcnn.inference.postprocess import DEFAULTS, PostProcessing, postprocess
 from mrcnn.model import MaskRCNN
-from mrcnn.postprocess import DEFAULTS, PostProcessing, postprocess
 from mrcnn.segmenter import Segmenter
+from mrcnn.weights import description
 from samples.nucleus import nucleus
 from samples.nucleus.synthesize import synthesize
+from tests.support.sliced_image import SlicedImage
+from tests.support.tiny import TinyConfig
 
 SETTINGS = PostProcessing(min_area=None, min_typical_area=None)
 
@@ -90,9 +92,9 @@ def test_large_pictures_are_read_and_kept_in_parts(rng, finder, monkeypatch):
     monkeypatch.setattr(segmenter, "WHOLE_PIXELS", 300 * 300)
     monkeypatch.setattr(segmenter, "PIXELS_IN_MEMORY", 1000)
     monkeypatch.setattr(segmenter, "TILE", 256)
-    monkeypatch.setattr("mrcnn.exposure.BAND_VALUES", 1)
+    monkeypatch.setattr("mrcnn.pixels.exposure.BAND_VALUES", 1)
     image = spots(rng, (700, 900), 300)
-    file = SlicedPicture(image)
+    file = SlicedImage(image)
     result = finder.detect(file)
     assert file.largest <= 256 * 900 < image.size
     assert isinstance(result.labels, np.memmap)

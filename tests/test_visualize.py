@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from matplotlib.patches import Polygon, Rectangle
 
-from mrcnn import overlay, visualize
+from mrcnn import visualize
 from mrcnn.errors import UserError
+from mrcnn.results import overlay
 
 NAMES = ["BG", "square", "circle"]
 

@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from mrcnn import metrics
-from mrcnn.boxes import apply_box_deltas_graph, box_refinement_graph, constant
-from mrcnn.data import ground_truth_arrays
-from mrcnn.detection import refine_detections_graph
+from mrcnn.data.batches import ground_truth_arrays
+from mrcnn.data.examples import Example, crop_zoom, draw_factor, make_example
 from mrcnn.errors import UserError
-from mrcnn.examples import Example, crop_zoom, draw_factor, make_example
-from mrcnn.masks import layers_to_masks
-from mrcnn.numpy_boxes import norm_boxes
-from mrcnn.targets import mask_targets
-from mrcnn.unmolding import unmold_boxes, unmold_patches
+from mrcnn.evaluation import metrics
+from mrcnn.network.boxes import apply_box_deltas_graph, box_refinement_graph, constant
+from mrcnn.network.detection import refine_detections_graph
+from mrcnn.network.targets import mask_targets
+from mrcnn.pixels.boxes import norm_boxes
+from mrcnn.pixels.masks import layers_to_masks
+from mrcnn.pixels.unmolding import unmold_boxes, unmold_patches
 from samples.nucleus.progress import Progress
 from samples.nucleus.submission import Patch, Submission, SubmissionWriter, label_map
 

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrcnn import metrics, tta
 from mrcnn.atomic import atomic_path
 from mrcnn.errors import UserError
-from mrcnn.postprocess import DEFAULTS, OVERLAPS, Detections, PostProcessing, postprocess
+from mrcnn.evaluation import metrics
+from mrcnn.inference import tta
+from mrcnn.inference.postprocess import DEFAULTS, OVERLAPS, Detections, PostProcessing, postprocess
 from samples.nucleus.bootstrap import Interval, bootstrap_interval, paired_difference
 from samples.nucleus.kinds import KINDS, kind_of
 from samples.nucleus.pipeline import Outcome

@@ -8,9 +8,9 @@ import sys
 import warnings
 from collections.abc import Callable, Collection
 
-from mrcnn import tta
 from mrcnn.errors import MRCNNWarning, UserError
-from mrcnn.postprocess import DEFAULTS
+from mrcnn.inference import tta
+from mrcnn.inference.postprocess import DEFAULTS
 from mrcnn.presets import PRESETS
 from samples.nucleus import commands, nucleus
 from samples.nucleus.commands import MAX_STEPS
@@ -278,8 +278,8 @@ def _add_augmentation_flags(parser: argparse.ArgumentParser) -> None:
                              "repeated: a folder with images/ and labels/ (label images, ROIs), or "
                              "one in Kaggle's layout: --also synthetic/stage1_train=.2")
     parser.add_argument("--augment", metavar="NAME=VALUE", action="append", default=[],
-                        help="a setting of mrcnn/augment.py's RandomAugmentation, may be repeated: "
-                             "--augment hue=.5 (a run's checkpoints remember theirs)")
+                        help="a setting of mrcnn/data/augment.py's RandomAugmentation, may be "
+                             "repeated: --augment hue=.5 (a run's checkpoints remember theirs)")
 
 
 def _add_generalise_flags(parser: argparse.ArgumentParser) -> None:

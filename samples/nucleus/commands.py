@@ -13,9 +13,10 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mrcnn import description, tta
 from mrcnn.errors import UserError
-from mrcnn.postprocess import DEFAULTS, PostProcessing
+from mrcnn.inference import tta
+from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
+from mrcnn.weights import description
 from samples.nucleus import nucleus
 from samples.nucleus.kinds import KINDS, LEFT_OUT
 from samples.nucleus.progress import Progress
@@ -32,8 +33,8 @@ def _need(options: argparse.Namespace, *flags: str) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """nucleus.py train"""
-    from mrcnn.augment import flip_left_right
-    from mrcnn.disk_cache import DiskCache
+    from mrcnn.data.augment import flip_left_right
+    from mrcnn.data.disk_cache import DiskCache
     from samples.nucleus.models import build_model
 
     _need(options, "weights")

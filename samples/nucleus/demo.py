@@ -54,7 +54,7 @@ def train_from_nothing(data: Path, logs: Path, size: Size, seed: int) -> Path:
     """Train on the synthetic pictures from random weights; returns the weight file."""
     import keras
 
-    from mrcnn.augment import RandomAugmentation
+    from mrcnn.data.augment import RandomAugmentation
     from mrcnn.model import MaskRCNN
 
     class DemoConfig(nucleus.NucleusConfig):

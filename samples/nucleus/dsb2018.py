@@ -19,7 +19,7 @@ ROOT_DIR = str(Path(__file__).resolve().parents[2])
 if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
     sys.path.insert(0, ROOT_DIR)
 
-from mrcnn.dataset import Dataset  # noqa: E402
+from mrcnn.data.dataset import Dataset  # noqa: E402
 from mrcnn.errors import MRCNNWarning, UserError  # noqa: E402
 from samples.nucleus import subsets  # noqa: E402
 from samples.nucleus.pictures import decode_mask, decode_picture, to_uint8_rgb  # noqa: E402
@@ -148,7 +148,7 @@ class NucleusDataset(Dataset):
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Instance masks bool [H, W, N] and class ids int32 [N]."""
-        from mrcnn.masks import layers_to_masks
+        from mrcnn.pixels.masks import layers_to_masks
 
         layers, class_ids = self.load_layers(image_id)
         return layers_to_masks(layers, len(class_ids)), class_ids

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from mrcnn import metrics
 from mrcnn.atomic import atomic_path
-from mrcnn.metrics import IOU_THRESHOLDS
+from mrcnn.evaluation import metrics
+from mrcnn.evaluation.metrics import IOU_THRESHOLDS
 from samples.nucleus import drawing
 from samples.nucleus.bootstrap import bootstrap_interval
 from samples.nucleus.kinds import GROUPS, KINDS, kind_of

@@ -33,7 +33,7 @@ def of_files(paths: Sequence[str], channel: str | None = None) -> tuple[list[Inp
     channel: number, from 1, or name of the channel to take.
     Raises UserError where there is none that can be read.
     """
-    from mrcnn.picture_files import find_pictures
+    from mrcnn.images.image_files import find_pictures
 
     number_or_name = int(channel) if channel is not None and channel.isdecimal() else channel
     pictures, unreadable = find_pictures(paths, number_or_name)

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import metrics
-from mrcnn.examples import Example
-from mrcnn.masks import expand_mask, layer_boxes
-from mrcnn.molding import parse_image_meta, unmold_image
-from mrcnn.numpy_boxes import extract_bboxes
-from mrcnn.overlay import overlay_instances
-from mrcnn.postprocess import Detections, Patch, PostProcessing, postprocess
+from mrcnn.data.examples import Example
+from mrcnn.evaluation import metrics
+from mrcnn.inference.postprocess import Detections, Patch, PostProcessing, postprocess
+from mrcnn.pixels.boxes import extract_bboxes
+from mrcnn.pixels.masks import expand_mask, layer_boxes
+from mrcnn.pixels.molding import parse_image_meta, unmold_image
+from mrcnn.results.overlay import overlay_instances
 from samples.nucleus.dsb2018 import NucleusDataset
 from samples.nucleus.kinds import kind_of
 from samples.nucleus.nucleus import load_dataset
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mrcnn.config import Config
-    from mrcnn.result import Result
+    from mrcnn.results.result import Result
 
 
 # ---- Data ----------------------------------------------------------------------------------------
@@ -113,8 +113,8 @@ def draw_batch(batch: dict[str, np.ndarray], config: Config) -> list[np.ndarray]
 
 def anchors_by_level(config: Config, image_shape: Sequence[int]) -> list[np.ndarray]:
     """The anchors of a network input of (H, W) or longer, float32 [A, 4] for each of L levels."""
-    from mrcnn.anchors import compute_backbone_shapes, image_anchors  # Keras: seconds
-    from mrcnn.architecture import architecture_of
+    from mrcnn.network.anchors import compute_backbone_shapes, image_anchors
+    from mrcnn.network.architecture import architecture_of
 
     stride, per_cell = config.RPN_ANCHOR_STRIDE, architecture_of(config).anchors_per_cell
     places = np.ceil(compute_backbone_shapes(config, image_shape) / stride).astype(int)
@@ -136,7 +136,7 @@ def score_maps(scores: np.ndarray, config: Config, image_shape: Sequence[int]) -
 
     scores: [A]; image_shape: (H, W) or longer, of the network's input. Returns float [h, w] each.
     """
-    from mrcnn.anchors import compute_backbone_shapes  # Keras: seconds
+    from mrcnn.network.anchors import compute_backbone_shapes
 
     stride = config.RPN_ANCHOR_STRIDE
     shapes = np.ceil(compute_backbone_shapes(config, image_shape) / stride).astype(int)

@@ -26,7 +26,7 @@ def weight_file(mode: str, weights: str, logs: str, name: str) -> str | None:
                             "use --weights last")
         return None
     if word == "last":
-        from mrcnn.checkpoints import find_last  # Keras: seconds
+        from mrcnn.training.checkpoints import find_last
 
         return find_last(logs, name.lower())
     if word == "nucleus":
@@ -46,7 +46,7 @@ def build_model(mode: str, config, weights: str, logs: str = DEFAULT_LOGS_DIR):
     path = weight_file(mode, weights, logs, config.NAME)
 
     from mrcnn.model import MaskRCNN  # Keras: seconds
-    from mrcnn.precision import explain
+    from mrcnn.network.precision import explain
 
     print(explain(config.PRECISION))
     model = MaskRCNN(mode=mode, config=config, model_dir=logs)
@@ -57,8 +57,8 @@ def build_model(mode: str, config, weights: str, logs: str = DEFAULT_LOGS_DIR):
 def _load(model, path: str | None, weights: str):
     if path is None and weights.lower() == "coco":
         # 81 classes and other widths: take every layer that fits, report the others.
-        from mrcnn.download import resolve_weights
-        from mrcnn.weights import load_matching
+        from mrcnn.weights.download import resolve_weights
+        from mrcnn.weights.weight_files import load_matching
 
         return load_matching(model.keras_model, resolve_weights("coco"))
     path = path or model.get_imagenet_weights()

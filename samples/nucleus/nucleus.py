@@ -28,10 +28,10 @@ if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
     sys.path.insert(0, ROOT_DIR)
 
 from mrcnn.config import Config  # noqa: E402
-from mrcnn.dataset import Dataset  # noqa: E402
+from mrcnn.data.dataset import Dataset  # noqa: E402
+from mrcnn.data.micrographs import MicrographAugmentation  # noqa: E402
+from mrcnn.data.mixture import Mixture  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
-from mrcnn.micrographs import MicrographAugmentation  # noqa: E402
-from mrcnn.mixture import Mixture  # noqa: E402
 from samples.nucleus.dsb2018 import VAL_IMAGE_IDS, NucleusDataset  # noqa: E402
 from samples.nucleus.submission import mask_to_rle, rle_decode, rle_encode  # noqa: E402
 
@@ -156,7 +156,7 @@ class Stage(NamedTuple):
 # The heads start from random numbers: they learn alone first, so that their large gradients spare
 # the backbone.
 STAGES = (Stage("heads", 0.05), Stage("all", 1.0))
-# "alternating", the four steps of mrcnn/alternating.py, is no list of such stages.
+# "alternating", the four steps of mrcnn/training/alternating.py, is no list of such stages.
 SCHEDULES = ("stagewise", "joint", "alternating")
 DEFAULT_EPOCHS = 20
 VALIDATION = {"fit": "tune"}
@@ -194,8 +194,8 @@ def train_on(model, dataset_train: Dataset, dataset_val: Dataset | None, epochs:
     time_budget: minutes in all, those of the finished epochs included. The stages have their shares
         of it, and the learning rate's schedule ends with it.
     schedule: one of SCHEDULES: in STAGES; all layers at once; proposal network and detector by
-        turns, for a quarter of the epochs or time each (see mrcnn/alternating.py).
-    augmentation: see `mrcnn.augment`; by default AUGMENTATION.
+        turns, for a quarter of the epochs or time each (see mrcnn/training/alternating.py).
+    augmentation: see `mrcnn.data.augment`; by default AUGMENTATION.
     A model that has been loaded from a checkpoint goes on where that stopped.
     Raises UserError for data that cannot be trained on.
     """
@@ -227,7 +227,7 @@ def train_on(model, dataset_train: Dataset, dataset_val: Dataset | None, epochs:
 
 def _train_alternating(model, dataset_train, dataset_val, epochs: int, time_budget: float | None,
                        augmentation) -> None:
-    from mrcnn.alternating import four_steps, train_alternating
+    from mrcnn.training.alternating import four_steps, train_alternating
 
     steps = len(four_steps(model.config))
     if epochs < steps:

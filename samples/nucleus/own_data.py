@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn.atomic import atomic_path
-from mrcnn.dataset import Dataset
+from mrcnn.data.dataset import Dataset
 from mrcnn.errors import MRCNNWarning, UserError
 from samples.nucleus.own_pairs import Pair, check_pairs, find_pairs, picture_name, warn_of
 from samples.nucleus.own_pictures import file_state, read_picture
@@ -170,7 +170,7 @@ class OwnDataset(Dataset):
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Instance masks bool [H, W, N] and class ids int32 [N]."""
-        from mrcnn.masks import layers_to_masks
+        from mrcnn.pixels.masks import layers_to_masks
 
         layers, class_ids = self.load_layers(image_id)
         return layers_to_masks(layers, len(class_ids)), class_ids

@@ -50,7 +50,8 @@ class Labels(Protocol):
         """(H, W) in pixels of the picture that they belong to, where the files say it."""
 
     def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, int]:
-        """Label layers int32 [H, W, L], see mrcnn/masks.py, and N. size: (H, W) of the picture.
+        """Label layers int32 [H, W, L], see mrcnn/pixels/masks.py, and N. size: (H, W) of the
+        picture.
 
         Raises UserError for what cannot be labels of it.
         """

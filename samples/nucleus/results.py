@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mrcnn import result_files
 from mrcnn.atomic import atomic_path
 from mrcnn.errors import UserError
-from mrcnn.report import ReportWriter
-from mrcnn.result import Result
+from mrcnn.results import result_files
+from mrcnn.results.report import ReportWriter
+from mrcnn.results.result import Result
 from samples.nucleus import drawing
 from samples.nucleus.submission import SubmissionWriter
 

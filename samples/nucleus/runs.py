@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn.errors import UserError
-from mrcnn.report import ReportWriter
-from mrcnn.result_files import measurements
+from mrcnn.results.report import ReportWriter
+from mrcnn.results.result_files import measurements
 from samples.nucleus import drawing
 from samples.nucleus.evaluate import Evaluation, figure, report_figures, timed
 from samples.nucleus.inputs import Input

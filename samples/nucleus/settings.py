@@ -16,8 +16,8 @@ from pathlib import Path
 from mrcnn.atomic import atomic_path
 from mrcnn.config import Config
 from mrcnn.config_rules import RULES
+from mrcnn.data.micrographs import MicrographAugmentation
 from mrcnn.errors import UserError
-from mrcnn.micrographs import MicrographAugmentation
 from mrcnn.presets import PRESETS
 
 FILE = "settings.json"  # in a run's folder; a weight file elsewhere has FILE.h5.settings.json

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from skimage.io import imsave
 
-from mrcnn.dataset import Dataset
+from mrcnn.data.dataset import Dataset
+from mrcnn.data.sampling import sampling_weights
 from mrcnn.errors import UserError
-from mrcnn.sampling import sampling_weights
 from samples.nucleus import synthetic_kinds
 from samples.nucleus.pasting import crowd
 from samples.nucleus.synthetic_shapes import Scene

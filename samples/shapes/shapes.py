@@ -27,8 +27,8 @@ if ROOT_DIR not in sys.path:
 import mrcnn.model as modellib  # noqa: E402
 from mrcnn import utils, visualize  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
-from mrcnn.download import resolve_weights  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
+from mrcnn.weights.download import resolve_weights  # noqa: E402
 
 DEFAULT_LOGS_DIR = os.path.join(ROOT_DIR, "logs")
 

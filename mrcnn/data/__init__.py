@@ -1,0 +1,1 @@
+"""Training data: data sets, sampling, augmentation, examples and batches."""

@@ -1,0 +1,173 @@
+"""Reading the images of a Dataset for training: caches, and patience with broken files.
+
+Shapes: H W pixels, C channels, L label layers, N instances, K classes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from mrcnn.data.dataset import Dataset
+from mrcnn.data.disk_cache import DiskCache, cache_entry
+from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.pixels import molding
+from mrcnn.pixels.intensities import standardise
+
+# A few broken files should not stop a night's training; more of them mean that something is wrong
+# with the data set as a whole.
+MAX_BROKEN_IMAGES = 5
+
+
+def image_name(dataset: Any, image_id: int) -> str:
+    """What to call an image in a message: its path, or else its id within its source."""
+    info = dataset.image_info[image_id]
+    return str(info.get("path") or info.get("id", image_id))
+
+
+def active_classes(dataset: Any, image_id: int) -> np.ndarray:
+    """Int32 [K], 1 for the classes that the image's source data set annotates."""
+    active = np.zeros([dataset.num_classes], np.int32)
+    active[dataset.source_class_ids[dataset.image_info[image_id]["source"]]] = 1
+    return active
+
+
+class BrokenImages:
+    """Notes which images cannot be read: a warning for each, an error when they are many."""
+
+    def __init__(self, dataset: Any, images: int | None = None):
+        """images: how many may be asked for; by default all that the data set has."""
+        self.dataset = dataset
+        self.images = len(dataset.image_ids) if images is None else images
+        self.ids: set[int] = set()
+        self._lock = threading.Lock()
+
+    def report(self, image_id: int, error: Exception) -> None:
+        """Warn once per image. Raises UserError after MAX_BROKEN_IMAGES, or when none is left."""
+        with self._lock:
+            if image_id in self.ids:
+                return
+            self.ids.add(image_id)
+            count = len(self.ids)
+        message = (
+            f"{image_name(self.dataset, image_id)}: cannot be used "
+            f"({type(error).__name__}: {error})"
+        )
+        if count > MAX_BROKEN_IMAGES or count >= self.images:
+            raise UserError(
+                f"{message}; {count} of {self.images} images failed, "
+                "mend or remove them"
+            ) from error
+        warnings.warn(f"{message}; another image takes its place", MRCNNWarning, stacklevel=2)
+
+
+class ImageCache:
+    """Decoded images, the least recently used dropped first; safe to share among threads."""
+
+    def __init__(self, max_bytes: int):
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._items: OrderedDict[int, tuple[np.ndarray, ...]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: int) -> tuple[np.ndarray, ...] | None:
+        """The arrays stored under `key`, or None."""
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+            return self._items.get(key)
+
+    def put(self, key: int, arrays: tuple[np.ndarray, ...]) -> None:
+        """Store arrays, making room first; an item larger than the whole cache is not kept."""
+        size = sum(array.nbytes for array in arrays)
+        with self._lock:
+            if key in self._items or size > self.max_bytes:
+                return
+            while self.bytes + size > self.max_bytes:
+                _, old = self._items.popitem(last=False)
+                self.bytes -= sum(array.nbytes for array in old)
+            self._items[key] = arrays
+            self.bytes += size
+
+
+def load_arrays(
+    dataset: Any, image_id: int, channels: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read one image and its label layers.
+
+    Returns image [H, W, channels], layers [H, W, L] in the smallest unsigned type that holds the
+    instance numbers, class_ids int32 [N]. Raises ValueError where the two do not fit together.
+    """
+    image = np.asarray(dataset.load_image(image_id))
+    layers, class_ids = dataset.load_layers(image_id)
+    class_ids = np.asarray(class_ids, np.int32).reshape(-1)
+    if layers.shape[:2] != image.shape[:2]:
+        raise ValueError(f"the image is {image.shape[:2]} pixels, its masks {layers.shape[:2]}")
+    if layers.size and layers.max() > len(class_ids):
+        raise ValueError(f"instance {layers.max()} but only {len(class_ids)} class ids")
+    layers = layers.astype(np.min_scalar_type(len(class_ids)))
+    # A copy where it is a part of a larger array, which a cache would keep alive.
+    image = np.ascontiguousarray(molding.adapt_channels(image, channels))
+    return image, layers, class_ids
+
+
+class ImageReader:
+    """Reads images of a data set by way of a cache in memory and, if asked for, one on disk.
+
+    config: CACHE_MB bounds the memory, CACHE_DIR names the folder, IMAGE_CHANNEL_COUNT and the keys
+        of `intensities.standardise` say what kind of picture is wanted.
+    """
+
+    def __init__(self, dataset: Any, config: Any):
+        self.dataset = dataset
+        self.config = config
+        self.channels = config.IMAGE_CHANNEL_COUNT
+        self.memory = ImageCache(int(config.CACHE_MB * 2**20))
+        self.disk = _disk_cache(dataset, config.CACHE_DIR)
+
+    def read(self, image_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what `load_arrays` does, the image standardised, and raise what it raises."""
+        arrays = self.memory.get(image_id)
+        if arrays is None:
+            image, layers, class_ids = self._read_from_disk(image_id)
+            arrays = standardise(image, self.config), layers, class_ids
+            self.memory.put(image_id, arrays)
+        return arrays
+
+    def _read_from_disk(self, image_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # The key comes first: files that change while they are read will not match it next time.
+        entry = self.disk and cache_entry(self.dataset, image_id, self.channels)
+        arrays = self.disk.get(*entry) if entry else None
+        if arrays is None:
+            arrays = load_arrays(self.dataset, image_id, self.channels)
+            if entry:
+                self.disk.put(*entry, arrays)
+        return arrays
+
+
+def _disk_cache(dataset: Any, folder: str | os.PathLike | None) -> DiskCache | None:
+    if folder is None:
+        return None
+    if getattr(type(dataset), "fingerprint", Dataset.fingerprint) is Dataset.fingerprint:
+        warnings.warn(
+            f"CACHE_DIR has no effect: {type(dataset).__name__} does not override fingerprint()",
+            MRCNNWarning,
+            stacklevel=4,
+        )
+        return None
+    return DiskCache(folder)
+
+
+def warn_dropped(dataset: Any, image_id: int, count: int, limit: int) -> None:
+    """Say that an image has more instances than MAX_GT_INSTANCES lets through."""
+    warnings.warn(
+        f"{image_name(dataset, image_id)}: {count} instances, {count - limit} of them left out of "
+        f"training; raise MAX_GT_INSTANCES = {limit}",
+        MRCNNWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,1 @@
+"""Image files in: found, listed, and read with their planes, channels and pixel sizes."""

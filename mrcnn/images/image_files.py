@@ -1,0 +1,154 @@
+"""Pictures of all kinds of files, read whole or window by window.
+
+    PNG, JPEG, BMP   8 and 16 bits, grey, RGB, palettes
+    TIFF             OME-TIFF, ImageJ's hyperstacks, BigTIFF, pyramids of slides
+    Zarr, OME-Zarr   with the package zarr
+
+A file may hold many pictures: every time, depth or other place along an axis that is neither Y, X
+nor channels is one of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mrcnn.errors import UserError
+from mrcnn.images import pillow, zarr
+from mrcnn.images.listing import file_key, picture_names, picture_paths
+from mrcnn.images.planes import Plane, choose_channels
+
+Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file or folder that gives no picture, and why not, in words that follow its name."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture in a file, of which nothing is in memory and no file is open.
+
+    It may be read by several threads at once. `picture[rows, columns]` is `read` too.
+    """
+
+    name: str  # unlike all others of its run, and safe as a file name
+    path: Path
+    channels: tuple[str, ...]  # names, () where they are not known
+    plane: Plane = field(repr=False)
+    part: slice = field(repr=False)  # of the plane's channels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """H, W, C."""
+        return (*self.plane.shape[:2], self.part.stop - self.part.start)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.plane.dtype
+
+    @property
+    def mpp(self) -> float | None:
+        """Microns a pixel, as far as the file says so."""
+        return self.plane.mpp
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """The file's own values [h, w, C], of all pixels or of a window (rows, columns).
+
+        Slices are cut off at the edges as NumPy's are; they have no step. Memory is taken for the
+        window and the file's tiles or strips; PNG, JPEG and BMP files are decoded whole.
+        Raises UserError naming the file where it is broken or gone.
+        """
+        rows, columns = (_cut_off(one, size) for one, size in
+                         zip(window or (slice(None), slice(None)), self.shape, strict=False))
+        try:
+            pixels = self.plane.read(rows, columns, self.part)
+        except Exception as error:  # the decoders raise a dozen types for broken files
+            raise UserError(f"{self.path}: {_reason(error)}") from error
+        if pixels.shape != (rows.stop - rows.start, columns.stop - columns.start, self.shape[2]):
+            raise UserError(f"{self.path}: was changed after it was looked at")
+        return pixels
+
+    def __getitem__(self, window: slice | Window) -> np.ndarray:
+        return self.read(window if isinstance(window, tuple) else (window, slice(None)))
+
+
+def _cut_off(one: slice, size: int) -> slice:
+    start, stop, step = one.indices(size)
+    if step != 1:
+        raise ValueError(f"windows have no step, not {one}")
+    return slice(start, max(start, stop))
+
+
+def find_pictures(
+    inputs: Sequence[str | os.PathLike], channel: int | str | None = None
+) -> tuple[list[Picture], list[Unreadable]]:
+    """The pictures in files, folders (with all below) and patterns such as `plate/**/*.tif`.
+
+    Only headers are read. Pictures come in natural order, each once.
+
+    Args:
+        inputs: see `picture_listing.picture_paths`.
+        channel: the one to look at, by its number from 1 (as Fiji counts) or its name in any case.
+            None takes grey, RGB without alpha, and three channels of another kind; where there are
+            two or more than three, one has to be chosen.
+    Returns:
+        The pictures, and what cannot be read.
+    Raises:
+        UserError: an input is not there, or there is no picture in it.
+    """
+    paths, closed = picture_paths(inputs)
+    unreadable = [Unreadable(*one) for one in closed]
+    found: list[tuple[Path, Plane, slice, tuple[str, ...]]] = []
+    seen: set[str] = set()
+    for path in paths:
+        if file_key(path) in seen:
+            continue  # its planes came with another file of the same set
+        try:
+            planes = _planes(path)
+            found += [(path, plane, *choose_channels(plane, channel)) for plane in planes]
+        except Exception as error:
+            unreadable.append(Unreadable(path, _reason(error)))
+            continue
+        seen.update(file_key(file) for plane in planes for file in plane.files)
+    names = picture_names([(path, plane.suffix) for path, plane, _, _ in found])
+    return [Picture(name, path, channels, plane, part)
+            for name, (path, plane, part, channels) in zip(names, found, strict=True)], unreadable
+
+
+def _planes(path: Path) -> list[Plane]:
+    """By what is in the file, whatever its name says."""
+    if os.path.isdir(path):
+        return zarr.planes(path)
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if not start:
+        raise UserError("is empty")
+    if pillow.is_picture(start):
+        return pillow.planes(path)
+    from mrcnn.images import tiff
+
+    if tiff.is_picture(start):
+        return tiff.planes(path)
+    raise UserError("is no picture (PNG, JPEG, BMP, TIFF or Zarr)")
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line that follows a path; system errors repeat that path."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror})"
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is"
+    lines = str(error).strip().splitlines()
+    said = f": {lines[0][:200]}" if lines else ""
+    return f"is broken or of an unknown kind ({type(error).__name__}{said})"

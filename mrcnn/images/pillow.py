@@ -1,0 +1,112 @@
+"""PNG, JPEG and BMP files. They are decoded whole, whatever part is wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin
+
+from mrcnn.errors import UserError
+from mrcnn.images.planes import LastDecoded, Plane, file_state
+
+# The classes and not Image.open, which warns of sizes that are common in microscopy.
+OPENERS = {
+    b"\x89PNG": PngImagePlugin.PngImageFile,
+    b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
+}
+# A small file can claim to be a huge picture, and all of it has to be decoded.
+MAX_PIXELS = 400_000_000
+
+# Modes of Pillow that are kept, with their channels; all others become RGB.
+_CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+# Of 16-bit colours, Pillow's modes keep the high bytes alone: what the file has.
+_DEEP = {"LA;16B": "LA", "RGB;16B": "RGB", "RGBA;16B": "RGBA"}
+
+_last = LastDecoded()
+
+
+def is_picture(start: bytes) -> bool:
+    """Whether a file that starts so is one of this module's."""
+    return start.startswith(tuple(OPENERS))
+
+
+def planes(path: Path) -> list[Plane]:
+    """The one plane of a file, of which only the header is read.
+
+    Grey of 1, 8 and 16 bits, RGB and alpha stay as they are; palettes and other colours become
+    RGB. Raises UserError, and whatever Pillow raises for broken files.
+    """
+    with open(path, "rb") as file:
+        picture = _open(file)
+        width, height = picture.size
+        mode, dtype = _form(picture)
+    if width * height > MAX_PIXELS:
+        raise UserError(f"has {height} x {width} pixels and can only be read whole: save it as a "
+                        "tiled TIFF")
+
+    def read(rows: slice, columns: slice, channels: slice) -> np.ndarray:
+        if (rows.stop - rows.start, columns.stop - columns.start) == (height, width):
+            pixels = _decode(path)
+        else:
+            pixels = _last.get(file_state(path), lambda: _decode(path))
+        return pixels[rows, columns, channels].copy()
+
+    return [Plane((height, width, _CHANNELS[mode]), dtype, read, is_rgb=mode.startswith("RGB"),
+                  has_alpha=mode.endswith("A"))]
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    start = file.read(4)
+    file.seek(0)
+    return next(opener for magic, opener in OPENERS.items() if start.startswith(magic))(file)
+
+
+def _rawmode(picture: Image.Image) -> str:
+    """How the file has its pixels."""
+    rawmode = picture.tile[0][3] if picture.tile else ""
+    return rawmode if isinstance(rawmode, str) else ""
+
+
+def _form(picture: Image.Image) -> tuple[str, np.dtype]:
+    """The mode and type of what `_decode` gives."""
+    deep = _DEEP.get(_rawmode(picture))
+    if deep:
+        return deep, np.dtype(np.uint16)
+    mode = picture.mode if picture.mode in _CHANNELS else "RGB"
+    if mode == "1":
+        return mode, np.dtype(bool)
+    return mode, np.dtype(np.uint16 if mode.startswith("I") else np.uint8)
+
+
+def _decode(path: Path) -> np.ndarray:
+    """All pixels [H, W, C]."""
+    with open(path, "rb") as file:
+        picture = _open(file)
+        mode, dtype = _form(picture)
+        if _rawmode(picture) in _DEEP:
+            pixels = _deep_colours(picture, file)
+        else:
+            pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
+    return pixels.astype(dtype, copy=False).reshape(*pixels.shape[:2], -1)
+
+
+def _deep_colours(picture: Image.Image, file: BinaryIO) -> np.ndarray:
+    """16-bit colours, of which Pillow gives one byte a value: it is told that they lie otherwise.
+
+    Grey with alpha is read as four channels of 8 bits. There is no such mode for the six or eight
+    bytes of the others: read as if their low byte came first, they give just that.
+    """
+    mode = _DEEP[_rawmode(picture)]
+    if mode == "LA":
+        return _read_as(picture, "RGBA").view(">u2")
+    high = np.asarray(picture).astype(np.uint16)
+    file.seek(0)
+    return high * 256 + _read_as(_open(file), f"{mode};16L")
+
+
+def _read_as(picture: Image.Image, rawmode: str) -> np.ndarray:
+    picture.tile = [(*tile[:3], rawmode) for tile in picture.tile]
+    return np.asarray(picture)

@@ -1,0 +1,170 @@
+"""Zarr arrays (formats 2 and 3) and OME-Zarr (to version 0.5), with the package zarr.
+
+Chunks that a window touches are read, no others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrcnn.errors import UserError
+from mrcnn.images.planes import Plane, microns, plane_suffix, square_pixel
+
+if TYPE_CHECKING:
+    import zarr
+
+MARKS = ("zarr.json", ".zarray", ".zgroup")
+# Groups inside groups, down to the fields of a plate: row, well, field.
+DEEPEST_GROUP = 3
+
+_BY_NAME = {"y": "Y", "x": "X", "z": "Z", "t": "T", "time": "T", "c": "C", "channel": "C",
+            "channels": "C"}
+_BY_TYPE = {"channel": "C", "time": "T"}
+
+
+def is_picture(folder: Path) -> bool:
+    """Whether a folder is a Zarr array or group."""
+    return folder.name.casefold().endswith(".zarr") or _has_mark(folder)
+
+
+def _has_mark(folder: Path) -> bool:
+    # os.path says no where a folder is closed to the user; pathlib would raise.
+    return any(os.path.isfile(folder / mark) for mark in MARKS)
+
+
+def planes(path: Path) -> list[Plane]:
+    """The planes of an array or of an OME-Zarr group, at full resolution; no pixels are read.
+
+    Groups of pictures, such as plates, give the planes of all of them. Raises UserError (a reason
+    without the folder's name), and whatever zarr raises for what is broken.
+    """
+    try:
+        import zarr
+    except ImportError:
+        raise UserError("needs the package zarr: pip install zarr") from None
+    if not _has_mark(path):
+        raise UserError("is no Zarr array or group (it has neither zarr.json, .zarray nor .zgroup)")
+    node = zarr.open(str(path), mode="r")
+    if isinstance(node, zarr.Array):
+        return _planes_of_array(node, _axes_of_array(node))
+    found = [plane for name, group in _images(node, "", 0)
+             for plane in _planes_of_image(group, name)]
+    if not found:
+        raise UserError("is a Zarr group without multiscales: name one of its arrays")
+    return found
+
+
+def _images(group: zarr.Group, name: str, depth: int) -> Iterator[tuple[str, zarr.Group]]:
+    """The groups that are OME's pictures, with what tells them apart."""
+    if _ome(group).get("multiscales"):
+        yield name, group
+    elif depth < DEEPEST_GROUP:
+        for key in sorted(group.group_keys(), key=_number_first):
+            yield from _images(group[key], f"{name}_{key}".strip("_"), depth + 1)
+
+
+def _number_first(key: str) -> tuple[int, str]:
+    return (int(key), "") if key.isdecimal() else (0, key)
+
+
+def _ome(group: zarr.Group) -> Mapping[str, Any]:
+    """OME's metadata, which version 0.5 has under a key of its own."""
+    attributes = dict(group.attrs)
+    return attributes.get("ome", attributes)
+
+
+def _planes_of_image(group: zarr.Group, name: str) -> list[Plane]:
+    """The planes of the first level of an OME-Zarr picture."""
+    ome = _ome(group)
+    multiscale = ome["multiscales"][0]
+    level = multiscale["datasets"][0]
+    array = group[level["path"]]
+    described = multiscale.get("axes") or list("tczyx")  # versions before 0.3 had just these
+    if len(described) != array.ndim:
+        raise UserError(f"has {array.ndim} dimensions but {len(described)} axes")
+    described = [axis if isinstance(axis, dict) else {"name": axis} for axis in described]
+    axes = "".join(_BY_TYPE.get(axis.get("type", ""), "") or _axis(axis["name"])
+                   for axis in described)
+    names = [str(channel.get("label") or "")
+             for channel in (ome.get("omero") or {}).get("channels") or []]
+    scale = _scale(level, array.ndim) * _scale(multiscale, array.ndim)
+    sides = [microns(scale[axes.index(letter)], described[axes.index(letter)].get("unit"))
+             for letter in "XY" if letter in axes]
+    mpp = square_pixel(*sides) if len(sides) == 2 else None
+    return _planes_of_array(array, axes, tuple(names), mpp, name)
+
+
+def _scale(described: Mapping[str, Any], dimensions: int) -> np.ndarray:
+    """What the transformations of a level multiply the axes with."""
+    scale = np.ones(dimensions)
+    for step in described.get("coordinateTransformations") or []:
+        if step.get("type") == "scale" and "scale" in step:
+            scale = scale * np.asarray(step["scale"], np.float64)
+    return scale
+
+
+def _axis(name: str | None) -> str:
+    return _BY_NAME.get(str(name).casefold(), "Q")
+
+
+def _axes_of_array(array: zarr.Array) -> str:
+    """A letter for every dimension, by its name or else by its size."""
+    names = (getattr(array.metadata, "dimension_names", None)
+             or dict(array.attrs).get("_ARRAY_DIMENSIONS"))  # what xarray writes into format 2
+    if names and len(names) == array.ndim and any(names):
+        return "".join(map(_axis, names))
+    if array.ndim == 2:
+        return "YX"
+    if array.ndim == 3:
+        if array.shape[2] in (3, 4):
+            return "YXS"
+        return "CYX" if array.shape[0] <= 4 else "ZYX"
+    raise UserError(f"has {array.ndim} dimensions without names")
+
+
+def _planes_of_array(array: zarr.Array, axes: str, names: tuple[str, ...] = (),
+                     mpp: float | None = None, prefix: str = "") -> list[Plane]:
+    if any(axes.count(letter) != 1 for letter in "YX") or axes.count("C") + axes.count("S") > 1:
+        raise UserError(f"has axes {axes} of {array.shape}; one Y and one X are needed, and one C "
+                        "at most")
+    sizes = dict(zip(axes, array.shape, strict=True))
+    channels = sizes.get("C", sizes.get("S", 1))
+    shape = (sizes["Y"], sizes["X"], channels)
+    beyond = [(axis, size) for axis, size in zip(axes, array.shape, strict=True)
+              if axis not in "YXCS"]
+    return [Plane(shape, np.dtype(array.dtype).newbyteorder("="), _PlaneReader(array, axes, place),
+                  channels=names if len(names) == channels else (), is_rgb="S" in axes,
+                  has_alpha=sizes.get("S") == 4, mpp=mpp,
+                  suffix="_".join(filter(None, (prefix, *_suffixes(beyond, place)))))
+            for place in np.ndindex(*(size for _, size in beyond))]
+
+
+def _suffixes(beyond: Sequence[tuple[str, int]], place: Sequence[int]) -> list[str]:
+    return [plane_suffix(axis, index + 1, size)
+            for (axis, size), index in zip(beyond, place, strict=True) if size > 1]
+
+
+@dataclass(frozen=True, eq=False)
+class _PlaneReader:
+    """One place along all axes but Y, X and channels."""
+
+    array: Any
+    axes: str
+    place: tuple[int, ...]
+
+    def __call__(self, rows: slice, columns: slice, channels: slice) -> np.ndarray:
+        wanted: dict[str, Any] = {"Y": rows, "X": columns, "C": channels, "S": channels}
+        places = iter(self.place)
+        index = tuple(wanted[axis] if axis in wanted else next(places) for axis in self.axes)
+        pixels = np.asarray(self.array[index])
+        kept = [axis.replace("S", "C") for axis in self.axes if axis in wanted]
+        if "C" not in kept:
+            pixels, kept = pixels[..., np.newaxis], [*kept, "C"]
+        pixels = pixels.transpose([kept.index(axis) for axis in "YXC"])
+        return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))

@@ -1,0 +1,1 @@
+"""From images to detections: fast network, test-time augmentation, tiles, post-processing."""

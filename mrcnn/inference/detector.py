@@ -1,0 +1,196 @@
+"""From pictures to detections: mold, run the network, unmold.
+
+A result is a dictionary with rois int32 [N, 4] in pixels, class_ids int32 [N], scores float32 [N]
+and patches, N tuples (y, x, bool [h, w]): the patch lies at rows y.. and columns x.. of the
+picture. Hundreds of objects on a large picture take gigabytes as full-size masks, and nearly
+nothing so.
+"""
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.inference.fast_network import FastNetwork, Found
+from mrcnn.network.detection import count_detections
+from mrcnn.pixels import molding, unmolding
+from mrcnn.pixels.object_size import object_zoom
+
+# Looks at a picture for its zoom: the factors tried until something is found, and how many more
+# follow while what is found asks for a zoom this much smaller.
+OTHER_LOOKS = (1.0, 1 / 3, 2.0)
+CLOSER_LOOKS = 2
+MUCH_SMALLER = 0.7
+# No zoom makes a picture larger than this many pixels, some 5 GB of memory.
+MOST_PIXELS = 16e6
+
+
+def detect_patches(
+    network: FastNetwork,
+    images: Sequence[np.ndarray],
+    config,
+    probabilities: bool = False,
+    zooms: Sequence[float | None] | None = None,
+) -> list[dict]:
+    """Detect the objects in any number of pictures of any sizes.
+
+    Args:
+        network: with the weights to use.
+        images: [H, W, C] arrays with values 0 to 255.
+        config: BATCH_SIZE pictures of one molded shape run at once.
+        probabilities: patches are float32 [h, w] in place of bool, what MASK_THRESHOLD would be
+            applied to. They end at the detection's box, enlarged by MASK_ROI_SCALE.
+        zooms: factor of enlargement of each picture; by default what `find_zooms` finds.
+
+    Returns:
+        A result for every picture, in order.
+    """
+    if zooms is None:
+        zooms = find_zooms(network, images, config)
+    results: list = [None] * len(images)
+    for position, row, found, shape, meta in _run(network, images, zooms, config):
+        original_shape = images[position].shape
+        results[position] = _result(
+            found, row, original_shape, shape, meta, config, probabilities
+        )
+    return results
+
+
+def find_zooms(
+    network: FastNetwork, images: Sequence[np.ndarray], config, first: float | None = None
+) -> list[float | None]:
+    """The zoom at which each picture's objects have the size OBJECT_SIZE, from looking at them.
+
+    Args:
+        network, images, config: as for `detect_patches`.
+        first: zoom of the first look; by default what IMAGE_MIN_DIM and IMAGE_MIN_SCALE ask for.
+
+    Returns:
+        Factors of enlargement, in steps; that of the first look where no object was found. None for
+        all pictures without OBJECT_SIZE or with another mode than "pad64".
+    """
+    if not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64":
+        return [None] * len(images)
+    return [_find_zoom(network, image, config, first) for image in images]
+
+
+def _find_zoom(
+    network: FastNetwork, image: np.ndarray, config, first: float | None
+) -> float:
+    most = math.sqrt(MOST_PIXELS / max(1, math.prod(image.shape[:2])))
+
+    def look(zoom: float) -> float | None:
+        """The zoom that what is seen at this one asks for."""
+        [(_, row, found, shape, _)] = _run(network, [image], [zoom], config, masks=False)
+        boxes = found.detections[row, :, :4] * np.tile(shape[:2], 2) / zoom
+        wanted = object_zoom(boxes, config)
+        return None if wanted is None else min(_rounded(wanted), most)
+
+    first = first or molding.scale_factor(
+        image.shape, config.IMAGE_MIN_DIM, None, config.IMAGE_MIN_SCALE, "pad64"
+    )
+    for factor in OTHER_LOOKS:
+        at = min(first * factor, most)
+        wanted = look(at)
+        if wanted is not None:
+            break
+    else:
+        return min(first, most)
+    # A look at objects that are far too large for it finds their parts.
+    for _ in range(CLOSER_LOOKS):
+        if wanted >= MUCH_SMALLER * at:
+            break
+        closer = look(wanted)
+        if closer is None:
+            return at  # where something was found
+        at, wanted = wanted, closer
+    return wanted
+
+
+def _rounded(zoom: float) -> float:
+    """To steps of a quarter octave: few picture sizes, for backends that compile for each."""
+    return 2 ** (round(4 * math.log2(zoom)) / 4)
+
+
+def _run(network: FastNetwork, images, zooms, config, masks: bool = True) -> Iterator[tuple]:
+    """Mold the pictures and run the network; those of one molded shape go in batches.
+
+    Yields:
+        For every picture (position, row of the batch, Found, molded shape, meta data [M]).
+    """
+    molded = [
+        molding.mold_inputs([image], config, [zoom])[:2]
+        for image, zoom in zip(images, zooms, strict=True)
+    ]
+    by_shape = defaultdict(list)
+    for position, (array, _) in enumerate(molded):
+        by_shape[array.shape].append(position)
+    for positions in by_shape.values():
+        for first in range(0, len(positions), config.BATCH_SIZE):
+            chunk = positions[first : first + config.BATCH_SIZE]
+            arrays = np.concatenate([molded[p][0] for p in chunk])
+            metas = np.concatenate([molded[p][1] for p in chunk])
+            shape = arrays.shape[1:]
+            check_sides(shape)
+            found = network(arrays, metas, masks)
+            for row, position in enumerate(chunk):
+                yield position, row, found, shape, metas[row]
+
+
+def detect_molded(network: FastNetwork, images, metas, config) -> list[dict]:
+    """As `detect_patches`, for molded images [B, H, W, C] of one shape and meta data [B, M].
+
+    Results are in pixels of the molded images.
+    """
+    images, metas = np.asarray(images), np.array(metas)
+    shape = images.shape[1:]
+    check_sides(shape)
+    found = network(images, metas)
+    metas[:, 7:11] = (0, 0, *shape[:2])  # the window: all of the image
+    return [_result(found, row, shape, shape, meta, config) for row, meta in enumerate(metas)]
+
+
+def with_masks(result: dict, image_shape: Sequence[int]) -> dict:
+    """matterport's form of a result: masks bool [H, W, N] in place of patches."""
+    others = {key: value for key, value in result.items() if key != "patches"}
+    return {**others, "masks": unmolding.patches_to_masks(result["patches"], image_shape)}
+
+
+def check_sides(shape: Sequence[int]) -> None:
+    """Raise UserError where a molded image [H, W, C] has sides that the pyramid cannot halve."""
+    if shape[0] % 64 or shape[1] % 64:
+        raise UserError(
+            f"images of {shape[0]}x{shape[1]} pixels do not fit the network: both sides must be "
+            "multiples of 64; set IMAGE_MIN_DIM and IMAGE_MAX_DIM so, or "
+            'IMAGE_RESIZE_MODE = "pad64"'
+        )
+
+
+def _result(
+    found: Found, row: int, original_shape, molded_shape, meta, config, probabilities=False
+) -> dict:
+    """The result of one picture of a batch."""
+    _warn_if_cut(found, row, meta, config)
+    window = molding.parse_image_meta(meta[None])["window"][0]
+    boxes, class_ids, scores, patches = unmolding.unmold_patches(
+        found.detections[row], found.masks[row], original_shape, molded_shape, window, config,
+        probabilities,
+    )
+    return {"rois": boxes, "class_ids": class_ids, "scores": scores, "patches": patches}
+
+
+def _warn_if_cut(found: Found, row: int, meta, config) -> None:
+    """Say so where `DETECTION_MAX_INSTANCES` has cut off detections."""
+    limit = found.detections.shape[1]
+    if found.detections[row, -1, 4] == 0:  # not every row is taken
+        return
+    total = count_detections(found.rois[row], found.classes[row], found.deltas[row], meta, config)
+    if total > limit:
+        warnings.warn(
+            f"{total} detections, only the best {limit} are kept: raise DETECTION_MAX_INSTANCES",
+            MRCNNWarning,
+            stacklevel=2,
+        )

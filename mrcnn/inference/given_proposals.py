@@ -1,0 +1,132 @@
+"""Detection from proposals that somebody else made, on a picture or on a pyramid of its sizes.
+
+    proposals -> the size of the picture at which each is near 224 x 224 -> class, box and mask
+
+Source: report section 3.8.5; Girshick, "Fast R-CNN", sections 2.2 and 3.
+Shape shorthand: R regions, K classes, D detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from keras import ops
+
+from mrcnn.errors import UserError
+from mrcnn.inference.fast_network import FastNetwork, memory_errors
+from mrcnn.network.detection import DetectionLayer
+from mrcnn.pixels import molding, unmolding
+from mrcnn.pixels.boxes import denorm_boxes, norm_boxes
+
+CANONICAL_SIDE = 224.0  # pixels
+
+
+def nearest_zoom(boxes: np.ndarray, zooms: Sequence[float]) -> np.ndarray:
+    """Index of the zoom at which each box's area is nearest to 224 x 224 pixels, int [R].
+
+    boxes: [R, 4] in pixels of the picture (y1, x1, y2, x2). Nearest by the factor between them.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    sides = np.sqrt(np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6), axis=1))
+    factors = np.log(sides[:, None] * np.asarray(zooms, np.float64) / CANONICAL_SIDE)
+    return np.argmin(np.abs(factors), axis=1)
+
+
+def detect_proposals(
+    network: FastNetwork, image: np.ndarray, proposals: np.ndarray, zooms: Sequence[float | None],
+    config,
+) -> dict:
+    """Classify, refine and outline given regions of one picture.
+
+    Args:
+        network: with the weights to use.
+        image: [H, W, C], values 0 to 255.
+        proposals: [R, 4] in pixels of the picture (y1, x1, y2, x2), R may be 0.
+        zooms: factors of enlargement; more than one makes an image pyramid. None stands for what
+            IMAGE_MIN_DIM and IMAGE_MIN_SCALE ask for.
+
+    Returns:
+        A result with patches, see `detector`.
+
+    Raises:
+        UserError: proposals or zooms that cannot be used.
+    """
+    proposals = np.asarray(proposals, np.float32)
+    if proposals.size == 0:
+        proposals = proposals.reshape(0, 4)
+    if proposals.ndim != 2 or proposals.shape[1] != 4 or not np.isfinite(proposals).all():
+        raise UserError(f"proposals of shape {proposals.shape} are not allowed: [R, 4] finite "
+                        "numbers, y1, x1, y2, x2 in pixels of the picture")
+    zooms = list(zooms)
+    if not zooms or not all(zoom is None or 0 < zoom < np.inf for zoom in zooms):
+        raise UserError(f"zooms = {zooms} is not allowed: numbers above 0, one at least")
+    if config.IMAGE_RESIZE_MODE != "pad64" and zooms != [None]:
+        raise UserError('zooms need IMAGE_RESIZE_MODE = "pad64"')
+    with memory_errors((1, *image.shape)):
+        return _detect(network, image, proposals, zooms, config)
+
+
+def _detect(network, image, proposals, zooms, config) -> dict:
+    looks = [_Look(network, image, zoom, config) for zoom in zooms]
+    factors = [look.zoom for look in looks]
+    shape, exact = image.shape, config.exact_pixels
+    nearest = nearest_zoom(proposals, factors)
+    rois = norm_boxes(proposals, shape, exact=exact)  # one frame for all zooms: the picture's
+    parts = [look.classify(rois[nearest == i]) for i, look in enumerate(looks)]
+    detections = _refine(*(np.concatenate(a) for a in zip(*parts, strict=True)), shape, config)
+
+    nearest = nearest_zoom(denorm_boxes(detections[:, :4], shape, exact=exact), factors)
+    masks = np.zeros((len(detections), *config.MASK_SHAPE, config.NUM_CLASSES), np.float32)
+    for i, look in enumerate(looks):
+        if (nearest == i).any():
+            masks[nearest == i] = look.segment(detections[nearest == i, :4])
+    boxes, class_ids, scores, patches = unmolding.unmold_patches(
+        detections, masks, shape, shape, (0, 0, *shape[:2]), config
+    )
+    return {"rois": boxes, "class_ids": class_ids, "scores": scores, "patches": patches}
+
+
+def _refine(rois, classes, deltas, shape, config) -> np.ndarray:
+    """`DetectionLayer` on regions [R, 4] of a picture: its rows without padding, [D, 6]."""
+    if not len(rois):
+        return np.zeros((0, 6), np.float32)
+    every_class = np.ones(config.NUM_CLASSES, np.int32)
+    meta = molding.compose_image_meta(0, shape, shape, (0, 0, *shape[:2]), 1.0, every_class)
+    inputs = [np.asarray(a, np.float32)[None] for a in (rois, classes, deltas, meta)]
+    detections = ops.convert_to_numpy(DetectionLayer(config)(inputs))[0]
+    return detections[detections[:, 4] > 0]
+
+
+class _Look:
+    """A picture at one zoom, and what the network sees of regions in it."""
+
+    def __init__(self, network: FastNetwork, image, zoom: float | None, config):
+        self.network, self.config = network, config
+        molded, self.metas, [window] = molding.mold_inputs([image], config, [zoom])
+        shape = molded.shape[1:3]
+        self.window = norm_boxes(window, shape, exact=config.exact_pixels)
+        self.zoom = float(np.sqrt(np.prod((window[2:] - window[:2]) / image.shape[:2])))
+        self.features = network.features(molded)
+
+    def _in_molded(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes [R, 4] normalised to the picture -> normalised to the molded image."""
+        origin, size = np.tile(self.window[:2], 2), np.tile(self.window[2:] - self.window[:2], 2)
+        return (origin + boxes * size).astype(np.float32)
+
+    def classify(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes [R, 4] normalised to the picture, again, probabilities [R, K], deltas [R, K, 4]."""
+        kinds, size = self.config.NUM_CLASSES, self.config.POST_NMS_ROIS_INFERENCE
+        found = [(np.zeros((0, kinds), np.float32), np.zeros((0, kinds, 4), np.float32))]
+        rois = self._in_molded(boxes)
+        for start in range(0, len(rois), size):  # the network takes so many at a time
+            part = rois[start : start + size]
+            padded = np.pad(part, [(0, size - len(part)), (0, 0)])
+            found.append([a[0, : len(part)]
+                          for a in self.network.classify(self.features, self.metas, padded[None])])
+        classes, deltas = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        return boxes, classes, deltas
+
+    def segment(self, boxes: np.ndarray) -> np.ndarray:
+        """Masks [R, h, w, K] of boxes [R, 4] normalised to the picture."""
+        return self.network.segment(self.features, self.metas, self._in_molded(boxes)[None])[0]

@@ -1,0 +1,1 @@
+"""What only code written against matterport's library needs."""

@@ -1,0 +1,1 @@
+"""The graph, `keras.ops` only: from the backbone to detections, targets and losses."""

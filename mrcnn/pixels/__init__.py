@@ -1,0 +1,1 @@
+"""Arrays, NumPy only: boxes, masks, resampling, grey levels, object sizes, molding."""

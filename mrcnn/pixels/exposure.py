@@ -1,0 +1,113 @@
+"""From a file's own values, of any type and range, to the 8-bit pictures that the network takes.
+
+Two percentiles of the whole picture become 0 and 255, and a light ground becomes a dark one: what
+`intensities.standardise` does to a picture in memory, here also for 16-bit, 32-bit and float values
+and for pictures that are larger than memory. It is measured once on the whole picture and then
+applied to any part, so that the tiles of a slide all get the same.
+
+A picture is anything with `shape` [H, W] or [H, W, C], `dtype` and slices `[rows, columns]`: an
+array, a memory map, a Zarr array, a `picture_files.Picture`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrcnn.errors import UserError
+from mrcnn.pixels.intensities import SMALLEST_RANGE, percentiles_of_counts
+
+if TYPE_CHECKING:
+    from mrcnn.config import Config
+
+# Values that are looked at together, and at most in all where they cannot be counted.
+BAND_VALUES = 2**24
+MOST_VALUES = 2**24
+# Rows are read in multiples of this, the usual side of a file's own tiles.
+BAND_ROWS = 256
+# Types of which every value has a place in a table.
+COUNTED = (np.uint8, np.uint16)
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What becomes black and white, in the file's own values, and whether they change places."""
+
+    low: float
+    high: float
+    inverted: bool = False
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 of the same shape; values beyond `low` and `high` are cut off."""
+        if pixels.dtype == bool:
+            pixels = pixels.astype(np.uint8)
+        if pixels.dtype in COUNTED:
+            table = np.arange(np.iinfo(pixels.dtype).max + 1, dtype=np.float64)
+            return self._changed(table)[pixels]
+        return self._changed(np.nan_to_num(pixels.astype(np.float64)))
+
+    def _changed(self, values: np.ndarray) -> np.ndarray:
+        span = self.high - self.low
+        if span <= 0:
+            return np.zeros(values.shape, np.uint8)  # nothing is to be seen
+        values = np.clip((values - self.low) * (255.0 / span), 0, 255)
+        return np.rint(255.0 - values if self.inverted else values).astype(np.uint8)
+
+
+def measure(picture: Any, config: Config, inverted: bool | None = None) -> Exposure:
+    """The exposure that INTENSITY_PERCENTILES and DARK_GROUND of the configuration ask for.
+
+    All channels count together, so that colours stay. Exact for 8 and 16 bits; of other types a
+    regular grid of at most MOST_VALUES values is looked at.
+
+    Args:
+        picture: see the top of the module.
+        inverted: None finds out whether the ground is light (the median lies above the middle).
+    """
+    dtype = np.dtype(picture.dtype)
+    if dtype.kind not in "biuf":
+        raise UserError(f"a picture of {dtype} values is none: numbers are needed")
+    ends = config.INTENSITY_PERCENTILES or (0, 100)
+    low, high, middle, least, most = percentiles(picture, [*ends, 50, 0, 100])
+    if not config.INTENSITY_PERCENTILES and dtype == np.uint8:
+        low, high = 0.0, 255.0
+    if dtype == np.uint8:
+        high = max(high, low + SMALLEST_RANGE)
+    elif high <= low:  # nearly all pixels are alike: what differs is what there is to see
+        low, high = least, most
+    if inverted is None:
+        inverted = bool(config.DARK_GROUND and middle - low > (high - low) / 2)
+    return Exposure(float(low), float(high), inverted)
+
+
+def percentiles(picture: Any, percents: Sequence[float]) -> np.ndarray:
+    """`np.percentile` over all values of a picture that need not fit into memory."""
+    dtype = np.dtype(picture.dtype)
+    if dtype.kind == "b" or dtype in COUNTED:
+        counts = np.zeros(2 if dtype.kind == "b" else np.iinfo(dtype).max + 1, np.int64)
+        for _, band in bands(picture):
+            counts += np.bincount(band.ravel().astype(np.intp), minlength=len(counts))
+        return percentiles_of_counts(counts, percents)
+    step = math.ceil(math.sqrt(math.prod(picture.shape) / MOST_VALUES)) or 1
+    values = np.nan_to_num(subsample(picture, step).astype(np.float64))
+    return np.percentile(values, percents) if values.size else np.zeros(len(percents))
+
+
+def subsample(picture: Any, step: int) -> np.ndarray:
+    """Every `step`th row and column of a picture, without alpha."""
+    parts = [band[(-start) % step :: step, ::step] for start, band in bands(picture)]
+    return np.concatenate(parts) if parts else np.zeros((0, *picture.shape[1:]), picture.dtype)
+
+
+def bands(picture: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """A picture in bands of rows from the top, each of about BAND_VALUES values, without alpha:
+    (first row, band)."""
+    values = max(1, math.prod(picture.shape[1:]))
+    rows = max(1, BAND_VALUES // values // BAND_ROWS) * BAND_ROWS
+    for start in range(0, picture.shape[0], rows):
+        band = np.asarray(picture[start : start + rows, :])
+        yield start, band[..., :-1] if band.ndim == 3 and band.shape[2] in (2, 4) else band

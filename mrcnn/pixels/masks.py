@@ -1,0 +1,231 @@
+"""Instance masks: resizing, mini-masks, and label layers.
+
+A stack of masks is bool [H, W, N], one plane per instance; that is what matterport's functions
+take. With hundreds of instances it is large and slow, so the data pipeline uses label layers:
+int32 [H, W, L], where each layer is a label map with 0 for background and i + 1 for instance i.
+An instance lives in one layer; instances that overlap live in different ones, so masks that do
+not overlap need only L == 1.
+
+Shapes: N instances, L layers, H W pixels, h w mini-mask cells. Boxes are (y1, x1, y2, x2) in
+pixels with exclusive ends; see mrcnn/pixels/molding.py for the pixel convention.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+from mrcnn.errors import UserError
+from mrcnn.pixels.resampling import nearest_indices, resize_weights
+
+# Mini masks of many instances: the step of the window sizes, and the pixels resized at a time
+# (half a megabyte of floats, which stays in the processor's cache).
+WINDOW_STEP = 16
+WINDOW_PIXELS = 1 << 17
+
+# ---- matterport's functions on stacks of masks -------------------------------------------------
+
+
+def resize_mask(
+    mask: np.ndarray,
+    scale: float,
+    padding: Sequence[tuple[int, int]],
+    crop: tuple[int, int, int, int] | None = None,
+    *,
+    exact: bool = False,
+) -> np.ndarray:
+    """Resize and pad (or crop) masks as ``resize_image`` did with their image.
+
+    Args:
+        mask: [H, W, N], any number type; nearest-neighbour sampling keeps its values.
+        scale, padding, crop: as returned by ``resize_image``.
+        exact: sample at half-pixel centres; otherwise the corner pixels' centres are aligned, as
+            in ``scipy.ndimage.zoom``, which matterport's ``utils.resize_mask`` uses.
+    """
+    height, width = (max(1, round(size * scale)) for size in mask.shape[:2])
+    pick = nearest_indices if exact else _corner_aligned_indices
+    mask = mask[pick(mask.shape[0], height)][:, pick(mask.shape[1], width)]
+    if crop is not None:
+        y, x, height, width = crop
+        return mask[y : y + height, x : x + width]
+    return np.pad(mask, padding)
+
+
+def minimize_mask(
+    bbox: np.ndarray, mask: np.ndarray, mini_shape: Sequence[int], *, exact: bool = False
+) -> np.ndarray:
+    """Return each mask's box content as a small picture (matterport: ``utils.minimize_mask``).
+
+    Args:
+        bbox: int [N, 4] pixels.
+        mask: bool [H, W, N].
+        mini_shape: (h, w).
+        exact: continue the mask beyond its box; otherwise it fades to zero, as in matterport.
+
+    Returns:
+        bool [h, w, N].
+
+    Raises:
+        UserError: a box has no area.
+    """
+    mini = np.zeros((*mini_shape, mask.shape[-1]), bool)
+    for i, (y1, x1, y2, x2) in enumerate(_integer_boxes(bbox, mask.shape[-1])):
+        patch = mask[y1:y2, x1:x2, i]
+        if patch.size == 0:
+            raise UserError(f"box {i} = {[y1, x1, y2, x2]} has no area in its image: remove it")
+        mini[:, :, i] = _resize_patch(patch.astype(bool), mini_shape, exact)
+    return mini
+
+
+def expand_mask(
+    bbox: np.ndarray, mini_mask: np.ndarray, image_shape: Sequence[int], *, exact: bool = False
+) -> np.ndarray:
+    """Undo ``minimize_mask`` (matterport: ``utils.expand_mask``).
+
+    Args:
+        bbox: int [N, 4] pixels, inside the image; a box without area gives an empty mask.
+        mini_mask: bool [h, w, N].
+        image_shape: (H, W) or (H, W, C).
+        exact: as for ``minimize_mask``.
+
+    Returns:
+        bool [H, W, N].
+    """
+    count = mini_mask.shape[-1]
+    masks = np.zeros((*image_shape[:2], count), bool)
+    for i, (y1, x1, y2, x2) in enumerate(_integer_boxes(bbox, count)):
+        if y2 > y1 and x2 > x1:
+            patch = _resize_patch(mini_mask[:, :, i].astype(bool), (y2 - y1, x2 - x1), exact)
+            masks[y1:y2, x1:x2, i] = patch
+    return masks
+
+
+def mold_mask(mask: np.ndarray, config: object) -> None:
+    """Do nothing, as in matterport, where it is a placeholder that old code may import."""
+
+
+def _resize_patch(patch: np.ndarray, out_shape: Sequence[int], exact: bool) -> np.ndarray:
+    """Resize bool [h, w] linearly and call true what comes out above one half."""
+    rows = resize_weights(patch.shape[0], int(out_shape[0]), exact)
+    columns = resize_weights(patch.shape[1], int(out_shape[1]), exact)
+    return rows @ patch.astype(np.float32) @ columns.T > 0.5
+
+
+def _corner_aligned_indices(in_size: int, out_size: int) -> np.ndarray:
+    step = (in_size - 1) / (out_size - 1) if out_size > 1 else 0.0
+    return np.floor(np.arange(out_size) * step + 0.5).astype(np.int64)
+
+
+def _integer_boxes(boxes: np.ndarray, count: int) -> list[list[int]]:
+    return np.asarray(boxes)[:count, :4].astype(np.int64).tolist() if count else []
+
+
+# ---- Label layers ------------------------------------------------------------------------------
+
+
+def masks_to_layers(masks: np.ndarray) -> np.ndarray:
+    """Pack masks [H, W, N] into label layers int32 [H, W, L], as few as a greedy search finds.
+
+    An instance without pixels keeps its number, which then occurs nowhere. N == 0 gives one layer
+    of zeros.
+    """
+    planes = np.ascontiguousarray(np.moveaxis(np.asarray(masks), -1, 0))
+    shape = planes.shape[1:]
+    layers = [np.zeros(shape, np.int32)]
+    for i, plane in enumerate(planes):
+        pixels = np.flatnonzero(plane)
+        layer = next((layer for layer in layers if not layer.flat[pixels].any()), None)
+        if layer is None:
+            layer = np.zeros(shape, np.int32)
+            layers.append(layer)
+        layer.flat[pixels] = i + 1
+    return np.stack(layers, axis=-1)
+
+
+def layers_to_masks(layers: np.ndarray, count: int) -> np.ndarray:
+    """Unpack label layers [H, W, L] into masks bool [H, W, count].
+
+    The result is a view of [count, H, W] memory, so each mask is contiguous.
+    """
+    masks = np.zeros((count, *layers.shape[:2]), bool)
+    for layer, i, box in _labelled_regions(layers, count):
+        masks[i][box] |= layer[box] == i + 1
+    return np.moveaxis(masks, 0, -1)
+
+
+def layer_boxes(layers: np.ndarray, count: int) -> np.ndarray:
+    """Return int32 [count, 4] boxes in pixels; zeros for an instance that has no pixel."""
+    boxes = np.zeros((count, 4), np.int32)
+    for _, i, (rows, columns) in _labelled_regions(layers, count):
+        boxes[i] = rows.start, columns.start, rows.stop, columns.stop
+    return boxes
+
+
+def layer_mini_masks(
+    layers: np.ndarray, boxes: np.ndarray, mini_shape: Sequence[int], exact: bool
+) -> np.ndarray:
+    """Return bool [N, h, w]: each instance's box content as a small picture.
+
+    Args:
+        layers: int32 [H, W, L].
+        boxes: int [N, 4] pixels, as ``layer_boxes`` gives; without area: an empty picture.
+        mini_shape: (h, w).
+        exact: as for ``minimize_mask``.
+    """
+    mini = np.zeros((len(boxes), *mini_shape), bool)
+    boxes = np.asarray(boxes)[:, :4].astype(np.int64)
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    # Instances of about one size are resized together, in windows of that size; the weights of
+    # what a window holds beyond the box are zero.
+    windows = -(-sizes // WINDOW_STEP) * WINDOW_STEP
+    windows[(sizes <= 0).any(axis=1)] = 0
+    layers = np.pad(layers, [(0, WINDOW_STEP - 1)] * 2 + [(0, 0)])
+    for shape in sorted(set(map(tuple, windows.tolist())) - {(0, 0)}):
+        group = np.flatnonzero((windows == shape).all(axis=1))
+        pixels = len(group) * max(math.prod(shape), math.prod(mini_shape))
+        for part in np.array_split(group, min(len(group), -(-pixels // WINDOW_PIXELS))):
+            patches = _windows(layers, boxes[part, :2], shape) == part[:, None, None, None] + 1
+            rows, columns = (
+                _window_weights(window, int(cells), exact)[window - size]
+                for window, cells, size in zip(shape, mini_shape, sizes[part].T, strict=True)
+            )
+            patches = patches.any(axis=1).astype(np.float32)
+            mini[part] = rows @ patches @ columns.transpose(0, 2, 1) > 0.5
+    return mini
+
+
+def _windows(layers: np.ndarray, corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Cut windows [n, L, *shape] out of layers [H, W, L]; corners [n, 2]: y, x."""
+    views = np.lib.stride_tricks.sliding_window_view(layers, shape, axis=(0, 1))
+    return views[corners[:, 0], corners[:, 1]]
+
+
+@lru_cache(maxsize=16)
+def _window_weights(window: int, out_size: int, exact: bool) -> np.ndarray:
+    """Float32 [WINDOW_STEP, out_size, window]: element k resizes the first window - k pixels."""
+    weights = np.zeros((WINDOW_STEP, out_size, window), np.float32)
+    for k in range(min(WINDOW_STEP, window)):
+        weights[k, :, : window - k] = resize_weights(window - k, out_size, exact)
+    return weights
+
+
+def resize_layers(layers: np.ndarray, out_shape: Sequence[int]) -> np.ndarray:
+    """Resize label layers [H, W, L] to (height, width): nearest neighbour, half-pixel centres."""
+    rows = nearest_indices(layers.shape[0], int(out_shape[0]))
+    columns = nearest_indices(layers.shape[1], int(out_shape[1]))
+    return layers[rows[:, None], columns]
+
+
+def _labelled_regions(layers: np.ndarray, count: int):
+    """Yield (layer [H, W], instance index, (row slice, column slice)) for all that have pixels."""
+    if count == 0:  # find_objects reads max_label=0 as "no limit"
+        return
+    for number in range(layers.shape[-1]):
+        layer = np.ascontiguousarray(layers[:, :, number])
+        for i, box in enumerate(ndimage.find_objects(layer, max_label=count)):
+            if box is not None:
+                yield layer, i, box

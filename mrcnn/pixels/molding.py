@@ -1,0 +1,325 @@
+"""Images in: from pictures to network input. `unmolding` is the way back.
+
+Pixel convention, here and in the whole package: image coordinates are continuous, pixel i covers
+[i, i + 1), and its centre is i + .5. A box is (y1, x1, y2, x2) with exclusive ends: the box of the
+single pixel (0, 0) is (0, 0, 1, 1). ``Config.PIXEL_CONVENTION`` decides how this is sampled:
+
+- "exact" keeps to it everywhere. Normalised boxes are box / size; resizing, ROI sampling and mask
+  pasting all sample at pixel centres, and a mask target is the share of its cell that the mask
+  covers, so nothing moves.
+- "matterport" is what files trained with matterport's code need. Normalised boxes are
+  (box - (0, 0, 1, 1)) / (size - 1), crops are sampled with their corners on pixel centres, and
+  masks are resized into boxes that were rounded to whole pixels.
+
+Shapes: B images, K classes, H W pixels, C channels, M = 12 + K entries of an image's meta data.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mrcnn.errors import UserError
+from mrcnn.pixels.intensities import standardise
+from mrcnn.pixels.resampling import resize_smooth
+
+if TYPE_CHECKING:
+    from mrcnn.config import Config
+
+Box = tuple[int, int, int, int]
+Padding = list[tuple[int, int]]
+
+# Luminance of R, G, B (ITU-R BT.601).
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+# ---- Pictures ----------------------------------------------------------------------------------
+
+
+def adapt_channels(image: np.ndarray, count: int) -> np.ndarray:
+    """Return a picture with the number of channels that the model takes.
+
+    Grey is repeated for RGB; an alpha channel (the second of two, or a fourth where one or three
+    are wanted) is dropped; RGB becomes luminance where one is wanted.
+
+    Args:
+        image: [H, W] or [H, W, C].
+        count: channels wanted.
+
+    Returns:
+        [H, W, count] with the dtype of image.
+
+    Raises:
+        UserError: there is no such conversion.
+    """
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3:
+        raise UserError(f"an image of shape {image.shape} is not [height, width, channels]")
+    channels = image.shape[-1]
+    if channels == count:
+        return image
+    if count in (1, 3) and channels in (2, 4):
+        return adapt_channels(image[..., : channels - 1], count)
+    if (channels, count) == (1, 3):
+        return np.repeat(image, 3, axis=-1)
+    if (channels, count) == (3, 1):
+        grey = image @ LUMINANCE
+        if np.issubdtype(image.dtype, np.integer):
+            grey = np.rint(grey)
+        return grey[..., None].astype(image.dtype)
+    raise UserError(
+        f"an image of {channels} channels cannot be given to a model of {count}: "
+        f"set IMAGE_CHANNEL_COUNT = {channels} or convert the image"
+    )
+
+
+def resize(
+    image: np.ndarray,
+    output_shape: Sequence[int],
+    order: int = 1,
+    mode: str = "constant",
+    cval: float = 0,
+    clip: bool = True,
+    preserve_range: bool = False,
+    anti_aliasing: bool = False,
+    anti_aliasing_sigma: float | None = None,
+) -> np.ndarray:
+    """Call scikit-image's ``resize`` with matterport's defaults (``utils.resize``).
+
+    Boolean images are taken as 0.0 and 1.0. Returns floats of the shape output_shape.
+    """
+    from skimage.transform import resize as skimage_resize
+
+    image = np.asarray(image)
+    return skimage_resize(
+        image.astype(np.float64) if image.dtype == bool else image,
+        tuple(int(size) for size in output_shape),
+        order=order,
+        mode=mode,
+        cval=cval,
+        clip=clip,
+        preserve_range=preserve_range,
+        anti_aliasing=anti_aliasing,
+        anti_aliasing_sigma=anti_aliasing_sigma,
+    )
+
+
+def resize_image(
+    image: np.ndarray,
+    min_dim: int | None = None,
+    max_dim: int | None = None,
+    min_scale: float | None = None,
+    mode: str = "square",
+    *,
+    exact: bool = False,
+    rng: np.random.Generator | None = None,
+    zoom: float | None = None,
+) -> tuple[np.ndarray, Box, float, Padding, Box | None]:
+    """Scale a picture, keeping its proportions, and pad or crop it (``utils.resize_image``).
+
+    Args:
+        image: [H, W, C].
+        min_dim, max_dim, min_scale, mode: as IMAGE_MIN_DIM, IMAGE_MAX_DIM, IMAGE_MIN_SCALE and
+            IMAGE_RESIZE_MODE in ``Config``.
+        exact: continue the border when interpolating, anti-alias when shrinking, and round;
+            otherwise the border fades, nothing smooths and fractions are cut off, as matterport.
+        rng: draws the place of a crop; Python's global ``random`` when None, as matterport.
+        zoom: factor of enlargement in place of what min_dim, max_dim and min_scale ask for ("pad64"
+            and "crop" only).
+
+    Returns:
+        image: [H', W', C], same dtype.
+        window: (y1, x1, y2, x2), the part of it that is not padding.
+        scale: factor of enlargement asked for (sides are rounded to whole pixels).
+        padding: [(top, bottom), (left, right), (0, 0)].
+        crop: (y, x, height, width) in the scaled picture, or None.
+
+    Raises:
+        UserError: the mode is unknown, lacks the size that it needs, or allows no zoom.
+    """
+    if image.ndim != 3:
+        raise UserError(f"an image of shape {image.shape} is not [height, width, channels]")
+    _check_resize_arguments(min_dim, max_dim, mode, zoom)
+    height, width = image.shape[:2]
+    padding: Padding = [(0, 0), (0, 0), (0, 0)]
+    if mode == "none":
+        return image, (0, 0, height, width), 1, padding, None
+
+    scale = zoom or scale_factor((height, width), min_dim, max_dim, min_scale, mode)
+    if scale != 1:
+        height, width = (max(1, round(side * scale)) for side in (height, width))
+        image = _scaled(image, (height, width), exact)
+    if mode == "crop":
+        y, x = (_random_integer(side - min_dim, rng) for side in (height, width))
+        image = image[y : y + min_dim, x : x + min_dim]
+        return image, (0, 0, min_dim, min_dim), scale, padding, (y, x, min_dim, min_dim)
+
+    totals = [_padded_size(side, max_dim, mode) - side for side in (height, width)]
+    padding = [(total // 2, total - total // 2) for total in totals] + [(0, 0)]
+    top, left = padding[0][0], padding[1][0]
+    window = (top, left, top + height, left + width)
+    return np.pad(image, padding), window, scale, padding, None
+
+
+def scale_factor(
+    shape: Sequence[int],
+    min_dim: int | None,
+    max_dim: int | None,
+    min_scale: float | None,
+    mode: str,
+) -> float:
+    """Return how much ``resize_image`` enlarges a picture of shape (H, W) (below 1: shrinks)."""
+    scale = max(1, min_dim / min(shape[:2])) if min_dim else 1
+    scale = max(scale, min_scale or 0)
+    if mode == "square" and round(max(shape[:2]) * scale) > max_dim:
+        scale = max_dim / max(shape[:2])
+    return scale
+
+
+def _check_resize_arguments(
+    min_dim: int | None, max_dim: int | None, mode: str, zoom: float | None
+) -> None:
+    if mode not in ("none", "square", "pad64", "crop"):
+        raise UserError(f'resize mode "{mode}" is unknown: use none, square, pad64 or crop')
+    if zoom is not None and mode in ("none", "square"):
+        raise UserError(f'a zoom of {zoom:g} needs IMAGE_RESIZE_MODE = "pad64", not "{mode}"')
+    if mode == "square" and not max_dim:
+        raise UserError("resize mode square needs max_dim (IMAGE_MAX_DIM)")
+    if mode == "crop" and not min_dim:
+        raise UserError("resize mode crop needs min_dim (IMAGE_MIN_DIM)")
+    if mode == "pad64" and (min_dim or 0) % 64:
+        raise UserError(f"resize mode pad64 needs a min_dim that 64 divides, not {min_dim}")
+
+
+def _scaled(image: np.ndarray, shape: tuple[int, int], exact: bool) -> np.ndarray:
+    if not exact:
+        return resize(image, shape, preserve_range=True).astype(image.dtype)
+    result = resize_smooth(image, shape)
+    if not np.issubdtype(image.dtype, np.floating):
+        result = np.rint(result)
+    return result.astype(image.dtype)
+
+
+def _padded_size(side: int, max_dim: int | None, mode: str) -> int:
+    return max_dim if mode == "square" else math.ceil(side / 64) * 64
+
+
+def _random_integer(largest: int, rng: np.random.Generator | None) -> int:
+    return random.randint(0, largest) if rng is None else int(rng.integers(largest + 1))
+
+
+def mold_image(images: np.ndarray, config: Config) -> np.ndarray:
+    """Return float32 [..., H, W, C]: a picture or batch of 0..255 minus the mean pixel."""
+    images, mean = np.asarray(images, np.float32), np.asarray(config.MEAN_PIXEL, np.float32)
+    if mean.size == 1:
+        return images - mean
+    # Over whole rows, because NumPy is slow along an axis of three.
+    *outer, width, channels = images.shape
+    rows = images.reshape(*outer, width * channels) - np.tile(mean, width)
+    return rows.reshape(images.shape)
+
+
+def unmold_image(normalized_images: np.ndarray, config: Config) -> np.ndarray:
+    """Undo ``mold_image``: uint8 [..., H, W, C]."""
+    images = np.asarray(normalized_images, np.float32) + np.asarray(config.MEAN_PIXEL, np.float32)
+    return np.clip(np.rint(images), 0, 255).astype(np.uint8)
+
+
+# ---- Meta data ---------------------------------------------------------------------------------
+
+
+def compose_image_meta(
+    image_id: int,
+    original_image_shape: Sequence[int],
+    image_shape: Sequence[int],
+    window: Sequence[float],
+    scale: float,
+    active_class_ids: Sequence[int],
+) -> np.ndarray:
+    """Pack what the model must know about a picture into one row (matterport's layout).
+
+    Args:
+        image_id: number of the picture in its data set.
+        original_image_shape: (H, W, C) before resizing; (H, W) counts as one channel.
+        image_shape: (H, W, C) after resizing and padding.
+        window: (y1, x1, y2, x2) pixels of the resized picture that are not padding.
+        scale: factor of enlargement.
+        active_class_ids: [K], 1 for the classes that the picture's data set labels.
+
+    Returns:
+        float64 [12 + K].
+    """
+    shapes = [[*shape, 1][:3] for shape in (original_image_shape, image_shape)]
+    return np.array([image_id, *shapes[0], *shapes[1], *window, scale, *active_class_ids], float)
+
+
+def parse_image_meta(meta: np.ndarray) -> dict[str, np.ndarray]:
+    """Unpack rows of ``compose_image_meta``, [B, M] or a single [M], into named arrays.
+
+    Keys: image_id int32 [B], original_image_shape int32 [B, 3], image_shape int32 [B, 3],
+    window int32 [B, 4] pixels, scale float32 [B], active_class_ids int32 [B, K].
+    """
+    meta = np.asarray(meta)
+    return {
+        "image_id": meta[..., 0].astype(np.int32),
+        "original_image_shape": meta[..., 1:4].astype(np.int32),
+        "image_shape": meta[..., 4:7].astype(np.int32),
+        "window": meta[..., 7:11].astype(np.int32),
+        "scale": meta[..., 11].astype(np.float32),
+        "active_class_ids": meta[..., 12:].astype(np.int32),
+    }
+
+
+def mold_inputs(
+    images: Sequence[np.ndarray], config: Config, zooms: Sequence[float | None] | None = None
+) -> tuple[np.ndarray | list[np.ndarray], np.ndarray, np.ndarray]:
+    """Turn pictures of any size into network input (matterport: ``MaskRCNN.mold_inputs``).
+
+    Args:
+        images: each [H, W] or [H, W, C] with values 0..255.
+        zooms: factor of enlargement of each ("pad64" only); None: as the configuration asks for.
+
+    Returns:
+        molded: float32 [B, H, W, C], or a list of float32 [H, W, C] when their shapes differ
+            ("pad64" and "none").
+        metas: float64 [B, M].
+        windows: int [B, 4] pixels of the molded images.
+
+    Raises:
+        UserError: the resize mode or an image does not suit detection, or the mode no zooms.
+    """
+    mode = config.IMAGE_RESIZE_MODE
+    if mode == "crop":
+        raise UserError('IMAGE_RESIZE_MODE = "crop" is for training: detect with "pad64"')
+    molded, metas, windows = [], [], []
+    no_class = [0] * config.NUM_CLASSES
+    zooms = [None] * len(images) if zooms is None else zooms
+    for number, (original, zoom) in enumerate(zip(images, zooms, strict=True)):
+        image = standardise(adapt_channels(original, config.IMAGE_CHANNEL_COUNT), config)
+        if mode == "none" and any(side % 64 for side in image.shape[:2]):
+            raise UserError(
+                f"image {number} is {image.shape[0]} x {image.shape[1]} pixels, and with "
+                'IMAGE_RESIZE_MODE = "none" 64 must divide both: use "pad64" or "square"'
+            )
+        resized, window, scale, _, _ = resize_image(
+            image,
+            config.IMAGE_MIN_DIM,
+            config.IMAGE_MAX_DIM,
+            config.IMAGE_MIN_SCALE,
+            mode,
+            exact=config.exact_pixels,
+            zoom=zoom,
+        )
+        molded.append(mold_image(resized, config))
+        metas.append(compose_image_meta(0, image.shape, resized.shape, window, scale, no_class))
+        windows.append(window)
+    metas = np.reshape(metas, (len(molded), 12 + config.NUM_CLASSES))
+    windows = np.reshape(np.array(windows, np.int64), (len(molded), 4))
+    same_shape = len({image.shape for image in molded}) == 1
+    return (np.stack(molded) if same_shape else molded), metas, windows

@@ -1,0 +1,114 @@
+"""What was found in one picture: `Result`, with the forms that people go on with."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+
+from mrcnn.results import result_files
+from mrcnn.pixels.exposure import Exposure, subsample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# `plot` and `preview` show pictures of at most this many pixels a side.
+PREVIEW_SIDE = 2048
+
+
+@dataclass(frozen=True)
+class Result:
+    """The instances of one picture, by falling score. N of them, H, W pixels.
+
+    Attributes:
+        labels: int32 [H, W], 0 background, instance i has the value i + 1. Of very large pictures a
+            memory map of a temporary file.
+        scores: float64 [N].
+        class_ids: int32 [N], from 1.
+        classes: names of the class ids 1, 2, ...
+        image: the picture as it was given.
+        exposure: how its values were read.
+        microns: side of a pixel, None where it is not known.
+        zoom: factor by which the picture was enlarged for the network.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    class_ids: np.ndarray
+    classes: tuple[str, ...]
+    image: Any
+    exposure: Exposure
+    microns: float | None = None
+    zoom: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        return f"<Result: {len(self)} instances in {height} x {width} pixels>"
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """int32 [N, 4] pixels, y1, x1, y2, x2, ends exclusive: the boxes around the labels."""
+        boxes = np.array([(rows.start, columns.start, rows.stop, columns.stop)
+                          for rows, columns in ndimage.find_objects(self.labels)], np.int32)
+        return boxes.reshape(-1, 4)
+
+    @property
+    def masks(self) -> np.ndarray:
+        """bool [H, W, N], as matterport's results have it. N times the memory of a picture: many
+        instances of a large one do better with `labels`."""
+        masks = np.zeros((len(self), *self.labels.shape), bool)
+        for number, (mask, (y1, x1, y2, x2)) in enumerate(zip(masks, self.boxes, strict=True), 1):
+            mask[y1:y2, x1:x2] = self.labels[y1:y2, x1:x2] == number
+        return np.moveaxis(masks, 0, -1)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of every instance's class, [N]."""
+        return [self.classes[i - 1] for i in self.class_ids.tolist()]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A table with a row an instance: see `result_files.measurements`; with a column
+        class_name where there are several classes. Intensities are the picture's own values."""
+        table = result_files.measurements(self.labels, self.scores, self.image, self.microns)
+        if len(self.classes) > 1:
+            table.insert(1, "class_name", self.class_names)
+        return table
+
+    def to_geojson(self, path: str | os.PathLike | None = None) -> dict[str, Any]:
+        """A FeatureCollection that QuPath imports, in pixels; also written to `path`, if given."""
+        if path is not None:
+            result_files.write_geojson(path, self.labels, self.scores, self.class_names)
+        return result_files.geojson(self.labels, self.scores, self.class_names)
+
+    def preview(self) -> tuple[np.ndarray, np.ndarray]:
+        """The picture uint8 [h, w, 3], stretched but never inverted, and its labels [h, w].
+
+        Larger ones than PREVIEW_SIDE come with every second, third, ... row and column.
+        """
+        step = max(1, -(-max(self.labels.shape) // PREVIEW_SIDE))
+        pixels = subsample(self.image, step)
+        pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+        shown = Exposure(self.exposure.low, self.exposure.high).apply(pixels)
+        shown = np.broadcast_to(shown, (*shown.shape[:2], 3))
+        return np.ascontiguousarray(shown), np.asarray(self.labels[::step, ::step])
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the picture with the outlines of what was found; returns matplotlib's axes."""
+        import matplotlib.pyplot as plt
+
+        from mrcnn.results.overlay import overlay_instances
+
+        image, labels = self.preview()
+        if axes is None:
+            _, axes = plt.subplots(figsize=(8, 8 * image.shape[0] / image.shape[1]))
+        axes.imshow(overlay_instances(image, labels))
+        axes.set_title(f"{len(self)} found")
+        axes.set_axis_off()
+        return axes

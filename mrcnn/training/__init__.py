@@ -1,0 +1,1 @@
+"""Training: the fit, its optimizers, callbacks, checkpoints, state, averaging and logs."""

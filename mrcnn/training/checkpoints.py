@@ -1,0 +1,125 @@
+"""The folder of a training run: its checkpoints, their training state, and the newest of them.
+
+    logs/nucleus20180214T1105/mask_rcnn_nucleus_0012.h5   weights after 12 epochs
+    logs/nucleus20180214T1105/state_0012.npz              optimizer and progress, newest only
+
+Under WEIGHT_AVERAGING the weights are the average, and the state has those that train.
+
+Source: matterport `MaskRCNN.find_last`, `set_log_dir`.
+"""
+
+import datetime
+import re
+from contextlib import nullcontext
+from pathlib import Path
+
+import keras
+
+from mrcnn.errors import MissingFileError
+from mrcnn.training import state
+from mrcnn.training.averaging import WeightAverage
+from mrcnn.weights import weight_files
+
+# Start of the run (from its folder's name), and epochs done.
+CHECKPOINT_PATTERN = re.compile(
+    r"[\w-]+?(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})[/\\]mask_rcnn_[\w-]+?_(\d{4})\.h5$"
+)
+
+
+def run_of(path: str | None) -> tuple[datetime.datetime, int] | None:
+    """When the run of a checkpoint began and the epochs it had done; None for other files."""
+    match = CHECKPOINT_PATTERN.search(str(path)) if path else None
+    if not match:
+        return None
+    *when, epoch = (int(group) for group in match.groups())
+    try:
+        return datetime.datetime(*when), epoch
+    except ValueError:  # digits that are no date
+        return None
+
+
+def run_folder(model_dir: str, name: str, started: datetime.datetime) -> Path:
+    """Where a run writes."""
+    return Path(model_dir) / f"{name}{started:%Y%m%dT%H%M}"
+
+
+def new_run_folder(model_dir: str, name: str) -> Path:
+    """A folder for a run that begins now; a later minute where this one's run has checkpoints."""
+    started = datetime.datetime.now()
+    while newest(run_folder(model_dir, name, started)):
+        started += datetime.timedelta(minutes=1)
+    return run_folder(model_dir, name, started)
+
+
+def checkpoint_path(folder, name: str) -> str:
+    """Path of a run's checkpoints with a field for the epoch."""
+    return str(Path(folder) / f"mask_rcnn_{name}_{{epoch:04d}}.h5")
+
+
+def state_path(folder, epoch: int) -> Path:
+    """Training state of a checkpoint; its name never looks like a weight file's."""
+    return Path(folder) / f"state_{epoch:04d}.npz"
+
+
+def newest(folder) -> str | None:
+    """Path of the newest checkpoint in a run's folder."""
+    found = sorted(Path(folder).glob("mask_rcnn*.h5"))
+    return str(found[-1]) if found else None
+
+
+def find_last(model_dir: str, name: str) -> str:
+    """Path of the newest checkpoint of the newest run of `name` that has one.
+
+    Raises:
+        MissingFileError: there is none (a FileNotFoundError, as in matterport).
+    """
+    root = Path(model_dir)
+    pattern = re.compile(re.escape(name) + r"\d{8}T\d{4}")
+    folders = root.iterdir() if root.is_dir() else ()
+    runs = sorted(p for p in folders if p.is_dir() and pattern.fullmatch(p.name))
+    for run in reversed(runs):
+        if newest(run):
+            return newest(run)
+    raise MissingFileError(
+        f"{root}: no checkpoint mask_rcnn*.h5 in a folder {name}*: train first, or name a weight "
+        "file"
+    )
+
+
+def save(
+    model: keras.Model, folder, name: str, epoch: int, progress: dict, keep: int | None,
+    average: WeightAverage | None = None,
+):
+    """Write weights and training state of a finished epoch; drop what is no longer wanted.
+
+    keep: how many checkpoints stay; None keeps all. average: to write in place of the weights.
+    """
+    folder = Path(folder)
+    # The state first: a checkpoint that exists has its state.
+    state.save_state(state_path(folder, epoch), model, progress, weights=average is not None)
+    with average.applied() if average else nullcontext():
+        weight_files.save_weights(model, checkpoint_path(folder, name).format(epoch=epoch))
+    for old in folder.glob("state_*.npz"):
+        if old != state_path(folder, epoch):
+            old.unlink()
+    if keep:
+        for old in sorted(folder.glob("mask_rcnn*.h5"))[:-keep]:
+            old.unlink()
+
+
+def continues(saved: dict, stage: dict) -> bool:
+    """Whether a stage of training goes on with the optimizer of a checkpoint.
+
+    What trains must be the same, and either the learning rate too (perhaps for longer), or the
+    saved stage was not finished and only its rate is changed.
+    """
+    old = saved["stage"]
+    time_is_up = old.get("seconds") is not None and saved["seconds"] >= old["seconds"]
+    unfinished = saved["epoch"] < old["epochs"] and not time_is_up
+    same_rate = old["learning_rate"] == stage["learning_rate"]
+    same_parts = (
+        old["layers"] == stage["layers"]
+        and old.get("freeze_bn", False) == stage.get("freeze_bn", False)
+        and old.get("losses") == stage.get("losses")
+    )
+    return same_parts and (same_rate or unfinished)

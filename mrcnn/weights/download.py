@@ -1,0 +1,82 @@
+"""Public weight files: found in the cache or downloaded, resumable, atomic and verified.
+
+The cache is the folder named by the environment variable MRCNN_CACHE, else `~/.cache/mrcnn`.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from mrcnn.weights import legacy_h5
+from mrcnn.errors import UserError
+from mrcnn.weights.transfer import download
+
+COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
+IMAGENET_URL = (
+    "https://github.com/fchollet/deep-learning-models/releases/download/v0.2/"
+    "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
+
+
+class PublicFile(NamedTuple):
+    """A weight file that can be asked for by a short name.
+
+    `md5` and `size` (bytes) are what the file must have, None where nothing is published;
+    `classes` is the width of its class head, None for a bare backbone.
+    """
+
+    url: str
+    md5: str | None
+    size: int | None
+    classes: int | None
+
+
+PUBLIC_FILES = {
+    # No checksum is published for this one: its size and its 81 classes must do.
+    "coco": PublicFile(COCO_MODEL_URL, None, 257557808, 81),
+    "imagenet": PublicFile(IMAGENET_URL, "a268eb855778b3df3c7506639542a6af", None, None),
+}
+
+
+def cache_folder() -> Path:
+    """Where downloaded files are kept."""
+    return Path(os.environ.get("MRCNN_CACHE") or "~/.cache/mrcnn").expanduser()
+
+
+def resolve_weights(
+    name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None
+) -> str:
+    """The path of a weight file given by name or path.
+
+    Args:
+        name_or_path: "coco" (matterport's detector, 258 MB), "imagenet" (the Keras ResNet-50
+            backbone, 95 MB), both downloaded once, or the path of a file.
+        cache_dir: instead of `cache_folder()`.
+
+    Raises:
+        UserError: no such file, or it cannot be downloaded.
+    """
+    public = PUBLIC_FILES.get(str(name_or_path).lower())
+    if public is None:
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            names = " or ".join(PUBLIC_FILES)
+            raise UserError(f"{path}: there is no such weight file; give a path, {names}")
+        return str(path)
+    folder = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder()
+    return str(_download_public(public, folder / public.url.rpartition("/")[2]))
+
+
+def download_trained_weights(coco_model_path: str | os.PathLike, verbose: int = 1) -> None:
+    """Downloads matterport's COCO weights to a path, unless they are there (matterport utils)."""
+    _download_public(PUBLIC_FILES["coco"], Path(coco_model_path), quiet=not verbose)
+
+
+def _download_public(public: PublicFile, path: Path, quiet: bool = False) -> Path:
+    def check(candidate: Path) -> None:
+        kernel = legacy_h5.read_shapes(candidate).get("mrcnn_class_logits", {}).get("kernel")
+        classes = kernel[-1] if kernel else None
+        if classes != public.classes:
+            raise UserError(f"it has {classes or 'no'} classes, not {public.classes or 'none'}")
+
+    return download(public.url, path, md5=public.md5, size=public.size, check=check, quiet=quiet)

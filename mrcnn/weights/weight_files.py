@@ -1,0 +1,225 @@
+"""Weight files and models: load by layer name, report, verify, save.
+
+Files are in the HDF5 layout that matterport's Mask_RCNN uses (`legacy_h5.py`); Keras 3's
+`.weights.h5` files load too, into the model they were written from.
+
+Colour order: this package feeds RGB. The public ImageNet file expects BGR; its first convolution
+is turned around while loading, which matterport leaves out.
+"""
+
+import difflib
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from mrcnn.weights import legacy_h5
+from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.weights.matching import LoadReport, Plan, in_model_order, is_backbone
+
+__all__ = [
+    "LoadReport",
+    "is_imagenet_file",
+    "layer_tensors",
+    "load_imagenet",
+    "load_matching",
+    "load_weights",
+    "save_weights",
+]
+
+
+def layer_tensors(model: keras.Model) -> dict[str, list[tuple[str, keras.Variable]]]:
+    """{layer: [(tensor name, variable), ...]} of all layers with weights, nested ones included.
+
+    Layers come in the order of `model.layers`, tensors in the order of files: kernel, bias, or
+    gamma, beta, moving_mean, moving_variance. A model wrapped by `ParallelModel` is unwrapped.
+
+    Raises:
+        ValueError: two layers share a name.
+    """
+    tensors: dict[str, list[tuple[str, keras.Variable]]] = {}
+    owners: dict[str, keras.layers.Layer] = {}
+    for group in getattr(model, "inner_model", model).layers:
+        pairs = legacy_h5.layer_and_tensor(group.name, [v.path for v in group.weights])
+        for (layer, tensor), variable in zip(pairs, group.weights, strict=True):
+            if owners.setdefault(layer, group) is not group:
+                raise ValueError(f"two layers of the model are called {layer}")
+            tensors.setdefault(layer, []).append((tensor, variable))
+    return tensors
+
+
+def load_weights(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    by_name: bool = True,
+    exclude: Iterable[str] | None = None,
+    input_rgb: bool | None = None,
+) -> LoadReport:
+    """Loads a weight file and verifies that the model then holds what the file holds.
+
+    Nothing is assigned unless everything fits. (matterport: `MaskRCNN.load_weights`.)
+
+    Args:
+        model: any model with matterport's layer names.
+        path: a legacy .h5 file of weights or of a whole model, or a `.weights.h5` file.
+        by_name: True takes the layers that file and model share; False demands that both have the
+            same layers.
+        exclude: names of layers, or of nested models, to leave as they are; implies `by_name`.
+        input_rgb: whether the file's `conv1` expects RGB; None decides by structure: a file that
+            has no detector layers, and that `save_weights` did not write, is a Keras ImageNet
+            backbone and expects BGR.
+
+    Returns:
+        What was loaded and what was not.
+
+    Raises:
+        UserError: the file cannot be read or does not fit; the message names the layer, both
+            shapes and the `exclude` that would help.
+        RuntimeError: a tensor reads back different from the file.
+    """
+    return _load(model, path, by_name, exclude, input_rgb, skip_misfits=False)
+
+
+def load_matching(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    exclude: Iterable[str] | None = None,
+    input_rgb: bool | None = None,
+) -> LoadReport:
+    """As `load_weights`, but a layer whose shapes differ is skipped and reported.
+
+    For fine-tuning on other classes: a COCO file gives all but its class-specific layers.
+    """
+    return _load(model, path, True, exclude, input_rgb, skip_misfits=True)
+
+
+def load_imagenet(model: keras.Model, path: str | os.PathLike) -> LoadReport:
+    """Loads an ImageNet backbone whose `conv1` expects BGR (the public Keras files)."""
+    return load_weights(model, path, input_rgb=False)
+
+
+def is_imagenet_file(path: str | os.PathLike) -> bool:
+    """Whether a weight file is a bare backbone: it has `conv1` and none of a detector's layers.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    with legacy_h5.open_h5(path) as file:
+        if legacy_h5.is_keras3_weights(file):  # those do not name their layers
+            return False
+    return is_backbone(legacy_h5.read_shapes(path))
+
+
+def save_weights(model: keras.Model, path: str | os.PathLike, half: bool = False) -> None:
+    """Writes the weights in matterport's layout, atomically.
+
+    Args:
+        half: float16 kernels, compressed, a bit more than half the size; batch-norm tensors and
+            biases stay float32.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    tensors = {
+        layer: {name: keras.ops.convert_to_numpy(variable) for name, variable in pairs}
+        for layer, pairs in layer_tensors(model).items()
+    }
+    legacy_h5.write(path, tensors, keras_version=keras.__version__, half=half)
+
+
+def _load(model, path, by_name, exclude, input_rgb, skip_misfits) -> LoadReport:
+    with legacy_h5.open_h5(path) as file:
+        keras3 = legacy_h5.is_keras3_weights(file)
+    if keras3:
+        return _load_keras3(model, Path(path), exclude)
+
+    file = legacy_h5.read(path)
+    targets = layer_tensors(model)
+    exclude = _check_exclude(exclude, model, targets, file)
+    strict = not by_name and not exclude
+    if strict:
+        file = in_model_order(file, targets)
+    plan = Plan(file, targets, exclude)
+    if input_rgb is None:
+        input_rgb = file.channel_order == "rgb" or not is_backbone(file.layers)
+    plan.adapt_first_layer(is_bgr=not input_rgb)
+    plan.match(skip_misfits)
+    if strict:
+        plan.demand_all()
+    plan.assign()
+    return plan.report()
+
+
+def _check_exclude(exclude, model, targets, file) -> frozenset[str]:
+    """The excluded layers; a name that neither model nor file has is warned about."""
+    exclude = [exclude] if isinstance(exclude, str) else list(exclude or ())
+    model_names = {layer.name for layer in getattr(model, "inner_model", model).layers}
+    known = model_names | set(targets) | file.names
+    for name in exclude:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            warnings.warn(
+                f"exclude={name!r} names no layer of the model or of {file.path}{hint}",
+                MRCNNWarning,
+                stacklevel=5,
+            )
+    return frozenset(exclude)
+
+
+def _load_keras3(model: keras.Model, path: Path, exclude) -> LoadReport:
+    """Loads `.weights.h5`, all or nothing: such files number their layers and do not name them."""
+    if exclude:
+        raise UserError(
+            f"{path} is a Keras 3 .weights.h5 file, which does not name its layers: exclude "
+            "cannot be used with it; write it with MaskRCNN.save_weights first"
+        )
+    if not path.name.endswith(".weights.h5"):
+        raise UserError(
+            f"{path} is a Keras 3 weight file: rename it to end in .weights.h5 to load it"
+        )
+    model = getattr(model, "inner_model", model)
+    before = [keras.ops.convert_to_numpy(v) for v in model.weights]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Keras warns of is checked below
+            model.load_weights(path)
+        absent = _absent_from(path, model)
+        if absent:
+            raise ValueError(f"{absent} is not in the file")
+    except (ValueError, KeyError, OSError) as error:
+        for variable, value in zip(model.weights, before, strict=True):
+            variable.assign(value)
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is a Keras 3 .weights.h5 file of another model: it loads only into the model "
+            f"that wrote it ({reason})"
+        ) from error
+    return LoadReport(str(path), assigned=len(before), total=len(before))
+
+
+def _absent_from(path: Path, model: keras.Model) -> str | None:
+    """The path of the first weight whose value is nowhere in the file; None when all are."""
+    stored: set[tuple] = set()
+
+    def collect(_, item):
+        if isinstance(item, h5py.Dataset):
+            stored.add(_key(item))
+
+    with h5py.File(path, "r") as file:
+        file.visititems(collect)
+    for variable in model.weights:
+        if _key(keras.ops.convert_to_numpy(variable)) not in stored:
+            return variable.path
+    return None
+
+
+def _key(array) -> tuple:
+    array = np.asarray(array)
+    return array.shape, array.tobytes()

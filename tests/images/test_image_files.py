@@ -1,0 +1,1026 @@
+"""Pictures in real files of all kinds, read back whole and by windows."""
+
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import threading
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from mrcnn.errors import MissingFileError, UserError
+from mrcnn.images import listing, pillow, tiff_pages
+from mrcnn.images.image_files import find_pictures
+
+WINDOWS = [(slice(0, 1), slice(0, 1)), (slice(3, 20), slice(5, 33)),
+           (slice(15, 33), slice(31, 65)), (slice(None), slice(7, 8)), (slice(30, 31), slice(None)),
+           (slice(-4, None), slice(-9, -2)), (slice(10, 1000), slice(20, 1000)),
+           (slice(5, 5), slice(0, 9)), (slice(9, 4), slice(1, 2))]
+
+
+def random_pixels(*shape, dtype=np.uint8, seed=0):
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "b":
+        return rng.random(shape) < 0.5
+    if np.dtype(dtype).kind == "f":
+        return rng.normal(0, 100, shape).astype(dtype)
+    info = np.iinfo(dtype)
+    return rng.integers(info.min, info.max, shape, dtype, endpoint=True)
+
+
+def pictures_of(*inputs, channel=None):
+    pictures, unreadable = find_pictures(inputs, channel)
+    assert not unreadable
+    return pictures
+
+
+def picture_of(path, channel=None):
+    [picture] = pictures_of(path, channel=channel)
+    return picture
+
+
+def reason(path, channel=None):
+    pictures, [unreadable] = find_pictures([path], channel)
+    assert not pictures and unreadable.path == path and "\n" not in unreadable.reason
+    return unreadable.reason
+
+
+def assert_reads(picture, truth):
+    """All pixels and every window are what the truth [H, W] or [H, W, C] has."""
+    truth = truth.reshape(*truth.shape[:2], -1)
+    assert picture.shape == truth.shape
+    assert picture.dtype == truth.dtype.newbyteorder("=")
+    for window in (None, *WINDOWS):
+        part = picture.read(window)
+        assert part.dtype == picture.dtype and part.dtype.isnative
+        assert part.flags.c_contiguous
+        np.testing.assert_array_equal(part, truth[window or ...])
+        part[...] = 0  # is the caller's own: the next window does not see it
+
+
+# --- PNG, JPEG, BMP -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp"])
+@pytest.mark.parametrize("shape", [(50, 70), (50, 70, 3)])
+def test_png_and_bmp(tmp_path, name, shape):
+    pixels = random_pixels(*shape)
+    Image.fromarray(pixels).save(tmp_path / name)
+    picture = picture_of(tmp_path / name)
+    assert_reads(picture, pixels)
+    assert picture.name == "a" and picture.path == tmp_path / name and picture.mpp is None
+    assert picture.channels == (("red", "green", "blue") if len(shape) == 3 else ())
+
+
+def test_png_of_one_bit_sixteen_bits_and_palette(tmp_path):
+    bits = random_pixels(50, 70, dtype=bool)
+    Image.fromarray(bits).save(tmp_path / "bits.png")
+    assert_reads(picture_of(tmp_path / "bits.png"), bits)
+    deep = random_pixels(50, 70, dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert_reads(picture_of(tmp_path / "deep.png"), deep)
+    indices, colours = random_pixels(50, 70), random_pixels(256, 3)
+    image = Image.fromarray(indices)
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / "palette.png")
+    assert_reads(picture_of(tmp_path / "palette.png"), colours[indices])
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_png_alpha_is_dropped(tmp_path, channels):
+    pixels = random_pixels(50, 70, channels)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert_reads(picture_of(tmp_path / "a.png"), pixels[..., :-1])
+
+
+@pytest.mark.parametrize("channels, kind", [(2, 4), (3, 2), (4, 6)])
+def test_png_of_sixteen_bit_colours_is_exact(tmp_path, channels, kind):
+    pixels = random_pixels(50, 70, channels, dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(png(pixels, kind))
+    assert_reads(picture_of(tmp_path / "a.png"), pixels[..., : 1 if channels == 2 else 3])
+
+
+def png(pixels, kind):
+    """A PNG file of 16 bits, by the book: Pillow cannot write those with colours."""
+    def chunk(name, data):
+        return (struct.pack(">I", len(data)) + name + data
+                + struct.pack(">I", zlib.crc32(name + data)))
+
+    rows = pixels.astype(">u2").reshape(len(pixels), -1).view(np.uint8)
+    filtered = np.pad(rows, ((0, 0), (1, 0)))  # filter 0
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, kind, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+            + chunk(b"IDAT", zlib.compress(filtered.tobytes())) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg(tmp_path, mode):
+    Image.fromarray(random_pixels(50, 70, 3)).convert(mode).save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        truth = np.asarray(image if mode != "CMYK" else image.convert("RGB"))
+    assert_reads(picture_of(tmp_path / "a.jpg"), truth)
+
+
+def test_the_ending_does_not_decide(tmp_path):
+    pixels = random_pixels(50, 70)
+    Image.fromarray(pixels).save(tmp_path / "a.tif", format="PNG")
+    assert_reads(picture_of(tmp_path / "a.tif"), pixels)
+
+
+def test_a_png_that_claims_to_be_huge(tmp_path):
+    data = bytearray(png(random_pixels(8, 8, 3, dtype=np.uint16), 2))
+    data[16:24] = (50_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data)
+    assert "50000 x 50000 pixels" in reason(tmp_path / "a.png")
+
+
+def test_windows_of_a_png_decode_it_once(tmp_path, monkeypatch):
+    pixels = random_pixels(50, 70)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    picture, decoded = picture_of(tmp_path / "a.png"), []
+    decode = pillow._decode
+    monkeypatch.setattr(pillow, "_decode", lambda path: decoded.append(1) or decode(path))
+    for window in WINDOWS[:3]:
+        np.testing.assert_array_equal(picture.read(window)[..., 0], pixels[window])
+    assert len(decoded) == 1
+    other = 255 - pixels
+    Image.fromarray(other).save(tmp_path / "a.png")
+    os.utime(tmp_path / "a.png", (1, 1))
+    np.testing.assert_array_equal(picture.read(WINDOWS[1])[..., 0], other[WINDOWS[1]])
+
+
+# --- TIFF ---------------------------------------------------------------------------------------
+
+LAYOUTS = {
+    "one piece": {},
+    "strips": {"rowsperstrip": 7},
+    "zlib": {"rowsperstrip": 7, "compression": "zlib"},
+    "one zlib strip": {"rowsperstrip": 50, "compression": "zlib"},
+    "zlib, predictor": {"compression": "zlib", "predictor": True, "rowsperstrip": 16},
+    "tiles": {"tile": (16, 32)},
+    "zlib tiles, predictor": {"tile": (32, 16), "compression": "zlib", "predictor": True},
+    "BigTIFF": {"bigtiff": True, "tile": (16, 16)},
+}
+
+
+@pytest.mark.parametrize("byteorder", "<>")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(50, 70), (50, 70, 3), (50, 70, 4)])
+def test_tiff_layouts(tmp_path, layout, shape, byteorder):
+    pixels = random_pixels(*shape, dtype=np.uint16)
+    photometric = "rgb" if len(shape) == 3 else "minisblack"
+    tifffile.imwrite(tmp_path / "a.tif", pixels, byteorder=byteorder, photometric=photometric,
+                     metadata=None, **LAYOUTS[layout])
+    picture = picture_of(tmp_path / "a.tif")
+    assert_reads(picture, pixels[..., :3] if len(shape) == 3 else pixels)
+    assert picture.channels == (("red", "green", "blue") if len(shape) == 3 else ())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
+def test_tiff_with_channels_first(tmp_path, layout, photometric):
+    pixels = random_pixels(3, 50, 70, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric,
+                     planarconfig="separate", **LAYOUTS[layout])
+    assert_reads(picture_of(tmp_path / "a.tif"), pixels.transpose(1, 2, 0))
+    for channel in (1, "2", 3):
+        chosen = picture_of(tmp_path / "a.tif", channel)
+        assert_reads(chosen, pixels[int(channel) - 1])
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.int16, np.uint32, np.int32, np.uint64,
+                                   np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("layout", [{}, {"byteorder": ">"}, {"tile": (16, 16), "byteorder": ">"},
+                                    {"compression": "zlib", "rowsperstrip": 9}])
+def test_tiff_types(tmp_path, dtype, layout):
+    pixels = random_pixels(50, 70, dtype=dtype)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **layout)
+    assert_reads(picture_of(tmp_path / "a.tif"), pixels)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "zstd", "packbits", "jpeg", "jpeg2000"])
+def test_tiff_codecs_of_imagecodecs(tmp_path, compression):
+    pytest.importorskip("imagecodecs")
+    rgb = compression in ("jpeg", "jpeg2000")
+    pixels = random_pixels(50, 70, *([3] if rgb else []))
+    tifffile.imwrite(tmp_path / "a.tif", pixels, compression=compression, tile=(16, 32),
+                     photometric="rgb" if rgb else "minisblack")
+    assert_reads(picture_of(tmp_path / "a.tif"), tifffile.imread(tmp_path / "a.tif"))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_tiff_of_jpegs_that_share_their_tables(tmp_path, mode):
+    pytest.importorskip("imagecodecs")
+    image = Image.fromarray(random_pixels(50, 70, 3)).convert(mode)
+    image.save(tmp_path / "a.tif", compression="jpeg", quality=60)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.pages[0].jpegtables
+        truth = tiff.pages[0].asarray()
+    picture = picture_of(tmp_path / "a.tif")
+    assert_reads(picture, truth)
+    assert picture.channels == (("red", "green", "blue") if mode == "RGB" else ())
+
+
+def test_tiff_strips_that_are_left_out(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", random_pixels(50, 70))
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
+        for tag in ("StripOffsets", "StripByteCounts"):
+            tiff.pages[0].tags[tag].overwrite(0)
+    assert_reads(picture_of(tmp_path / "a.tif"), np.zeros((50, 70), np.uint8))
+
+
+@pytest.mark.parametrize("layout", [{"tile": (16, 16)}, {"rowsperstrip": 8}])
+def test_tiff_float_predictor(tmp_path, layout):
+    pytest.importorskip("imagecodecs")
+    pixels = random_pixels(50, 70, dtype=np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, compression="zlib", predictor=3, **layout)
+    assert_reads(picture_of(tmp_path / "a.tif"), pixels)
+
+
+def test_without_imagecodecs_the_reason_says_what_to_install(tmp_path):
+    Image.fromarray(random_pixels(50, 70)).save(tmp_path / "a.tif", compression="tiff_lzw")
+    Image.fromarray(random_pixels(50, 70)).save(tmp_path / "b.tif", compression="tiff_deflate")
+    code = ("import sys; sys.modules['imagecodecs'] = None\n"
+            "from mrcnn.images.image_files import find_pictures\n"
+            "pictures, [unreadable] = find_pictures([sys.argv[1]])\n"
+            "print(pictures[0].read().shape, unreadable.path.name, unreadable.reason)")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True,
+                          text=True, check=True)
+    assert done.stdout.strip() == ("(50, 70, 1) a.tif is compressed with LZW: "
+                                   "pip install imagecodecs")
+    assert done.stderr == ""
+
+
+def test_tiff_palettes(tmp_path):
+    """Colours where it has them; ImageJ's lookup tables only show grey values in colour."""
+    indices, colours = random_pixels(50, 70), random_pixels(256, 3)
+    image = Image.fromarray(indices)
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / "colours.tif")
+    assert_reads(picture_of(tmp_path / "colours.tif"), colours[indices])
+    blue = np.zeros((3, 256), np.uint16)
+    blue[2] = np.arange(256) * 257
+    tifffile.imwrite(tmp_path / "blue.tif", indices, photometric="palette", colormap=blue)
+    assert_reads(picture_of(tmp_path / "blue.tif"), indices)
+    tifffile.imwrite(tmp_path / "imagej.tif", indices, imagej=True, photometric="palette",
+                     colormap=colours.T.astype(np.uint16) * 257)
+    assert_reads(picture_of(tmp_path / "imagej.tif"), indices)
+
+
+def test_grey_with_alpha_and_two_other_samples(tmp_path):
+    pixels = random_pixels(50, 70, 2)
+    for extra in ("unassalpha", "unspecified"):
+        tifffile.imwrite(tmp_path / f"{extra}.tif", pixels, photometric="minisblack",
+                         planarconfig="contig", extrasamples=[extra])
+    assert_reads(picture_of(tmp_path / "unassalpha.tif"), pixels[..., 0])
+    assert reason(tmp_path / "unspecified.tif") == ("has 2 channels (1 to 2): "
+                                                    "choose one with --channel")
+    assert_reads(picture_of(tmp_path / "unspecified.tif", 2), pixels[..., 1])
+
+
+def test_pages_are_planes(tmp_path):
+    pixels = random_pixels(12, 50, 70, dtype=np.uint16)
+    with tifffile.TiffWriter(tmp_path / "stack.tif") as writer:
+        for page in pixels:
+            writer.write(page, metadata=None, compression="zlib", rowsperstrip=8)
+    pictures = pictures_of(tmp_path / "stack.tif")
+    assert [picture.name for picture in pictures] == [f"stack_p{n:03d}" for n in range(1, 13)]
+    for picture, page in zip(pictures, pixels, strict=True):
+        assert_reads(picture, page)
+    tifffile.imwrite(tmp_path / "three.tif", pixels[:3], photometric="minisblack")
+    assert len(pictures_of(tmp_path / "three.tif")) == 3
+
+
+@pytest.mark.parametrize("bigger", [0, 1])
+def test_of_several_series_the_largest(tmp_path, bigger):
+    pixels = [random_pixels(50, 70), random_pixels(20, 30), random_pixels(50, 70, 3)]
+    order = [pixels[0], pixels[1]][:: -1 if bigger else 1]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for one in order:
+            writer.write(one, metadata=None)
+    assert_reads(picture_of(tmp_path / "a.tif"), pixels[0])
+
+
+@pytest.mark.parametrize("ome", [True, False])
+@pytest.mark.parametrize("subifds", [True, False])
+def test_of_pyramids_the_full_resolution(tmp_path, ome, subifds):
+    pixels = random_pixels(200, 300, 3)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=ome) as writer:
+        writer.write(pixels, tile=(64, 64), photometric="rgb", compression="zlib",
+                     subifds=2 if subifds else None, metadata=None if not ome else {})
+        for step in (2, 4):
+            writer.write(pixels[::step, ::step], tile=(64, 64), photometric="rgb", subfiletype=1,
+                         compression="zlib", metadata=None)
+    picture = picture_of(tmp_path / "a.ome.tif")
+    assert picture.name == "a"
+    assert_reads(picture, pixels)
+
+
+def test_ome_axes_channels_and_microns(tmp_path):
+    pixels = random_pixels(2, 3, 4, 50, 70, dtype=np.uint16)  # T C Z Y X
+    tifffile.imwrite(
+        tmp_path / "movie.ome.tif", pixels, ome=True, tile=(16, 32), compression="zlib",
+        metadata={"axes": "TCZYX", "PhysicalSizeX": 325, "PhysicalSizeXUnit": "nm",
+                  "PhysicalSizeY": 0.325, "PhysicalSizeYUnit": "µm",
+                  "Channel": {"Name": ["DAPI", "actin", "488"]}})
+    pictures = pictures_of(tmp_path / "movie.ome.tif")
+    assert [picture.name for picture in pictures] == [
+        f"movie_t{t:04d}_z{z:03d}" for t in (1, 2) for z in (1, 2, 3, 4)]
+    for index, picture in enumerate(pictures):
+        assert_reads(picture, pixels[index // 4, :, index % 4].transpose(1, 2, 0))
+        assert picture.channels == ("DAPI", "actin", "488")
+        assert picture.mpp == pytest.approx(0.325)
+    for channel, index in ((2, 1), ("Dapi", 0), ("488", 2), ("ACTIN", 1)):
+        chosen = pictures_of(tmp_path / "movie.ome.tif", channel=channel)[5]
+        assert_reads(chosen, pixels[1, index, 1])
+        assert chosen.channels == (("DAPI", "actin", "488")[index],)
+    for channel in ("GFP", 4, 0, "-1"):
+        assert reason(tmp_path / "movie.ome.tif", channel) == (
+            f"has no channel {channel}, only 1 DAPI, 2 actin, 3 488")
+
+
+@pytest.mark.parametrize("sizes, mpp", [
+    ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.504}, 0.502),
+    ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.51}, None),
+    ({"PhysicalSizeX": 2, "PhysicalSizeXUnit": "pixel"}, None),
+    ({"PhysicalSizeX": -1, "PhysicalSizeY": -1}, None),
+    ({}, None)])
+def test_ome_pixels_that_are_not_square(tmp_path, sizes, mpp):
+    tifffile.imwrite(tmp_path / "a.ome.tif", random_pixels(50, 70), metadata=sizes)
+    found = picture_of(tmp_path / "a.ome.tif").mpp
+    assert found == (None if mpp is None else pytest.approx(mpp))
+
+
+def test_wrong_metadata_does_not_matter(tmp_path):
+    pixels = random_pixels(50, 70)
+    for name, description in (("a", "ImageJ=1.54\nimages=1\nchannels=x\nunit=um"),
+                              ("b", "ImageJ=1.54\nimages=9\nslices=9"),
+                              ("c", '<OME><Image><Pixels SizeX="70"'),
+                              ("d", '{"shape": [1, 2, 3]}')):
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, metadata=None, description=description,
+                         compression="zlib")
+        assert_reads(picture_of(tmp_path / f"{name}.tif"), pixels)
+
+
+def test_ome_places_are_pictures_of_their_own(tmp_path):
+    places = random_pixels(3, 50, 70)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
+        for number, place in enumerate(places):
+            writer.write(place, metadata={"PhysicalSizeX": 1 + number, "PhysicalSizeY": 1 + number})
+        writer.write(random_pixels(10, 10))
+    pictures = pictures_of(tmp_path / "a.ome.tif")
+    assert [picture.name for picture in pictures] == ["a_s1", "a_s2", "a_s3"]
+    assert [picture.mpp for picture in pictures] == [1, 2, 3]
+    for picture, place in zip(pictures, places, strict=True):
+        assert_reads(picture, place)
+
+
+def multi_file_set(folder, pixels):
+    """An OME-TIFF of one time a file, each of which describes all."""
+    names = [f"set_{number}.ome.tif" for number in range(len(pixels))]
+    parts = "".join(
+        f'<TiffData FirstT="{number}" IFD="0" PlaneCount="1"><UUID FileName="{name}">'
+        f"urn:uuid:{number:08d}-0000-0000-0000-000000000000</UUID></TiffData>"
+        for number, name in enumerate(names))
+    for number, name in enumerate(names):
+        xml = ('<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+               f'UUID="urn:uuid:{number:08d}-0000-0000-0000-000000000000">'
+               '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" '
+               f'SizeX="70" SizeY="50" SizeC="1" SizeZ="1" SizeT="{len(names)}">'
+               f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{parts}</Pixels></Image></OME>')
+        tifffile.imwrite(folder / name, pixels[number], description=xml, metadata=None,
+                         compression="zlib")
+    return names
+
+
+def test_ome_sets_of_files_are_found_once(tmp_path):
+    pixels = random_pixels(3, 50, 70)
+    names = multi_file_set(tmp_path, pixels)
+    pictures = pictures_of(tmp_path)
+    assert [picture.name for picture in pictures] == [f"set_0_t{t:04d}" for t in (1, 2, 3)]
+    for picture, page in zip(pictures, pixels, strict=True):
+        assert_reads(picture, page)
+    os.remove(tmp_path / names[1])
+    pictures = pictures_of(tmp_path / names[2])
+    assert [picture.name for picture in pictures] == ["set_2_t0001", "set_2_t0003"]
+    assert_reads(pictures[1], pixels[2])
+
+
+def test_imagej_hyperstack(tmp_path):
+    pixels = random_pixels(2, 4, 3, 50, 70, dtype=np.uint16)  # T Z C Y X
+    labels = [f"c:{c + 1}/3 z:{z + 1}/4 t:{t + 1}/2 - {name}"
+              for t in range(2) for z in range(4) for c, name in enumerate(("DNA", "GFP", "TRITC"))]
+    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, resolution=(2, 2),
+                     metadata={"axes": "TZCYX", "unit": "um", "Labels": labels})
+    pictures = pictures_of(tmp_path / "a.tif")
+    assert [p.name for p in pictures][:2] == ["a_t0001_z001", "a_t0001_z002"]
+    for index, picture in enumerate(pictures):
+        assert_reads(picture, pixels[index // 4, index % 4].transpose(1, 2, 0))
+        assert picture.channels == ("DNA", "GFP", "TRITC") and picture.mpp == 0.5
+    assert_reads(pictures_of(tmp_path / "a.tif", channel="gfp")[6], pixels[1, 2, 1])
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_imagej_files_that_describe_the_first_page_only(tmp_path, compression):
+    pixels = random_pixels(5, 2, 50, 70, dtype=np.uint16)  # Z C Y X
+    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "ZCYX"},
+                     **({"truncate": True} if compression is None else
+                        {"compression": compression}))
+    for channel in (1, 2):
+        pictures = pictures_of(tmp_path / "a.tif", channel=channel)
+        assert len(pictures) == 5
+        for picture, plane in zip(pictures, pixels, strict=True):
+            assert_reads(picture, plane[channel - 1])
+
+
+def test_imagej_colours(tmp_path):
+    pixels = random_pixels(2, 50, 70, 3)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "TYXS"})
+    for picture, page in zip(pictures_of(tmp_path / "a.tif"), pixels, strict=True):
+        assert_reads(picture, page)
+
+
+@pytest.mark.parametrize("unit, resolution, mpp", [
+    ("micron", 4, 0.25), ("\\u00B5m", 4, 0.25), ("nm", 0.01, 0.1),
+    ("cm", 20_000, 0.5), ("inch", 72, None), ("pixel", 4, None), ("furlong", 4, None)])
+def test_imagej_units(tmp_path, unit, resolution, mpp):
+    tifffile.imwrite(tmp_path / "a.tif", random_pixels(50, 70), imagej=True,
+                     resolution=(resolution, resolution), metadata={"unit": unit})
+    found = picture_of(tmp_path / "a.tif").mpp
+    assert found == (None if mpp is None else pytest.approx(mpp))
+
+
+@pytest.mark.parametrize("unit, resolution, mpp", [
+    ("INCH", (72, 72), None), ("INCH", (96, 96), None), ("INCH", (300, 300), None),
+    ("CENTIMETER", (118, 118), None), ("INCH", (50800, 50800), 0.5),
+    ("CENTIMETER", (10000, 10000), 1), ("CENTIMETER", (10000, 5000), None),
+    ("CENTIMETER", (0, 0), None), ("CENTIMETER", (10**8, 10**8), None),
+    ("NONE", (10000, 10000), None)])
+def test_tiff_resolution(tmp_path, unit, resolution, mpp):
+    tifffile.imwrite(tmp_path / "a.tif", random_pixels(50, 70), resolution=resolution,
+                     resolutionunit=unit)
+    found = picture_of(tmp_path / "a.tif").mpp
+    assert found == (None if mpp is None else pytest.approx(mpp))
+
+
+def test_slide_scanner(tmp_path):
+    """An Aperio slide: a pyramid, a thumbnail, a label; microns in the description."""
+    pixels = random_pixels(200, 300, 3)
+    head = "Aperio Image Library v11.2.1\r\n"
+    with tifffile.TiffWriter(tmp_path / "slide.svs") as writer:
+        for part, options in ((pixels, {"tile": (64, 64)}), (pixels[::8, ::8], {}),
+                              (pixels[::4, ::4], {"tile": (64, 64)}),
+                              (pixels[:40, :30], {"subfiletype": 1})):
+            writer.write(part, photometric="rgb", metadata=None, **options,
+                         description=f"{head}300x200 |AppMag = 20|MPP = 0.4990|Left = 25.69")
+    picture = picture_of(tmp_path / "slide.svs")
+    assert_reads(picture, pixels)
+    assert picture.mpp == 0.499
+
+
+def test_five_channels_need_a_choice(tmp_path):
+    pixels = random_pixels(5, 50, 70, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, metadata={
+        "axes": "CYX", "Channel": {"Name": ["DAPI", "FITC", "Cy3", "Cy5", "Cy7"]}})
+    assert reason(tmp_path / "a.ome.tif") == (
+        "has 5 channels (1 DAPI, 2 FITC, 3 Cy3, 4 Cy5, 5 Cy7): choose one with --channel")
+    assert_reads(picture_of(tmp_path / "a.ome.tif", "cy5"), pixels[3])
+    tifffile.imwrite(tmp_path / "b.tif", pixels[:4], metadata={"axes": "CYX"},
+                     photometric="minisblack")
+    assert reason(tmp_path / "b.tif") == "has 4 channels (1 to 4): choose one with --channel"
+    assert_reads(picture_of(tmp_path / "b.tif", 4), pixels[3])
+
+
+def test_channels_of_colours_and_grey(tmp_path):
+    pixels = random_pixels(50, 70, 4)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for channel, index in (("red", 0), ("Green", 1), ("BLUE", 2), (3, 2)):
+        assert_reads(picture_of(tmp_path / "a.png", channel), pixels[..., index])
+    assert reason(tmp_path / "a.png", 4) == "has no channel 4, only 1 red, 2 green, 3 blue"
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "b.png")
+    assert_reads(picture_of(tmp_path / "b.png", 1), pixels[..., 0])
+    assert reason(tmp_path / "b.png", "red") == "has no channel red, only 1"
+
+
+def test_tiffs_that_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "complex.tif", random_pixels(50, 70, dtype=np.float32) * 1j)
+    assert "complex" in reason(tmp_path / "complex.tif")
+    tifffile.imwrite(tmp_path / "cmyk.tif", random_pixels(50, 70, 4), photometric="separated")
+    assert "SEPARATED" in reason(tmp_path / "cmyk.tif")
+    tifffile.imwrite(tmp_path / "axes.tif", random_pixels(5, 50, 70), photometric="minisblack",
+                     metadata={"axes": "TZX"})
+    assert "has no picture" in reason(tmp_path / "axes.tif")
+    tifffile.imwrite(tmp_path / "both.tif", random_pixels(2, 50, 70, 3), photometric="rgb",
+                     metadata={"axes": "CYXS"})
+    assert "2 channels of 3 samples" in reason(tmp_path / "both.tif")
+    tifffile.imwrite(tmp_path / "deep.tif", random_pixels(32, 64, 64), volumetric=True,
+                     tile=(16, 16, 16), photometric="minisblack")
+    assert "depth" in reason(tmp_path / "deep.tif")
+
+
+def test_pictures_of_one_row_or_column(tmp_path):
+    for shape in ((1, 70), (50, 1), (1, 1)):
+        pixels = random_pixels(*shape)
+        tifffile.imwrite(tmp_path / "a.tif", pixels)
+        assert_reads(picture_of(tmp_path / "a.tif"), pixels)
+
+
+# --- memory and threads -------------------------------------------------------------------------
+
+
+def test_windows_of_a_huge_tiled_tiff_take_little_memory(tmp_path):
+    """20000 x 20000 pixels of 16 bits, 800 MB, of which three tiles are in the file."""
+    tile = random_pixels(256, 256, dtype=np.uint16)
+    across = -(-20_000 // 256)
+    wanted = {0, 40 * across + 50, 40 * across + 51}
+    tifffile.imwrite(tmp_path / "a.tif", shape=(20_000, 20_000), dtype=np.uint16, tile=(256, 256),
+                     data=(tile if index in wanted else None for index in range(across**2)),
+                     compression="zlib", metadata=None)
+    assert os.path.getsize(tmp_path / "a.tif") < 2e6
+    y, x = 40 * 256, 50 * 256
+    tracemalloc.start()
+    try:
+        picture = picture_of(tmp_path / "a.tif")
+        found = picture.read((slice(y - 10, y + 300), slice(x - 10, x + 520)))[..., 0]
+        corner = picture.read((slice(19_990, None), slice(19_990, None)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6e6
+    assert picture.shape == (20_000, 20_000, 1)
+    truth = np.pad(np.tile(tile, (1, 2)), ((10, 44), (10, 8)))
+    np.testing.assert_array_equal(found, truth)
+    assert corner.shape == (10, 10, 1) and not corner.any()
+
+
+def test_windows_of_a_huge_file_in_one_piece_take_little_memory(tmp_path):
+    pixels = tifffile.memmap(tmp_path / "a.tif", shape=(20_000, 20_000), dtype=np.uint8)
+    pixels[700, 10_000:10_003] = 1, 2, 3
+    pixels.flush()
+    del pixels
+    picture = picture_of(tmp_path / "a.tif")
+    tracemalloc.start()
+    try:
+        found = picture.read((slice(500, 900), slice(9_900, 10_200)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1e6
+    assert found[200, 100:103, 0].tolist() == [1, 2, 3] and found.sum() == 6
+
+
+def test_a_large_compressed_strip_is_decoded_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff_pages, "LARGE_SEGMENT", 1000)
+    pixels = random_pixels(50, 70, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, compression="zlib", rowsperstrip=50)
+    picture = picture_of(tmp_path / "a.tif")
+    before = tiff_pages._last._block
+    picture.read()
+    assert tiff_pages._last._block is before  # of a whole picture nothing is kept
+    assert_reads(picture, pixels)
+    block = tiff_pages._last._block
+    assert block is not before
+    picture.read(WINDOWS[1])
+    assert tiff_pages._last._block is block
+
+
+def test_threads_read_at_the_same_time(tmp_path):
+    pixels = random_pixels(300, 400, 3)
+    tifffile.imwrite(tmp_path / "tiles.tif", pixels, tile=(32, 32), compression="zlib",
+                     photometric="rgb")
+    tifffile.imwrite(tmp_path / "whole.tif", pixels, photometric="rgb")
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    pictures, wrong = pictures_of(tmp_path), []
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(20):
+            picture = pictures[rng.integers(4)]
+            y, x = rng.integers(0, 250, 2)
+            window = slice(y, y + 40), slice(x, x + 70)
+            if not np.array_equal(picture.read(window), pixels[window]):
+                wrong.append((picture.name, window))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_slices_of_a_picture(tmp_path):
+    pixels = random_pixels(50, 70)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    picture = picture_of(tmp_path / "a.png")
+    np.testing.assert_array_equal(picture[3:9, 10:].squeeze(), pixels[3:9, 10:])
+    np.testing.assert_array_equal(picture[3:9].squeeze(), pixels[3:9])
+    with pytest.raises(ValueError, match="step"):
+        picture.read((slice(0, 9, 2), slice(None)))
+
+
+# --- Zarr ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def zarr():
+    return pytest.importorskip("zarr")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "u1", "f4", "?"])
+def test_zarr_arrays(tmp_path, zarr, version, dtype):
+    pixels = random_pixels(50, 70, dtype=np.dtype(dtype).newbyteorder("=")).astype(dtype)
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(50, 70), chunks=(16, 32), dtype=dtype,
+                              zarr_format=version)
+    array[:] = pixels
+    picture = picture_of(tmp_path / "a.zarr")
+    assert_reads(picture, pixels)
+    assert picture.name == "a" and picture.mpp is None
+
+
+@pytest.mark.parametrize("shape, names, axes", [
+    ((50, 70, 3), None, "YXS"), ((50, 70, 4), None, "YXS"), ((3, 50, 70), None, "CYX"),
+    ((7, 50, 70), None, "ZYX"), ((3, 50, 70), ["z", "y", "x"], "ZYX"),
+    ((70, 50, 3), ["x", "y", "c"], "XYC"), ((2, 3, 50, 70), ["time", "channel", "y", "x"], "TCYX")])
+def test_zarr_axes(tmp_path, zarr, shape, names, axes):
+    pixels = random_pixels(*shape, dtype=np.uint16)
+    array = zarr.create_array(tmp_path / "a.zarr", shape=shape, dtype=np.uint16,
+                              chunks=tuple(-(-size // 3) for size in shape), zarr_format=3,
+                              dimension_names=names)
+    array[:] = pixels
+    beyond = [axis for axis in axes if axis not in "YXCS"]
+    channels = [axis for axis in axes if axis in "CS"]
+    order = [axes.index(axis) for axis in (*beyond, "Y", "X", *channels)]
+    planes = pixels.transpose(order).reshape(
+        -1, 50, 70, shape[axes.index(channels[0])] if channels else 1)
+    planes = planes[..., :3] if axes == "YXS" else planes
+    pictures = pictures_of(tmp_path / "a.zarr")
+    assert len(pictures) == len(planes)
+    for picture, plane in zip(pictures[:2], planes, strict=False):
+        assert_reads(picture, plane)
+
+
+def ome_zarr(zarr, path, pixels, version, axes="tczyx", **attributes):
+    """An OME-Zarr picture of two levels."""
+    units = {"x": "micrometer", "y": "micrometer", "z": "nanometer", "t": "second"}
+    types = {"c": "channel", "t": "time"}
+    described = [{"name": axis, "type": types.get(axis, "space"),
+                  **({"unit": units[axis]} if axis in units else {})} for axis in axes]
+    scale = [{"x": 0.5, "y": 0.5, "z": 300}.get(axis, 1.0) for axis in axes]
+    multiscales = [{"axes": described, "datasets": [
+        {"path": f"{level}", "coordinateTransformations": [
+            {"type": "scale", "scale": [one * 2**level if axis in "yx" else one
+                                        for one, axis in zip(scale, axes, strict=True)]}]}
+        for level in (0, 1)],
+        "coordinateTransformations": [{"type": "scale", "scale": [1.3] * len(axes)}]}]
+    ome = {"multiscales": multiscales, **attributes}
+    group = zarr.open_group(path, mode="w", zarr_format=3 if version == "0.5" else 2)
+    group.attrs.update({"ome": {"version": version, **ome}} if version == "0.5" else ome)
+    for level in (0, 1):
+        part = pixels[..., :: 2**level, :: 2**level]
+        array = group.create_array(str(level), shape=part.shape, dtype=part.dtype,
+                                   chunks=(1,) * (part.ndim - 2) + (16, 32))
+        array[:] = part
+    return group
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ome_zarr(tmp_path, zarr, version):
+    pixels = random_pixels(2, 3, 2, 50, 70, dtype=np.uint16)
+    names = [{"label": "DAPI"}, {"label": "GFP"}, {"label": "RFP"}]
+    ome_zarr(zarr, tmp_path / "movie.ome.zarr", pixels, version, omero={"channels": names})
+    pictures = pictures_of(tmp_path)
+    assert [picture.name for picture in pictures] == [
+        f"movie_t{t:04d}_z{z:03d}" for t in (1, 2) for z in (1, 2)]
+    for index, picture in enumerate(pictures):
+        assert_reads(picture, pixels[index // 2, :, index % 2].transpose(1, 2, 0))
+        assert picture.channels == ("DAPI", "GFP", "RFP")
+        assert picture.mpp == pytest.approx(0.65)
+    chosen = pictures_of(tmp_path, channel="gfp")
+    assert_reads(chosen[3], pixels[1, 1, 1])
+
+
+def test_ome_zarr_plates_and_label_images(tmp_path, zarr):
+    pixels = random_pixels(1, 50, 70)
+    root = tmp_path / "plate.zarr"
+    zarr.open_group(root, mode="w", zarr_format=2)
+    for well in ("B/10", "B/2"):
+        for field in "01":
+            ome_zarr(zarr, root / well / field, pixels, "0.4", "cyx")
+    zarr.open_group(root / "B/2/0/labels", mode="w", zarr_format=2)
+    ome_zarr(zarr, root / "B/2/0/labels/cells", pixels, "0.4", "cyx")
+    for folder in (root / "B", root / "B/10", root / "B/2"):
+        (folder / ".zgroup").write_text('{"zarr_format": 2}')
+    pictures = pictures_of(root)
+    assert [picture.name for picture in pictures] == ["plate_B_2_0", "plate_B_2_1",
+                                                      "plate_B_10_0", "plate_B_10_1"]
+    assert_reads(pictures[0], pixels[0])
+
+
+def test_zarr_windows_read_only_their_chunks(tmp_path, zarr):
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(100_000, 100_000), chunks=(256, 256),
+                              dtype=np.uint16)
+    tile = random_pixels(256, 256, dtype=np.uint16)
+    array[512:768, 256:512] = tile
+    picture = picture_of(tmp_path / "a.zarr")
+    picture.read((slice(0, 9), slice(0, 9)))  # what zarr sets up at first
+    tracemalloc.start()
+    try:
+        found = picture.read((slice(500, 780), slice(250, 520)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6e6
+    np.testing.assert_array_equal(found[..., 0], np.pad(tile, ((12, 12), (6, 8))))
+
+
+def test_zarr_threads(tmp_path, zarr):
+    pixels = random_pixels(300, 400, dtype=np.uint16)
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(300, 400), chunks=(64, 64), dtype="u2")
+    array[:] = pixels
+    picture, found = picture_of(tmp_path / "a.zarr"), {}
+    threads = [threading.Thread(target=lambda n=n: found.update(
+        {n: picture.read((slice(n, n + 99), slice(9 * n, 9 * n + 70)))})) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, part in found.items():
+        np.testing.assert_array_equal(
+            part[..., 0], pixels[number : number + 99, 9 * number : 9 * number + 70])
+    assert len(found) == 8
+
+
+def test_zarrs_that_are_refused(tmp_path, zarr, monkeypatch):
+    (tmp_path / "none.zarr").mkdir()
+    assert "no Zarr array" in reason(tmp_path / "none.zarr")
+    group = zarr.open_group(tmp_path / "group.zarr", mode="w")
+    group.create_array("pixels", shape=(50, 70), dtype="u1")
+    assert "without multiscales" in reason(tmp_path / "group.zarr")
+    assert picture_of(tmp_path / "group.zarr" / "pixels").shape == (50, 70, 1)
+    zarr.create_array(tmp_path / "complex.zarr", shape=(50, 70), dtype="c8")
+    assert "complex64" in reason(tmp_path / "complex.zarr")
+    zarr.create_array(tmp_path / "deep.zarr", shape=(2, 2, 50, 70), dtype="u1")
+    assert "4 dimensions" in reason(tmp_path / "deep.zarr")
+    zarr.create_array(tmp_path / "long.zarr", shape=(2**31, 70), chunks=(9, 9), dtype="u1")
+    assert "too large" in reason(tmp_path / "long.zarr")
+    (tmp_path / "broken.zarr").mkdir()
+    (tmp_path / "broken.zarr" / "zarr.json").write_text("{")
+    assert reason(tmp_path / "broken.zarr")
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    assert "pip install zarr" in reason(tmp_path / "deep.zarr")
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("dtype", ["|u1", "|O"])
+@pytest.mark.parametrize("place", ["filters", "compressor"])
+def test_zarr_is_never_unpickled(tmp_path, zarr, place, dtype):
+    """Format 2 has a codec that would."""
+    path, sprung = tmp_path / "a.zarr", tmp_path / "sprung"
+    zarr.create_array(path, shape=(50, 70), chunks=(50, 70), dtype="u1", zarr_format=2)
+    described = json.loads((path / ".zarray").read_text())
+    codec = {"id": "pickle", "protocol": 5}
+    described |= {place: [codec] if place == "filters" else codec, "dtype": dtype}
+    (path / ".zarray").write_text(json.dumps(described))
+    (path / "0.0").write_bytes(pickle.dumps(Trap(sprung)))
+    assert reason(path)
+    assert not sprung.exists()
+    pickle.loads((path / "0.0").read_bytes())
+    assert sprung.exists()
+
+
+# --- broken files -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, options", [
+    ("a.png", {}), ("a.jpg", {}), ("a.bmp", {}), ("whole.tif", {}),
+    ("strips.tif", {"rowsperstrip": 5, "compression": "zlib"}),
+    ("tiles.tif", {"tile": (16, 16)})])
+def test_truncated_files_name_themselves(tmp_path, name, options):
+    pixels, path = random_pixels(50, 70), tmp_path / name
+    if name.endswith("tif"):
+        tifffile.imwrite(path, pixels, **options)
+    else:
+        Image.fromarray(pixels).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    picture = picture_of(path)
+    with pytest.raises(UserError, match=f"{name}: (is broken|ends before)") as caught:
+        picture.read()
+    assert "\n" not in str(caught.value)
+
+
+def test_garbage_inside_files(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, random_pixels(50, 70), compression="zlib", rowsperstrip=10)
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[0].dataoffsets[2]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 50] = bytes(50)
+    path.write_bytes(data)
+    picture = picture_of(path)
+    picture.read((slice(0, 20), slice(None)))
+    with pytest.raises(UserError, match="a.tif: is broken"):
+        picture.read((slice(15, 25), slice(None)))
+
+
+def test_broken_zarr_chunks(tmp_path, zarr):
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(50, 70), chunks=(50, 70), dtype="u2",
+                              compressors=None)
+    array[:] = 1
+    chunk = tmp_path / "a.zarr" / "c" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    with pytest.raises(UserError, match="a.zarr: is broken"):
+        picture_of(tmp_path / "a.zarr").read()
+
+
+def test_files_that_change_or_vanish(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(random_pixels(50, 70)).save(path)
+    picture = picture_of(path)
+    Image.fromarray(random_pixels(40, 70)).save(path)
+    with pytest.raises(UserError, match="a.png: was changed"):
+        picture.read()
+    path.unlink()
+    with pytest.raises(UserError, match=r"a.png: cannot be read \(No such file"):
+        picture.read()
+
+
+def test_unreadable_files_do_not_stop_the_rest(tmp_path):
+    Image.fromarray(random_pixels(50, 70)).save(tmp_path / "good.png")
+    (tmp_path / "text.tif").write_text("not a picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "head.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "head.tif").write_bytes(b"II*\0\x08\0\0\0")
+    (tmp_path / "away.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "notes.txt").write_text("left out")
+    pictures, unreadable = find_pictures([tmp_path])
+    assert [picture.name for picture in pictures] == ["good"]
+    assert {one.path.name: one.reason for one in unreadable}.keys() == {
+        "text.tif", "empty.png", "head.png", "head.tif", "away.jpg"}
+    reasons = {one.path.name: one.reason for one in unreadable}
+    assert reasons["text.tif"] == "is no picture (PNG, JPEG, BMP, TIFF or Zarr)"
+    assert reasons["empty.png"] == "is empty"
+    assert reasons["away.jpg"] == "cannot be read (No such file or directory)"
+    assert all(reasons.values()) and "\n" not in "".join(reasons.values())
+    assert "is no picture" in reason(tmp_path / "notes.txt")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path):
+    (tmp_path / "inner").mkdir()
+    for name in ("a.png", "b.png", "inner/c.png"):
+        Image.fromarray(random_pixels(50, 70)).save(tmp_path / name)
+    (tmp_path / "b.png").chmod(0)
+    (tmp_path / "inner").chmod(0)
+    try:
+        pictures, unreadable = find_pictures([tmp_path])
+    finally:
+        (tmp_path / "inner").chmod(0o700)
+    assert [picture.name for picture in pictures] == ["a"]
+    assert {(one.path.name, one.reason) for one in unreadable} == {
+        ("b.png", "cannot be read (Permission denied)"),
+        ("inner", "cannot be read (Permission denied)")}
+
+
+# --- what the user names ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A function that makes files of one pixel, and the folders they are in."""
+    def plant(*names):
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kind = "PNG" if path.suffix.lower() != ".tif" else "TIFF"
+            Image.new("L", (1, 1)).save(path, format=kind)
+        return tmp_path
+    return plant
+
+
+def test_folders_are_searched_in_natural_order(tree):
+    root = tree("well10/a.png", "well2/b10.PNG", "well2/b9.png", "well2/deep/er/c.tif",
+                ".hidden/d.png", "well2/.e.png", "__MACOSX/well2/._b9.png", "__MACOSX/f.png")
+    (root / "well2" / "readme.md").write_text("")
+    names = [picture.name for picture in pictures_of(root)]
+    assert names == ["well2_b9", "well2_b10", "well2_deep_er_c", "well10_a"]
+    assert [picture.name for picture in pictures_of(root / "well2")] == ["b9", "b10", "deep_er_c"]
+    assert picture_of(root / ".hidden" / "d.png").name == "d"
+
+
+def test_patterns(tree):
+    root = tree("a/x1.png", "a/x2.png", "a/y.tif", "b/c/x3.png", "__MACOSX/x4.png", "w[1].png")
+
+    def names(*patterns):
+        return [picture.name for picture in pictures_of(*(str(root / one) for one in patterns))]
+
+    assert names("a/x*.png") == ["x1", "x2"]
+    assert names("**/x*.png") == ["a_x1", "a_x2", "b_c_x3"]
+    assert names("a/*", "b") == ["a_x1", "a_x2", "a_y", "b_c_x3"]
+    assert names("[ab]") == ["a_x1", "a_x2", "a_y", "b_c_x3"]
+    assert names("w[1].png") == ["w[1]"]  # a file of that very name
+    with pytest.raises(UserError, match=r"z\*.png: no pictures there"):
+        names("z*.png")
+
+
+def test_inputs_without_pictures(tmp_path):
+    with pytest.raises(MissingFileError, match="nowhere.png: no such file or folder"):
+        find_pictures([tmp_path / "nowhere.png"])
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match="no pictures there") as caught:
+        find_pictures([tmp_path])
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert find_pictures([]) == ([], [])
+
+
+def test_duplicates_are_found_once(tree, monkeypatch):
+    root = tree("a/x.png", "a/y.png")
+    (root / "link.png").symlink_to(root / "a" / "x.png")
+    monkeypatch.chdir(root)
+    pictures = pictures_of("a", root / "a" / "x.png", "a/../a/y.png", "a/*.png", root, "./a")
+    assert sorted(picture.name for picture in pictures) == ["x", "y"]
+
+
+def test_kaggle_layout(tree):
+    root = tree(*(f"stage1/{name}/images/{name}.png" for name in ("id2", "id10")),
+                *(f"stage1/id2/masks/m{number}.png" for number in range(3)),
+                "stage1/odd/images/photo.png", "stage1/odd/masks/m.png", "masks/own.png")
+    assert [picture.name for picture in pictures_of(root / "stage1")] == ["id2", "id10",
+                                                                          "odd_photo"]
+    assert [picture.name for picture in pictures_of(str(root / "stage1" / "**" / "*.png"))] == [
+        "id2", "id10", "odd_photo"]
+    assert picture_of(root / "stage1" / "id10").name == "id10"
+    assert len(pictures_of(root / "stage1" / "id2" / "masks")) == 3  # named itself
+    assert picture_of(root / "masks").name == "own"
+
+
+def test_names_are_unlike_and_safe(tree):
+    root = tree("a.png", "A.tif", "a.jpg", "b/c.png", "b_c.png", "d e/ä µ.png", "f;g.png",
+                "con.png", "h.ome.tif", "h.png", "i:j?.png", "  .x. .png")
+    names = [picture.name for picture in pictures_of(root)]
+    assert len({name.casefold() for name in names}) == len(names) == 12
+    assert {"a_png", "A_tif", "a_jpg", "b_c_png", "b_c_png_2", "d e_ä µ", "f;g", "con_",
+            "h_ome_tif", "h_png", "i_j_"} <= set(names)
+    for name in names:
+        (root / "out").mkdir(exist_ok=True)
+        (root / "out" / f"{name}.csv").write_text("")
+        assert name == name.strip(" .") and not set(name) & set('/\\:*?"<>|')
+    assert len(list((root / "out").iterdir())) == 12
+
+
+def test_names_of_planes_are_unlike_those_of_files(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", random_pixels(2, 5, 5), metadata={"axes": "ZYX"},
+                     photometric="minisblack")
+    Image.new("L", (5, 5)).save(tmp_path / "a_z002.png")
+    assert [picture.name for picture in pictures_of(tmp_path)] == [
+        "a_tif_z001", "a_tif_z002", "a_z002_png"]
+
+
+def test_long_names_keep_their_end():
+    pictures = [(Path("/root", "ä" * 100, f"{'x' * 100}{number}.png"), "z001") for number in (1, 2)]
+    names = listing.picture_names([*pictures, (Path("/root/b.png"), "")])
+    assert all(len(name.encode()) <= 160 for name in names)
+    assert names[0].endswith("x1_z001") and len(set(names)) == 3
+
+
+def test_zarr_folders_are_pictures_and_not_searched(tree, zarr):
+    root = tree("z.zarr/inner.png", "a.png")
+    array = zarr.create_array(root / "b.zarr", shape=(5, 5), dtype="u1")
+    array[:] = 7
+    tree("b.zarr/c/stray.png")
+    pictures, [unreadable] = find_pictures([root])
+    assert [picture.name for picture in pictures] == ["a", "b"]
+    assert unreadable.path.name == "z.zarr"
+    assert picture_of(str(root / "b*")).name == "b"
+    assert {p.name for p in find_pictures([str(root / "**")])[0]} == {"a", "b"}
+
+
+def test_looking_for_pictures_reads_no_pixels(tmp_path):
+    """The pixels are missing from these files, which is seen when they are read."""
+    pixels = random_pixels(500, 700)
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:2000])
+    assert [picture.shape for picture in pictures_of(tmp_path)] == [(500, 700, 1)] * 2

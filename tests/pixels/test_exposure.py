@@ -1,0 +1,131 @@
+"""Exposure: the same as `standardise` in memory, for all types and for parts of large pictures."""
+
+import numpy as np
+import pytest
+
+from mrcnn.config import Config
+from mrcnn.errors import UserError
+from mrcnn.pixels import exposure
+from mrcnn.pixels.exposure import Exposure, measure, percentiles, subsample
+from mrcnn.pixels.intensities import standardise
+from tests.support.sliced_image import SlicedImage
+
+
+class NucleiConfig(Config):
+    INTENSITY_PERCENTILES = (1, 99.8)
+    DARK_GROUND = True
+
+
+CONFIG = NucleiConfig()
+
+
+def picture(rng, shape=(40, 50), light=False):
+    """A dim picture of bright spots, or dark spots on a light ground, uint8."""
+    image = rng.integers(10, 20, shape).astype(np.uint8)
+    image[5:15, 10:20] += 60
+    return 200 - image if light else image
+
+
+@pytest.mark.parametrize("light", [False, True])
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 3)])
+def test_8_bits_are_standardised(rng, light, shape):
+    image = picture(rng, shape, light)
+    found = measure(image, CONFIG)
+    assert found.inverted == light
+    expected = standardise(image if image.ndim == 3 else image[..., None], CONFIG)
+    np.testing.assert_array_equal(found.apply(image).ravel(), expected.ravel())
+
+
+def test_a_nearly_empty_8_bit_picture_is_not_stretched_into_noise(rng):
+    image = rng.integers(10, 13, (40, 50, 1)).astype(np.uint8)
+    found = measure(image, CONFIG)
+    assert found.high - found.low == 8
+    np.testing.assert_array_equal(found.apply(image), standardise(image, CONFIG))
+
+
+@pytest.mark.parametrize("dtype, factor, offset", [
+    (np.uint16, 37, 1000), (np.int32, 1000, -50_000), (np.uint32, 10_000, 5),
+    (np.float32, 0.01, -3), (np.float64, 1e-9, 1e-6), (np.int16, 100, -20_000),
+    (np.float16, 1, 0)])
+def test_scale_and_offset_of_the_values_do_not_matter(rng, dtype, factor, offset):
+    image = picture(rng, (60, 80))
+    reference = measure(image, CONFIG).apply(image).astype(int)
+    changed = (image * float(factor) + offset).astype(dtype)
+    assert np.abs(measure(changed, CONFIG).apply(changed).astype(int) - reference).max() <= 1
+
+
+def test_masks_of_two_values():
+    image = np.zeros((20, 20), bool)
+    image[4:9, 5:9] = True
+    shown = measure(image, CONFIG).apply(image)
+    np.testing.assert_array_equal(shown, np.where(image, 255, 0))
+
+
+def test_values_that_are_no_numbers(rng):
+    image = picture(rng).astype(np.float32)
+    image[0, 0], image[0, 1] = np.nan, np.nan
+    assert np.isfinite(list(vars(measure(image, CONFIG)).values())).all()
+    with pytest.raises(UserError, match="complex64 values"):
+        measure(image.astype(np.complex64), CONFIG)
+
+
+@pytest.mark.parametrize("value", [0, 700])
+def test_a_picture_of_one_value_becomes_black(value):
+    image = np.full((10, 12), value, np.uint16)
+    assert not measure(image, CONFIG).apply(image).any()
+
+
+def test_few_pixels_that_differ_are_seen():
+    image = np.full((100, 100), 300, np.uint16)
+    image[3, 4] = 900
+    shown = measure(image, CONFIG).apply(image)
+    assert shown[3, 4] == 255 and shown.sum() == 255
+
+
+def test_inversion_can_be_forced(rng):
+    image = picture(rng)
+    plain, inverted = (measure(image, CONFIG, inverted=way).apply(image) for way in (False, True))
+    np.testing.assert_array_equal(plain, 255 - inverted)
+    assert np.array_equal(measure(image, CONFIG).apply(image), plain)
+
+
+def test_alpha_does_not_count(rng):
+    image = picture(rng, (40, 50, 3))
+    with_alpha = np.concatenate([image, np.full((40, 50, 1), 255, np.uint8)], axis=-1)
+    assert measure(image, CONFIG) == measure(with_alpha, CONFIG)
+
+
+def test_a_configuration_that_asks_for_nothing_leaves_8_bits_alone(rng):
+    image = picture(rng)
+    np.testing.assert_array_equal(measure(image, Config()).apply(image), image)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int32])
+def test_large_pictures_are_read_in_bands(rng, monkeypatch, dtype):
+    monkeypatch.setattr(exposure, "BAND_VALUES", 1200)
+    monkeypatch.setattr(exposure, "BAND_ROWS", 4)
+    file = SlicedImage(rng.integers(0, 200, (101, 60, 3)).astype(dtype))
+    wanted = [0, 1, 50, 99.8, 100]
+    np.testing.assert_allclose(percentiles(file, wanted), np.percentile(file.array, wanted))
+    assert file.largest <= 4 * 60 * 3
+    np.testing.assert_array_equal(subsample(file, 7), file.array[::7, ::7])
+
+
+def test_of_other_types_a_grid_of_values_is_enough(rng, monkeypatch):
+    monkeypatch.setattr(exposure, "MOST_VALUES", 5000)
+    monkeypatch.setattr(exposure, "BAND_ROWS", 8)
+    image = rng.normal(size=(300, 300)).astype(np.float32)
+    np.testing.assert_allclose(percentiles(image, [1, 50, 99]), np.percentile(image, [1, 50, 99]),
+                               atol=0.2)
+
+
+def test_parts_are_shown_as_the_whole(rng):
+    image = rng.integers(0, 4000, (50, 60)).astype(np.uint16)
+    found = Exposure(100, 3000, True)
+    np.testing.assert_array_equal(found.apply(image)[10:20, 5:9], found.apply(image[10:20, 5:9]))
+
+
+def test_pictures_without_pixels():
+    for dtype in (np.uint8, np.float32):
+        image = np.zeros((0, 5, 3), dtype)
+        assert measure(image, CONFIG).apply(image).shape == image.shape

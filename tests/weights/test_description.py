@@ -1,0 +1,64 @@
+"""Descriptions of networks beside their weight files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.support.tiny import TinyConfig
+
+from mrcnn.config import Config
+from mrcnn.errors import UserError
+from mrcnn.inference.postprocess import PostProcessing
+from mrcnn.weights import description
+from mrcnn.weights.description import Description, describe
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
+
+
+def test_a_description_makes_the_configuration_again(tmp_path):
+    config, settings = TinyConfig(), PostProcessing(min_score=0.3, min_area=None)
+    written = describe(config, ("cell", "dirt"), settings)
+    description.write(tmp_path / "a.json", written)
+    read = description.read(tmp_path / "a.json")
+    assert read.classes == ("cell", "dirt") and read.postprocessing == settings
+    assert read.make_config().to_dict() == config.to_dict()
+    assert describe(read.make_config(), read.classes, read.postprocessing) == written
+
+
+def test_only_what_differs_and_nothing_of_the_machine(tmp_path):
+    class Changed(Config):
+        NAME = "changed"
+        CACHE_DIR = str(tmp_path)
+        DATA_WORKERS = 7
+
+    assert describe(Changed(), ("thing",)).config == {"NAME": "changed"}
+
+
+def test_where_it_lies(tmp_path):
+    run, weights = tmp_path / "run", tmp_path / "run" / "mask_rcnn_0001.h5"
+    run.mkdir()
+    assert description.beside(weights) is None
+    description.write(run / description.RUN_FILE, Description(("of the run",)))
+    assert description.beside(weights).classes == ("of the run",)
+    description.write(description.own_file(weights), Description(("its own",)))
+    assert description.beside(weights).classes == ("its own",)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"classes": 1, "config": {}}', json.dumps(
+    {"classes": [], "config": {}, "postprocessing": {"sharpness": 1}})])
+def test_damaged_files_are_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=r"a\.json: not the description of a network"):
+        description.read(tmp_path / "a.json")
+
+
+def test_wrong_values_are_errors():
+    with pytest.raises(UserError, match="BACKBONE"):
+        Description((), {"BACKBONE": 3}).make_config()
+
+
+def test_the_shipped_weights_are_described_as_the_application_has_them():
+    from samples.nucleus import nucleus
+
+    expected = describe(nucleus.NucleusInferenceConfig(), nucleus.CLASSES)
+    assert description.read(WEIGHTS / "mask_rcnn_nucleus.json") == expected
