@@ -53,9 +53,9 @@ def enlarged(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def seams(options: argparse.Namespace) -> None:
     """Compare tiles with one look."""
     import mrcnn
+    from mrcnn.console import Progress
     from mrcnn.evaluation import metrics
     from samples.nucleus.bootstrap import paired_difference
-    from samples.nucleus.progress import Progress
 
     dataset = load_dataset(options.dataset, options.subset, labelled=True)
     numbers = list(dataset.image_ids)[: options.limit]

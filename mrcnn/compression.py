@@ -12,18 +12,13 @@ Source: report section 3.8.6; Girshick, "Fast R-CNN", section 3.1.
 from __future__ import annotations
 
 import copy
-import os
 
 import numpy as np
 from keras import ops
 
 from mrcnn.errors import UserError
 from mrcnn.model import MaskRCNN
-from mrcnn.weights import legacy_h5
-
-# The compressible layers, in the order of Config.FPN_CLASSIF_FC_RANKS.
-LAYERS = ("mrcnn_class_conv1", "mrcnn_class_conv2")
-FIRST_PART = "_svd"  # name of the thin layer behind the name of the whole one
+from mrcnn.weights.weight_files import COMPRESSIBLE, THIN
 
 
 def truncated_svd(kernel: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,37 +64,22 @@ def compress(
         raise UserError("compress() takes either a rank or an energy")
     if energy is not None and not 0 < energy <= 1:
         raise UserError(f"energy = {energy} is not allowed: a number in (0, 1]")
-    kernels = [_matrix(model.bank.layers[name]) for name in LAYERS]
+    kernels = [_matrix(model.bank.layers[name]) for name in COMPRESSIBLE]
     ranks = _ranks(kernels, rank, energy)
 
     config = copy.copy(config)
     config.FPN_CLASSIF_FC_RANKS = ranks
     compressed = MaskRCNN(model.mode, config, model.model_dir)
     for name, layer in model.bank.layers.items():
-        if layer.weights and name not in LAYERS:
+        if layer.weights and name not in COMPRESSIBLE:
             compressed.bank.layers[name].set_weights(layer.get_weights())
-    for name, kernel, size in zip(LAYERS, kernels, ranks, strict=True):
+    for name, kernel, size in zip(COMPRESSIBLE, kernels, ranks, strict=True):
         first, second = truncated_svd(kernel, size)
-        thin, whole = (compressed.bank.layers[n] for n in (name + FIRST_PART, name))
+        thin, whole = (compressed.bank.layers[n] for n in (name + THIN, name))
         bias = ops.convert_to_numpy(model.bank.layers[name].bias)
         thin.set_weights([first.reshape(thin.kernel.shape)])
         whole.set_weights([second.reshape(whole.kernel.shape), bias])
     return compressed
-
-
-def ranks_in_file(path: str | os.PathLike) -> tuple[int, int]:
-    """FPN_CLASSIF_FC_RANKS of the model that wrote a weight file; (0, 0) for whole layers.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    with legacy_h5.open_h5(path) as file:
-        if legacy_h5.is_keras3_weights(file):
-            return 0, 0
-    shapes = legacy_h5.read_shapes(path)
-    thin = (shapes.get(name + FIRST_PART, {}).get("kernel") for name in LAYERS)
-    first, second = (0 if shape is None else int(shape[-1]) for shape in thin)
-    return first, second
 
 
 def _matrix(layer) -> np.ndarray:

@@ -21,7 +21,6 @@ import numpy as np
 
 from mrcnn import config_rules
 from mrcnn.config_rules import LOSS_NAMES
-from mrcnn.network.architecture import mask_side
 
 
 class Config:
@@ -347,7 +346,7 @@ class Config:
         if self.POOL_SIZE == Config.POOL_SIZE:
             self.POOL_SIZE = 14
         if np.array_equal(self.MASK_SHAPE, Config.MASK_SHAPE):
-            self.MASK_SHAPE = [mask_side(self)] * 2
+            self.MASK_SHAPE = [config_rules.mask_side(self)] * 2
 
     def _keys(self) -> list[str]:
         return [name for name in dir(self) if name.isupper() and not name.startswith("_")]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from mrcnn.errors import MRCNNWarning, UserError
-from mrcnn.network.architecture import mask_side
 
 # Six halvings lie between the input and the coarsest pyramid level P6.
 SIZE_MULTIPLE = 64
@@ -24,6 +23,18 @@ LOSS_NAMES = (
     "mrcnn_bbox_loss",
     "mrcnn_mask_loss",
 )
+
+def mask_side(config: Any) -> int:
+    """Cells along a side of a predicted mask.
+
+    The last layer of the mask branch doubles its input: the pooled region, or for "c4" what stage
+    5 leaves of it, half as many cells unless it is dilated.
+    """
+    side = int(config.MASK_POOL_SIZE)
+    if config.ARCHITECTURE == "c4" and not config.DILATED_STAGE5:
+        side = -(-side // 2)
+    return 2 * side
+
 
 # ---- Kinds of values: a test, and what it allows in words --------------------------------------
 

@@ -1,155 +1,69 @@
-"""The progress line of a training run, and the text of losses and durations in it.
+"""A progress line with the time left, for loops over images."""
 
-The losses in Keras's logs are means over the epoch so far, not those of one batch.
-"""
+from __future__ import annotations
 
-import math
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
 from typing import TextIO
 
-import keras
 
-from mrcnn.config_rules import LOSS_NAMES
+class Progress:
+    """`12/50 [=====>        ] ETA 0:01:40 <note>`: redrawn in place on a terminal, otherwise a
+    plain line at the first step, every 20 seconds and at the end. Writes to stderr."""
 
-# The loss trackers in the order of the network's outputs; "loss" is the weighted total and
-# includes the weight decay.
-LOSSES = ("loss", *LOSS_NAMES)
+    WIDTH = 24
 
+    def __init__(self, total: int, what: str, stream: TextIO | None = None, interval: float = 20):
+        self.total, self.what, self.interval = total, what, interval
+        self.stream = stream or sys.stderr
+        self.in_place = self.stream.isatty()
+        self.started = self.shown = time.monotonic()
+        self.done = 0
+        self._part = 0.0  # of the step that is under way
 
-class ProgressLine(keras.callbacks.Callback):
-    """One line that shows the epoch, the step, every loss, the speed and the time left.
+    def step(self, note: str = "") -> None:
+        """Count one more; `note` is shown at the end of the line."""
+        self.done += 1
+        self._part = 0.0
+        self._show(note)
 
-    `epoch 3/20  step 57/100  loss 1.234 (rpn_class .12 rpn_bbox .33 ...)  .83 s/step  ETA 00:12:31`
-
-    On a terminal the line is redrawn in place; elsewhere (a file, a pipe) a plain line is written
-    every `interval` seconds. The end of an epoch always leaves a line, with the validation losses.
-    """
-
-    def __init__(
-        self,
-        stream: TextIO | None = None,
-        interval: float = 20.0,
-        clock: Callable[[], float] = time.monotonic,
-        seconds_left: Callable[[], float] | None = None,
-    ):
-        """
-        Args:
-            stream: standard output by default.
-            interval: seconds.
-            clock: seconds, for the tests.
-            seconds_left: of a run that has a time and not only a number of epochs.
-        """
-        super().__init__()
-        self.stream = stream
-        self.interval = interval
-        self.clock = clock
-        self.seconds_left = seconds_left
-        self._epoch = None
-        self._step_seconds = deque(maxlen=20)
-        self._validation_seconds = 0.0
-        self._first_step = True
-        self._last_shown = -math.inf
-        self._drawn = 0
-
-    def on_train_begin(self, logs=None):
-        self._first_step = True
-        self._last_shown = -math.inf
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-        self._epoch_start = self._last_step_end = self.clock()
-
-    def on_train_batch_end(self, batch, logs=None):
-        now = self.clock()
-        # The first step of a run compiles the graph: it says nothing about the steps to come.
-        if not self._first_step:
-            self._step_seconds.append(now - self._last_step_end)
-        self._first_step = False
-        self._last_step_end = now
-        if self._is_due(now):
-            self._show(f"{self._step_text(batch)}  {losses_text(logs)}{self._speed_text(batch)}")
-
-    def on_test_batch_end(self, batch, logs=None):
-        if self._is_due(self.clock()):
-            head = "" if self._epoch is None else f"{self._epoch_text()}  "
-            self._show(f"{head}validation step {batch + 1}  {losses_text(logs)}")
-
-    def on_epoch_end(self, epoch, logs=None):
-        now = self.clock()
-        self._validation_seconds = now - self._last_step_end
-        text = f"{self._epoch_text()}  {losses_text(logs)}"
-        validation = {k.removeprefix("val_"): v for k, v in (logs or {}).items()
-                      if k.startswith("val_")}
-        if validation:
-            text += f"  val {losses_text(validation)}"
-        text += f"  {duration_text(now - self._epoch_start)}{self._eta_text(None)}"
-        self._show(text)
-        self.finish()
+    def within(self, done: int, total: int) -> None:
+        """So many of the parts of the step that is under way are done."""
+        self._part = done / total
+        self._show(f"tile {done}/{total}" if total > 1 else "")
 
     def finish(self) -> None:
-        """End a line that was being redrawn, so that other output starts on its own line."""
-        if self._drawn:
-            self._write("\n")
-            self._drawn = 0
+        """End the line where fewer steps than announced were needed."""
+        if self.done < self.total:
+            self.total = self.done
+            self._show()
 
-    def _is_due(self, now: float) -> bool:
-        # A terminal is redrawn ten times a second at most.
-        interval = 0.1 if self._on_terminal() else self.interval
-        return now - self._last_shown >= interval
-
-    def _on_terminal(self) -> bool:
-        return (self.stream or sys.stdout).isatty()
-
-    def _show(self, text: str) -> None:
-        self._last_shown = self.clock()
-        if self._on_terminal():
-            # Spaces wipe what is left of a longer line before.
-            self._write("\r" + text + " " * max(0, self._drawn - len(text)))
-            self._drawn = len(text)
+    def _show(self, note: str = "") -> None:
+        now = time.monotonic()
+        finished = self.done >= self.total
+        first = self.done == 1 and not self._part
+        if not (self.in_place or finished or first or now - self.shown > self.interval):
+            return
+        self.shown = now
+        done = self.done + self._part
+        left = (now - self.started) / max(done, 1e-9) * (self.total - done)
+        filled = self.WIDTH * self.done // max(self.total, 1)
+        bar = "=" * filled + " " * (self.WIDTH - filled)
+        word, seconds = ("took", now - self.started) if finished else ("ETA", left)
+        clock = f"{word} {duration_text(seconds)}"
+        line = f"{self.what} {self.done}/{self.total} [{bar}] {clock} {note}".rstrip()
+        if self.in_place:
+            self.stream.write(f"\r{line[:110]:<110}" + ("\n" if finished else ""))
         else:
-            self._write(text + "\n")
+            self.stream.write(line + "\n")
+        self.stream.flush()
 
-    def _write(self, text: str) -> None:
-        stream = self.stream or sys.stdout
-        stream.write(text)
-        stream.flush()
-
-    def _epoch_text(self) -> str:
-        if self.seconds_left is not None:
-            return f"epoch {self._epoch + 1}"
-        return f"epoch {self._epoch + 1}/{self.params.get('epochs') or '?'}"
-
-    def _step_text(self, batch: int) -> str:
-        return f"{self._epoch_text()}  step {batch + 1}/{self.params.get('steps') or '?'}"
-
-    def _speed_text(self, batch: int) -> str:
-        if not self._step_seconds:
-            return ""
-        mean = sum(self._step_seconds) / len(self._step_seconds)
-        return f"  {number_text(mean)} s/step{self._eta_text(batch)}"
-
-    def _eta_text(self, batch: int | None) -> str:
-        """The time left; `batch` is None at the end of an epoch. Empty where it is not known."""
-        epochs, steps = self.params.get("epochs"), self.params.get("steps")
-        if not (epochs and steps and self._step_seconds):
-            return ""
-        step = sum(self._step_seconds) / len(self._step_seconds)
-        full_epochs = epochs - self._epoch - 1
-        seconds = full_epochs * (steps * step + self._validation_seconds)
-        if batch is not None:
-            seconds += (steps - batch - 1) * step + self._validation_seconds
-        if self.seconds_left is not None:
-            seconds = min(seconds, self.seconds_left())
-        return f"  ETA {duration_text(seconds)}"
-
-
-def number_text(value: float) -> str:
-    """Two decimals without the leading zero: .83, 1.25, 12.50."""
-    text = f"{value:.2f}"
-    return text[1:] if text.startswith("0.") else text
+    def message(self, text: str) -> None:
+        """A line of its own that the progress line does not overwrite."""
+        if self.in_place:
+            self.stream.write(f"\r{'':<110}\r")
+        self.stream.write(text + "\n")
+        self.stream.flush()
 
 
 def duration_text(seconds: float) -> str:
@@ -157,18 +71,3 @@ def duration_text(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour:02d}:{minute:02d}:{second:02d}"
-
-
-def losses_text(logs: dict[str, float] | None) -> str:
-    """`loss 1.234 (rpn_class .12 rpn_bbox .33 class .21 bbox .30 mask .27)`.
-
-    Parts that the logs do not have are left out.
-    """
-    logs = logs or {}
-    parts = [
-        f"{name.removeprefix('mrcnn_').removesuffix('_loss')} {number_text(logs[name])}"
-        for name in LOSS_NAMES
-        if name in logs
-    ]
-    total = f"loss {logs['loss']:.3f}" if "loss" in logs else "loss ?"
-    return f"{total} ({' '.join(parts)})" if parts else total

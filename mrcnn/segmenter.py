@@ -74,7 +74,7 @@ def load(weights: str | os.PathLike = "nucleus", config: Any = None,
         config = description.make_config()
         config.PRECISION = precision
 
-        from mrcnn.compression import ranks_in_file
+        from mrcnn.weights.weight_files import ranks_in_file  # Keras: seconds
 
         config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
     if classes is None:
@@ -85,7 +85,8 @@ def load(weights: str | os.PathLike = "nucleus", config: Any = None,
 
     model = MaskRCNN("inference", config, tempfile.gettempdir())  # writes nothing there
     model.load_weights(path, by_name=True)
-    return Segmenter(model, classes, description.postprocessing if description else DEFAULTS)
+    settings = PostProcessing.of(description.postprocessing, path) if description else DEFAULTS
+    return Segmenter(model, classes, settings)
 
 
 PRETRAINED = {"nucleus": "mask_rcnn_nucleus.h5"}

@@ -19,14 +19,11 @@ import keras
 import numpy as np
 
 from mrcnn.data.examples import Example, make_example, select_instances
+from mrcnn.data.random_regions import random_regions
 from mrcnn.data.sampling import pass_order, sampling_weights
 from mrcnn.data.sources import BrokenImages, ImageReader, active_classes, warn_dropped
 from mrcnn.errors import UserError
-from mrcnn.matterport.generator import data_generator, load_image_gt
-from mrcnn.matterport.numpy_targets import generate_random_rois
 from mrcnn.pixels import masks, molding
-
-__all__ = ["BatchLoader", "data_generator", "load_image_gt"]
 
 # First element of a seed, so that the order of the images and the changes to them are drawn from
 # different streams.
@@ -260,8 +257,7 @@ def ground_truth_arrays(
             else example.whole_masks().transpose(2, 0, 1)
         )
     if random_rois and not config.USE_RPN_ROIS:
-        rois = generate_random_rois(
-            example.image.shape, config.POST_NMS_ROIS_TRAINING, example.class_ids, boxes, rng=rng
-        )
+        shape, count = example.image.shape, config.POST_NMS_ROIS_TRAINING
+        rois = random_regions(shape, count, boxes, rng)
         arrays["input_rois"] = rois.astype(np.float32)
     return arrays

@@ -20,85 +20,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrcnn.pixels.boxes import compute_overlaps
+from mrcnn.pixels.overlaps import intersections, iou_matrix, unions
 
 # IoU thresholds of the competition and of COCO: .50, .55, ..., .95.
 IOU_THRESHOLDS = np.round(np.arange(0.5, 1.0, 0.05), 2)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 
 
-# --- IoU of instances ---------------------------------------------------------------------
-
-
-def _as_layers(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Instances in any of the three forms -> (label layers [L, H * W], index_of, areas [N]).
-
-    index_of[label] is 0 for background and i + 1 for the i-th instance. Label maps and layers:
-    one instance a value that occurs, ascending. Mask stacks: one instance a mask, empty or not.
-    """
-    instances = np.asarray(instances)
-    if instances.ndim == 3 and instances.dtype == bool:
-        layers, areas = _stack_layers(instances)
-        return layers, np.arange(len(areas) + 1), areas
-    if instances.ndim == 2:
-        instances = instances[..., np.newaxis]
-    if instances.ndim != 3 or not np.issubdtype(instances.dtype, np.integer):
-        raise ValueError("instances: a label map [H, W], label layers [H, W, L] of integers or a "
-                         f"bool stack [H, W, N], not {instances.dtype} {instances.shape}")
-    layers = np.moveaxis(instances, -1, 0).reshape(instances.shape[-1], -1)
-    areas = np.bincount(layers[layers != 0], minlength=1)
-    present = areas > 0
-    return layers, np.cumsum(present) * present, areas[present]
-
-
-def _stack_layers(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A bool stack [H, W, N] -> label layers: the k-th mask over a pixel goes to layer k.
-
-    A mask may be spread over layers; the pixel counts below do not mind, and disjoint masks
-    (the usual case) need one layer only.
-    """
-    count = masks.shape[-1]
-    pixels, instances = np.nonzero(masks.reshape(masks.shape[0] * masks.shape[1], count))
-    # Rank of each entry among those of its pixel; np.nonzero sorts by pixel.
-    depth = np.arange(len(pixels)) - np.searchsorted(pixels, pixels)
-    layers = np.zeros((depth.max(initial=0) + 1, masks.shape[0] * masks.shape[1]), np.int64)
-    layers[depth, pixels] = instances + 1
-    return layers, np.bincount(instances, minlength=count)
-
-
-def intersections(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Pixels shared by every pair of instances.
-
-    Returns (shared int64 [G, D], truth areas [G], prediction areas [D]). One pass over the
-    pixels builds the contingency table, whatever the number of instances.
-    """
-    truth_layers, truth_index, truth_areas = _as_layers(truth)
-    layers, index, areas = _as_layers(prediction)
-    if truth_layers.shape[1] != layers.shape[1]:
-        raise ValueError(f"truth {np.shape(truth)} and prediction {np.shape(prediction)} differ "
-                         "in size")
-    rows, columns = len(truth_areas) + 1, len(areas) + 1
-    table = np.zeros(rows * columns, np.int64)
-    for truth_layer in truth_layers:
-        for layer in layers:
-            both = (truth_layer != 0) & (layer != 0)  # most pixels are background
-            pairs = truth_index[truth_layer[both]] * columns + index[layer[both]]
-            table += np.bincount(pairs, minlength=rows * columns)
-    return table.reshape(rows, columns)[1:, 1:], truth_areas, areas
-
-
-def iou_matrix(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Intersection over union of every true with every detected instance, float64 [G, D]."""
-    return iou_of_counts(*intersections(truth, prediction))
-
-
-def iou_of_counts(shared: np.ndarray, truth_areas: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """`iou_matrix` from what `intersections` returns."""
-    return shared / np.maximum(_unions(shared, truth_areas, areas), 1)
-
-
-def _unions(shared: np.ndarray, truth_areas: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """Pixels in either instance of every pair, int64 [G, D]."""
-    return truth_areas[:, np.newaxis] + areas[np.newaxis, :] - shared
+# --- Pairs of instances -------------------------------------------------------------------
 
 
 def match_instances(iou: np.ndarray, threshold: float = 0.5) -> np.ndarray:
@@ -171,7 +100,7 @@ def aji_of_counts(shared: np.ndarray, truth_areas: np.ndarray, areas: np.ndarray
     """`aggregated_jaccard_index` from what `intersections` returns."""
     if not len(truth_areas) or not len(areas):
         return float(len(truth_areas) == len(areas))
-    union = _unions(shared, truth_areas, areas)
+    union = unions(shared, truth_areas, areas)
     rows, best = np.arange(len(truth_areas)), np.argmax(shared / np.maximum(union, 1), axis=1)
     taken = shared[rows, best] > 0
     unused = np.ones(len(areas), bool)

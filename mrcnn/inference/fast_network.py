@@ -20,10 +20,10 @@ import numpy as np
 from keras import ops
 
 from mrcnn.errors import UserError
-from mrcnn.inference.compiled import compiled
 from mrcnn.inference.folding import FoldedBank, fold
 from mrcnn.network.anchors import normalized_anchors
 from mrcnn.network.architecture import architecture_of
+from mrcnn.network.compiled import compiled
 from mrcnn.network.detection import DetectionLayer
 from mrcnn.network.layers import LayerBank
 from mrcnn.network.models import (

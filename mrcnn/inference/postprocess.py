@@ -16,9 +16,9 @@ Shapes: N detections, H, W pixels of the picture, h, w pixels of one detection's
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -70,6 +70,21 @@ class PostProcessing:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field.name, getattr(self, field.name), str(field.type))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], source: object) -> PostProcessing:
+        """Settings from their names and values; those not named have their defaults.
+
+        Raises UserError, which names the source, for a name or a value that is not allowed.
+        """
+        try:
+            return cls(**values)
+        except (TypeError, UserError) as error:
+            raise UserError(f"{source}: its post-processing is not valid ({error})") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Names and values, as `of` takes them."""
+        return dataclasses.asdict(self)
 
     @classmethod
     def plain(cls) -> PostProcessing:

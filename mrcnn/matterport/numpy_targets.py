@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn.data.random_regions import random_regions
 from mrcnn.errors import UserError
 from mrcnn.pixels import molding
 from mrcnn.pixels.boxes import box_refinement, compute_overlaps
@@ -25,7 +26,6 @@ HEAD_POSITIVE_IOU = 0.5
 # An anchor that touches a crowd is neither an object nor background.
 CROWD_IOU = 0.001
 # Share of the random regions that lie around objects rather than anywhere.
-NEAR_OBJECTS = 0.9
 
 
 def _generator(rng: np.random.Generator | None) -> np.random.Generator:
@@ -186,28 +186,5 @@ def generate_random_rois(
     gt_boxes: np.ndarray,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Random regions such as an RPN might propose (matterport's `generate_random_rois`).
-
-    Nine tenths lie within boxes three times as wide and high as the objects, in equal numbers,
-    the others anywhere. gt_class_ids is kept for the contract. gt_boxes: [N, 4] pixels.
-    Returns int32 [count, 4] pixels, every region at least one pixel wide and high.
-    """
-    rng = _generator(rng)
-    height, width = image_shape[:2]
-    boxes = np.asarray(gt_boxes).reshape(-1, 4).astype(int)
-    each = int(NEAR_OBJECTS * count / len(boxes)) if len(boxes) else 0
-    boxes = np.repeat(boxes, each, axis=0)
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    lowest = np.zeros((count, 2), int)
-    highest = np.tile([height, width], (count, 1))
-    lowest[: len(boxes)] = np.maximum(boxes[:, :2] - sizes, 0)
-    highest[: len(boxes)] = np.minimum(boxes[:, 2:] + sizes, [height, width])
-    # Two different edges in [lowest, highest): the second is drawn from one value fewer and
-    # steps over the first.
-    highest = np.maximum(highest, lowest + 2)
-    first = rng.integers(lowest, highest)
-    second = rng.integers(lowest, highest - 1)
-    second += second >= first
-    return np.concatenate([np.minimum(first, second), np.maximum(first, second)], axis=1).astype(
-        np.int32
-    )
+    """`data.random_regions.random_regions`; gt_class_ids is for the contract, it has no effect."""
+    return random_regions(image_shape, count, gt_boxes, _generator(rng))

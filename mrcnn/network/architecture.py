@@ -36,15 +36,3 @@ def architecture_of(config: Config) -> Architecture:
     # The coarsest level serves the region proposals only.
     return Architecture(strides, tuple((side,) for side in sides), config.TOP_DOWN_PYRAMID_SIZE,
                         len(strides) - 1, ratios)
-
-
-def mask_side(config: Config) -> int:
-    """Cells along a side of a predicted mask.
-
-    The last layer of the mask branch doubles its input: the pooled region, or for "c4" what stage
-    5 leaves of it, half as many cells unless it is dilated.
-    """
-    side = int(config.MASK_POOL_SIZE)
-    if config.ARCHITECTURE == "c4" and not config.DILATED_STAGE5:
-        side = -(-side // 2)
-    return 2 * side

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from mrcnn.pixels.masks import layer_boxes, masks_to_layers
-from mrcnn.evaluation.metrics import iou_matrix
+from mrcnn.pixels.overlaps import iou_matrix
 
 TRUTH_COLOR = (0, 220, 0)
 PREDICTION_COLOR = (255, 30, 30)

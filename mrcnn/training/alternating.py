@@ -27,9 +27,9 @@ from keras import ops
 
 from mrcnn.config_rules import LOSS_NAMES
 from mrcnn.errors import UserError
-from mrcnn.inference.compiled import compiled
 from mrcnn.network.anchors import normalized_anchors
 from mrcnn.network.boxes import denorm_boxes_graph
+from mrcnn.network.compiled import compiled
 from mrcnn.network.layers import LayerBank
 from mrcnn.network.models import feature_maps, proposals_of
 from mrcnn.training import state

@@ -17,10 +17,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from mrcnn.console import ProgressLine
 from mrcnn.errors import UserError
 from mrcnn.training.averaging import UPDATE_EVERY, WeightAverage
 from mrcnn.training.log import CSVLog, LossCurve
+from mrcnn.training.progress import ProgressLine
 from mrcnn.training.tensorboard import TensorBoardLog
 
 __all__ = [

@@ -10,8 +10,8 @@ import keras
 
 from mrcnn.atomic import atomic_path
 from mrcnn.config_rules import LOSS_NAMES
-from mrcnn.console import LOSSES
 from mrcnn.errors import UserError
+from mrcnn.training.progress import LOSSES
 
 
 class CSVLog(keras.callbacks.Callback):

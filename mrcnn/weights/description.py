@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 from mrcnn.atomic import atomic_path
 from mrcnn.config import Config
 from mrcnn.errors import UserError
-from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 
 RUN_FILE = "model.json"
 # They belong to the machine, or are computed from other keys.
@@ -29,11 +28,15 @@ LEFT_OUT = ("CACHE_DIR", "DATA_WORKERS", "BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_MET
 
 @dataclass(frozen=True)
 class Description:
-    """classes: names of class ids 1, 2, ...; config: keys and values of the inference network."""
+    """What is known of a network.
+
+    classes: names of class ids 1, 2, ...; config: keys and values of the inference network;
+    postprocessing: settings of `inference.postprocess.PostProcessing` by name.
+    """
 
     classes: tuple[str, ...]
     config: dict[str, Any] = field(default_factory=dict)
-    postprocessing: PostProcessing = DEFAULTS
+    postprocessing: dict[str, Any] = field(default_factory=dict)
 
     def make_config(self) -> Config:
         """Raises UserError for keys and values that a configuration cannot have."""
@@ -43,12 +46,12 @@ class Description:
 
 
 def describe(config: Config, classes: Sequence[str],
-             postprocessing: PostProcessing = DEFAULTS) -> Description:
+             postprocessing: Mapping[str, Any] | None = None) -> Description:
     """The description of a network that was built with `config` (of inference)."""
     ours, defaults = config.to_dict(), Config().to_dict()
     changed = {key: value for key, value in ours.items()
                if key not in LEFT_OUT and value != defaults.get(key)}
-    return Description(tuple(classes), changed, postprocessing)
+    return Description(tuple(classes), changed, dict(postprocessing or {}))
 
 
 def write(path: str | Path, description: Description) -> None:
@@ -79,6 +82,6 @@ def read(path: str | Path) -> Description:
     try:
         found = json.loads(Path(path).read_text())
         return Description(tuple(map(str, found["classes"])), dict(found["config"]),
-                           PostProcessing(**found["postprocessing"]))
+                           dict(found["postprocessing"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not the description of a network ({error})") from error

@@ -21,13 +21,21 @@ from mrcnn.weights import legacy_h5
 from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.weights.matching import LoadReport, Plan, in_model_order, is_backbone
 
+# The fully connected layers that compression splits, in the order of Config.FPN_CLASSIF_FC_RANKS,
+# and the name of the first, thin part behind the name of the whole layer.
+COMPRESSIBLE = ("mrcnn_class_conv1", "mrcnn_class_conv2")
+THIN = "_svd"
+
 __all__ = [
+    "COMPRESSIBLE",
+    "THIN",
     "LoadReport",
     "is_imagenet_file",
     "layer_tensors",
     "load_imagenet",
     "load_matching",
     "load_weights",
+    "ranks_in_file",
     "save_weights",
 ]
 
@@ -223,3 +231,18 @@ def _absent_from(path: Path, model: keras.Model) -> str | None:
 def _key(array) -> tuple:
     array = np.asarray(array)
     return array.shape, array.tobytes()
+
+
+def ranks_in_file(path: str | os.PathLike) -> tuple[int, int]:
+    """FPN_CLASSIF_FC_RANKS of the model that wrote a weight file; (0, 0) for whole layers.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    with legacy_h5.open_h5(path) as file:
+        if legacy_h5.is_keras3_weights(file):
+            return 0, 0
+    shapes = legacy_h5.read_shapes(path)
+    thin = (shapes.get(name + THIN, {}).get("kernel") for name in COMPRESSIBLE)
+    first, second = (0 if shape is None else int(shape[-1]) for shape in thin)
+    return first, second

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from mrcnn.console import Progress
 from mrcnn.data.batches import ground_truth_arrays
 from mrcnn.data.examples import Example, crop_zoom, draw_factor, make_example
 from mrcnn.errors import UserError
@@ -28,8 +29,8 @@ from mrcnn.network.detection import refine_detections_graph
 from mrcnn.network.targets import mask_targets
 from mrcnn.pixels.boxes import norm_boxes
 from mrcnn.pixels.masks import layers_to_masks
+from mrcnn.pixels.overlaps import iou_matrix
 from mrcnn.pixels.unmolding import unmold_boxes, unmold_patches
-from samples.nucleus.progress import Progress
 from samples.nucleus.submission import Patch, Submission, SubmissionWriter, label_map
 
 # How far moved boxes lie from the true ones: input pixels, and a factor on their sides.
@@ -268,7 +269,7 @@ def score_image(image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray, co
 
 def score(truth: np.ndarray, labels: np.ndarray) -> float:
     """The competition score of a label map [H, W] or layers [H, W, L] against layers."""
-    return metrics.competition_score(metrics.iou_matrix(truth, labels))
+    return metrics.competition_score(iou_matrix(truth, labels))
 
 
 def box_errors(network: PerfectNetwork, rng: np.random.Generator) -> np.ndarray:

@@ -17,14 +17,15 @@ from typing import NamedTuple
 import numpy as np
 
 from mrcnn.atomic import atomic_path
+from mrcnn.console import Progress
 from mrcnn.errors import UserError
 from mrcnn.evaluation import metrics
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, OVERLAPS, Detections, PostProcessing, postprocess
+from mrcnn.pixels.overlaps import iou_matrix
 from samples.nucleus.bootstrap import Interval, bootstrap_interval, paired_difference
 from samples.nucleus.kinds import KINDS, kind_of
 from samples.nucleus.pipeline import Outcome
-from samples.nucleus.progress import Progress
 from samples.nucleus.runs import each_image
 
 GRID: dict[str, tuple] = {
@@ -85,7 +86,7 @@ class Scorer:
     @staticmethod
     def _score(sample: Sample, settings: PostProcessing) -> float:
         labels, _ = postprocess(sample.detections, sample.truth.shape, settings)
-        return metrics.competition_score(metrics.iou_matrix(sample.truth, labels))
+        return metrics.competition_score(iou_matrix(sample.truth, labels))
 
 
 def one_at_a_time(scorer: Scorer, start: PostProcessing, grid: dict[str, tuple] = GRID,

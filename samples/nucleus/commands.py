@@ -13,13 +13,13 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mrcnn.console import Progress
 from mrcnn.errors import UserError
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 from mrcnn.weights import description
 from samples.nucleus import nucleus
 from samples.nucleus.kinds import KINDS, LEFT_OUT
-from samples.nucleus.progress import Progress
 from samples.nucleus.settings import FILE, Settings, beside, own_file, save
 
 MAX_STEPS = 300  # of an epoch by default: a few minutes on a processor
@@ -67,7 +67,7 @@ def train(options: argparse.Namespace) -> int:
     save(Path(model.log_dir) / FILE, settings)
     detecting = _inference_class(settings)()
     description.write(Path(model.log_dir) / description.RUN_FILE,
-                      description.describe(detecting, nucleus.CLASSES))
+                      description.describe(detecting, nucleus.CLASSES, DEFAULTS.to_dict()))
     how = (options.epochs, options.time_budget, settings.schedule or nucleus.SCHEDULES[0],
            flip_left_right if settings.preset == "paper" else augmentation)
     if pairs:
@@ -182,7 +182,7 @@ def inference_config(options: argparse.Namespace, settings: Settings):
     config = _inference_class(settings)()
     path = weight_file("inference", options.weights, options.logs, config.NAME)
 
-    from mrcnn.compression import ranks_in_file  # Keras: seconds
+    from mrcnn.weights.weight_files import ranks_in_file  # Keras: seconds
 
     config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
     return config
@@ -214,7 +214,7 @@ def compress(options: argparse.Namespace) -> int:
     smaller.save_weights(options.output, half=True)
     if settings != Settings():
         save(own_file(options.output), settings)
-    described = description.describe(smaller.config, nucleus.CLASSES)
+    described = description.describe(smaller.config, nucleus.CLASSES, DEFAULTS.to_dict())
     description.write(description.own_file(options.output), described)
     ranks = " and ".join(map(str, smaller.config.FPN_CLASSIF_FC_RANKS))
     before, after = (m.keras_model.count_params() for m in (whole, smaller))

@@ -18,6 +18,7 @@ from scipy import ndimage
 from mrcnn.atomic import atomic_path
 from mrcnn.evaluation import metrics
 from mrcnn.evaluation.metrics import IOU_THRESHOLDS
+from mrcnn.pixels.overlaps import intersections, iou_of_counts
 from samples.nucleus import drawing
 from samples.nucleus.bootstrap import bootstrap_interval
 from samples.nucleus.kinds import GROUPS, KINDS, kind_of
@@ -60,8 +61,8 @@ class Evaluation:
         image uint8 [H, W, 3]; truth int [H, W, L]; labels int [H, W]; scores [D]: confidences
         by ascending label, None where they are not known; seconds: of the detection.
         """
-        shared, truth_areas, areas = metrics.intersections(truth, labels)
-        iou = metrics.iou_of_counts(shared, truth_areas, areas)
+        shared, truth_areas, areas = intersections(truth, labels)
+        iou = iou_of_counts(shared, truth_areas, areas)
         confusion = metrics.pixel_confusion(truth.any(axis=-1), labels > 0)
         by_threshold = metrics.threshold_scores(iou)
         row = {

@@ -26,6 +26,7 @@ from mrcnn.inference.postprocess import Detections, Patch, PostProcessing, postp
 from mrcnn.pixels.boxes import extract_bboxes
 from mrcnn.pixels.masks import expand_mask, layer_boxes
 from mrcnn.pixels.molding import parse_image_meta, unmold_image
+from mrcnn.pixels.overlaps import iou_matrix
 from mrcnn.results.overlay import overlay_instances
 from samples.nucleus.dsb2018 import NucleusDataset
 from samples.nucleus.kinds import kind_of
@@ -299,7 +300,7 @@ def score_settings(settings: Mapping[str, PostProcessing], detections: Sequence[
         scores = []
         for found, truth in zip(detections, truths, strict=True):
             labels, _ = postprocess(found, truth.shape, setting)
-            scores.append(metrics.threshold_scores(metrics.iou_matrix(truth, labels)))
+            scores.append(metrics.threshold_scores(iou_matrix(truth, labels)))
         mean = np.mean(scores, axis=0)
         rows[name] = {"score": mean.mean(), "at .50": mean[0], "at .75": mean[5]}
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mrcnn.console import Progress
 from mrcnn.errors import UserError
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
@@ -19,7 +20,6 @@ from samples.nucleus import drawing
 from samples.nucleus.evaluate import Evaluation, figure, report_figures, timed
 from samples.nucleus.inputs import Input
 from samples.nucleus.pipeline import Outcome, run_overlapped
-from samples.nucleus.progress import Progress
 from samples.nucleus.results import ResultWriter
 from samples.nucleus.submission import Submission, SubmissionWriter
 

@@ -109,6 +109,12 @@ def test_as_the_naive_one(settings):
     assert bool(changed) == (settings != PLAIN)
 
 
+@pytest.mark.parametrize("values", [{"sharpness": 1}, {"min_score": 2}, {"overlaps": "both"}])
+def test_unknown_settings_name_their_source(values):
+    with pytest.raises(UserError, match="^a.json: its post-processing is not valid"):
+        PostProcessing.of(values, "a.json")
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_plain_is_the_submission_label_map(seed):
     detections = random_detections(seed)

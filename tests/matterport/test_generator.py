@@ -8,8 +8,8 @@ import pytest
 
 from mrcnn.config import Config
 from mrcnn.data.augment import RandomAugmentation
-from mrcnn.data.batches import data_generator, load_image_gt
 from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.matterport.generator import data_generator, load_image_gt
 from mrcnn.pixels import molding
 from tests.support.reference_data import SquaresDataset
 

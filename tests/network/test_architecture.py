@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from keras import ops
 
+from mrcnn.config_rules import mask_side
 from mrcnn.errors import UserError
 from mrcnn.model import MaskRCNN
 from mrcnn.network import anchors, models
-from mrcnn.network.architecture import architecture_of, mask_side
+from mrcnn.network.architecture import architecture_of
 from mrcnn.network.layers import LayerBank
 from mrcnn.network.resnet import stage5_graph
 from mrcnn.weights.weight_files import layer_tensors

@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import pytest
 
-from mrcnn.console import duration_text, losses_text, number_text
+from mrcnn.console import duration_text
 from mrcnn.errors import UserError
 from mrcnn.training import callbacks as C
 from mrcnn.training.averaging import WeightAverage
 from mrcnn.training.log import loss_curve_png, read_log
+from mrcnn.training.progress import losses_text, number_text
 from mrcnn.training.tensorboard import EventWriter, crc32c
 from tests.support.weight_recorder import WeightRecorder
 

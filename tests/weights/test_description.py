@@ -8,7 +8,7 @@ from tests.support.tiny import TinyConfig
 
 from mrcnn.config import Config
 from mrcnn.errors import UserError
-from mrcnn.inference.postprocess import PostProcessing
+from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 from mrcnn.weights import description
 from mrcnn.weights.description import Description, describe
 
@@ -17,10 +17,10 @@ WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 
 def test_a_description_makes_the_configuration_again(tmp_path):
     config, settings = TinyConfig(), PostProcessing(min_score=0.3, min_area=None)
-    written = describe(config, ("cell", "dirt"), settings)
+    written = describe(config, ("cell", "dirt"), settings.to_dict())
     description.write(tmp_path / "a.json", written)
     read = description.read(tmp_path / "a.json")
-    assert read.classes == ("cell", "dirt") and read.postprocessing == settings
+    assert read.classes == ("cell", "dirt") and PostProcessing.of(read.postprocessing, "a") == settings
     assert read.make_config().to_dict() == config.to_dict()
     assert describe(read.make_config(), read.classes, read.postprocessing) == written
 
@@ -45,7 +45,7 @@ def test_where_it_lies(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"classes": 1, "config": {}}', json.dumps(
-    {"classes": [], "config": {}, "postprocessing": {"sharpness": 1}})])
+    {"classes": [], "config": {}, "postprocessing": [1]})])
 def test_damaged_files_are_named(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=r"a\.json: not the description of a network"):
@@ -60,5 +60,5 @@ def test_wrong_values_are_errors():
 def test_the_shipped_weights_are_described_as_the_application_has_them():
     from samples.nucleus import nucleus
 
-    expected = describe(nucleus.NucleusInferenceConfig(), nucleus.CLASSES)
+    expected = describe(nucleus.NucleusInferenceConfig(), nucleus.CLASSES, DEFAULTS.to_dict())
     assert description.read(WEIGHTS / "mask_rcnn_nucleus.json") == expected

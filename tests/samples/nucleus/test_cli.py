@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from mrcnn.console import Progress
 from mrcnn.errors import UserError
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 from samples.nucleus import commands, drawing, nucleus
@@ -21,7 +22,6 @@ from samples.nucleus.choose import GRID
 from samples.nucleus.cli import run
 from samples.nucleus.evaluate import Evaluation, figure, report_figures
 from samples.nucleus.inputs import of_dataset
-from samples.nucleus.progress import Progress
 from samples.nucleus.runs import run_detect, run_evaluate
 from samples.nucleus.submission import Submission, SubmissionWriter
 from samples.nucleus.synthesize import synthesize
