@@ -65,9 +65,11 @@ def peer_python(chosen: str | None) -> str:
         say(f"Installing torchvision {PEER_VERSION} into {folder} (some 5 GB)")
         _run([sys.executable, "-m", "venv", "--clear", str(folder)], "cannot make " + str(folder))
         packages = [f"torchvision=={PEER_VERSION}", "numpy"]
-        _run([str(python), "-m", "pip", "install", "--quiet", *packages],
-             "cannot install torchvision (no network?); give an interpreter that has it with "
-             "--peer-python")
+        _run(
+            [str(python), "-m", "pip", "install", "--quiet", *packages],
+            "cannot install torchvision (no network?); give an interpreter that has it with "
+            "--peer-python",
+        )
         (folder / "complete").touch()
     _check_peer(str(python))
     return str(python)
@@ -187,8 +189,11 @@ def measure_rates(crew: dict, repeat: int) -> dict[str, dict[tuple, float]]:
                 if turn >= 0:
                     answers[who, precision].append(rate)
         rates[what] = {key: Timing.of(values).median for key, values in answers.items()}
-        say(f"{what}: " + ", ".join(f"{' '.join(k)} {r / 1e9:.0f}" for k, r in rates[what].items())
-            + " GFLOP/s")
+        say(
+            f"{what}: "
+            + ", ".join(f"{' '.join(k)} {r / 1e9:.0f}" for k, r in rates[what].items())
+            + " GFLOP/s"
+        )
     return rates
 
 
@@ -231,8 +236,13 @@ def measure_training(setup) -> dict:
         task = {"scene": scene.to_json(), "batch": networks.BATCH}
         for (who, precision), process in crew.items():
             if who == "mrcnn":
-                process.ask("load_trainer", widths="comparison", PRECISION=precision,
-                            weights=str(ours.COMPARISON_WEIGHTS), **task)
+                process.ask(
+                    "load_trainer",
+                    widths="comparison",
+                    PRECISION=precision,
+                    weights=str(ours.COMPARISON_WEIGHTS),
+                    **task,
+                )
             else:
                 process.ask("load_trainer", weights=str(PEER_WEIGHTS), **task)
         layouts = tune(crew, "step")
@@ -299,17 +309,36 @@ def write_report(setup, versions: dict, parts: dict[str, dict]) -> str:
     """The whole report as Markdown."""
     facts = report.machine_facts(setup.threads)
     facts.append(("Versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
-    lines = ["# Speed", "", "Made by `python benchmarks/compare.py`; benchmarks/README.md says how "
-             "to read it.", "", report.markdown_table(["", ""], facts), "", SETTINGS, ""]
+    lines = [
+        "# Speed",
+        "",
+        "Made by `python benchmarks/compare.py`; benchmarks/README.md says how to read it.",
+        "",
+        report.markdown_table(["", ""], facts),
+        "",
+        SETTINGS,
+        "",
+    ]
     for name, part in parts.items():
-        lines += [f"## {PART_TITLES[name]}", "", table_of(part), "",
-                  f"Matrix products of {MATRIX_SIDE} x {MATRIX_SIDE}, 3x3 convolutions of "
-                  f"{CONVOLUTION['channels']} to {CONVOLUTION['channels']} channels on "
-                  f"{CONVOLUTION['side']} x {CONVOLUTION['side']} cells, measured in the same "
-                  "minutes:", "", rates_table(part["rates"]), "",
-                  "Memory layouts: " + ", ".join(f"{k} {v}" for k, v in part["layouts"].items())
-                  + ". Processor time used while waiting: "
-                  + ", ".join(f"{k} {v:.2f} s" for k, v in part["idle"].items()) + ".", ""]
+        lines += [
+            f"## {PART_TITLES[name]}",
+            "",
+            table_of(part),
+            "",
+            f"Matrix products of {MATRIX_SIDE} x {MATRIX_SIDE}, 3x3 convolutions of "
+            f"{CONVOLUTION['channels']} to {CONVOLUTION['channels']} channels on "
+            f"{CONVOLUTION['side']} x {CONVOLUTION['side']} cells, measured in the same "
+            "minutes:",
+            "",
+            rates_table(part["rates"]),
+            "",
+            "Memory layouts: "
+            + ", ".join(f"{k} {v}" for k, v in part["layouts"].items())
+            + ". Processor time used while waiting: "
+            + ", ".join(f"{k} {v:.2f} s" for k, v in part["idle"].items())
+            + ".",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -328,7 +357,9 @@ def measure(setup) -> dict[str, dict]:
         ),
         "training": lambda: measure_training(setup),
         "nucleus": lambda: measure_detection(
-            setup, "nucleus", {"50 objects": scenes.SMALL},
+            setup,
+            "nucleus",
+            {"50 objects": scenes.SMALL},
             int(scenes.SMALL.side * ours.configuration("nucleus").IMAGE_MIN_SCALE),
         ),
     }

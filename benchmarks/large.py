@@ -67,8 +67,12 @@ def seams(options: argparse.Namespace) -> None:
         # The same zoom for both.
         diameter = detector.model.config.OBJECT_SIZE / whole.zoom
         seen = []
-        tiled = detector.detect(image, diameter=diameter, tile=SEAMS_TILE,
-                                progress=lambda done, total, seen=seen: seen.append(total))
+        tiled = detector.detect(
+            image,
+            diameter=diameter,
+            tile=SEAMS_TILE,
+            progress=lambda done, total, seen=seen: seen.append(total),
+        )
         tiles += seen[-1]
         for name, result in (("whole", whole), ("tiled", tiled)):
             shared = metrics.intersections(truth, result.labels)
@@ -109,8 +113,14 @@ def write_slide(path: Path, side: int, dataset_dir: str, subset: str) -> None:
             tile = np.block([[four[0], four[1]], [four[2], four[3]]])
             yield tile.astype(np.uint16) * 16 + 100  # a 12-bit camera
 
-    tifffile.imwrite(path, tiles(), shape=(side, side), dtype=np.uint16, compression="zlib",
-                     tile=(TIFF_TILE, TIFF_TILE))
+    tifffile.imwrite(
+        path,
+        tiles(),
+        shape=(side, side),
+        dtype=np.uint16,
+        compression="zlib",
+        tile=(TIFF_TILE, TIFF_TILE),
+    )
 
 
 def slide(options: argparse.Namespace) -> None:
@@ -120,14 +130,27 @@ def slide(options: argparse.Namespace) -> None:
     if not path.is_file():
         write_slide(path, options.side, options.dataset, options.subset)
     started = time.monotonic()
-    command = [sys.executable, str(Path(ROOT_DIR, "samples", "nucleus", "nucleus.py")), "detect",
-               str(path), "--diameter", str(options.diameter), "--weights", options.weights,
-               "--format", options.format, "--output", str(options.output / "found")]
+    command = [
+        sys.executable,
+        str(Path(ROOT_DIR, "samples", "nucleus", "nucleus.py")),
+        "detect",
+        str(path),
+        "--diameter",
+        str(options.diameter),
+        "--weights",
+        options.weights,
+        "--format",
+        options.format,
+        "--output",
+        str(options.output / "found"),
+    ]
     subprocess.run(command, check=True)
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(f"{options.side} x {options.side} pixels: {seconds:.0f} s, "
-          f"{seconds / (options.side / 1000) ** 2:.2f} s a million pixels, peak {peak:.2f} GB")
+    print(
+        f"{options.side} x {options.side} pixels: {seconds:.0f} s, "
+        f"{seconds / (options.side / 1000) ** 2:.2f} s a million pixels, peak {peak:.2f} GB"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -140,8 +163,9 @@ def main(arguments: list[str] | None = None) -> int:
         made[name].add_argument("--weights", default="nucleus", metavar="W")
     made["seams"].add_argument("--limit", type=positive, metavar="N")
     made["slide"].add_argument("--side", type=positive, default=20_000, metavar="PIXELS")
-    made["slide"].add_argument("--diameter", type=above_zero, default=32.0, metavar="PIXELS",
-                               help="32 is zoom 1 (default)")
+    made["slide"].add_argument(
+        "--diameter", type=above_zero, default=32.0, metavar="PIXELS", help="32 is zoom 1 (default)"
+    )
     made["slide"].add_argument("--format", default="labels,geojson")
     made["slide"].add_argument("--output", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args(arguments)

@@ -65,8 +65,11 @@ def watch(detect, sides: np.ndarray, big_picture: np.ndarray, every: int) -> lis
         if number % every == 0 or number == len(sides):
             readings.append((number, resident_memory()))
             shapes = len({tuple(-(-s // 64)) for s in sides[:number]})
-            print(f"{number:6d} pictures  {readings[-1][1] / MIB:8.0f} MiB  {shapes:4d} shapes  "
-                  f"{time.perf_counter() - start:7.0f} s", flush=True)
+            print(
+                f"{number:6d} pictures  {readings[-1][1] / MIB:8.0f} MiB  {shapes:4d} shapes  "
+                f"{time.perf_counter() - start:7.0f} s",
+                flush=True,
+            )
     return readings
 
 
@@ -98,8 +101,10 @@ def report_growth(setup: argparse.Namespace) -> None:
     sides = random_sides(setup.images, setup.smallest, setup.largest)
     readings = watch(lambda part: model.detect([part]), sides, picture, setup.every)
     first, last = readings[0], readings[-1]
-    print(f"Growth after the first {first[0]} pictures: {(last[1] - first[1]) / MIB:.0f} MiB; "
-          f"peak {workers.peak_memory() / MIB:.0f} MiB")
+    print(
+        f"Growth after the first {first[0]} pictures: {(last[1] - first[1]) / MIB:.0f} MiB; "
+        f"peak {workers.peak_memory() / MIB:.0f} MiB"
+    )
 
 
 if __name__ == "__main__":

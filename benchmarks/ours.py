@@ -131,8 +131,12 @@ def make_detector(config: Config, weights: str | Path | None = None):
     return model
 
 
-def make_trainer(config: Config, layers: str = "all", rate: float = networks.STEP_SIZE,
-                 weights: str | Path | None = None):
+def make_trainer(
+    config: Config,
+    layers: str = "all",
+    rate: float = networks.STEP_SIZE,
+    weights: str | Path | None = None,
+):
     """A MaskRCNN whose `keras_model.train_on_batch` trains the layers "all" or "heads"."""
     from mrcnn.model import MaskRCNN
     from mrcnn.training.fit import LAYER_REGEX
@@ -202,9 +206,7 @@ class Contestant:
         seconds, result = workers.timed(lambda: self.detector.detect([picture])[0])
         return {"seconds": seconds, "detections": len(result["scores"])}
 
-    def load_trainer(
-        self, widths: str, weights: str, scene: list, batch: int, **overrides
-    ) -> dict:
+    def load_trainer(self, widths: str, weights: str, scene: list, batch: int, **overrides) -> dict:
         config = configuration(widths, **training_overrides(batch, scene[0]), **overrides)
         self.trainer = make_trainer(config, weights=weights)
         self.batch = make_batch(config, [scenes.from_json(scene)])

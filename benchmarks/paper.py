@@ -46,8 +46,9 @@ VARIANTS = {
     "fpn": Variant("FPN, RoIAlign, joint training"),
     "c4": Variant("C4", ("ARCHITECTURE=c4",)),
     "pool": Variant("RoIPool", ("ROI_POOLING=pool",)),
-    "samples": Variant("RoIAlign, the largest of 4 samples",
-                       ("ROI_SAMPLES=4", "ROI_SAMPLES_JOIN=max")),
+    "samples": Variant(
+        "RoIAlign, the largest of 4 samples", ("ROI_SAMPLES=4", "ROI_SAMPLES_JOIN=max")
+    ),
     "transformer": Variant("spatial transformer", ("ROI_SPATIAL_TRANSFORMER=True",)),
     "alternating": Variant("alternating training", schedule="alternating"),
 }
@@ -77,9 +78,26 @@ def train(name: str, options: argparse.Namespace, run: Callable[[list[str]], Non
     variant, logs = VARIANTS[name], options.output / name
     begun = any(logs.glob("*/mask_rcnn_*.h5"))
     changes = [f for setting in (*COMMON, *variant.config) for f in ("--config", setting)]
-    run(["train", "--dataset", options.dataset, "--subset", "fit", "--logs", str(logs),
-         "--weights", "last" if begun else options.weights, "--schedule", variant.schedule,
-         "--time-budget", str(options.minutes), "--steps", str(STEPS), *changes])
+    run(
+        [
+            "train",
+            "--dataset",
+            options.dataset,
+            "--subset",
+            "fit",
+            "--logs",
+            str(logs),
+            "--weights",
+            "last" if begun else options.weights,
+            "--schedule",
+            variant.schedule,
+            "--time-budget",
+            str(options.minutes),
+            "--steps",
+            str(STEPS),
+            *changes,
+        ]
+    )
 
 
 def is_scored(folder: Path) -> bool:
@@ -93,8 +111,20 @@ def is_scored(folder: Path) -> bool:
 
 def evaluate(weights: list[str], folder: Path, options, run: Callable[[list[str]], None]) -> None:
     limit = ["--limit", str(options.limit)] if options.limit else []
-    run(["evaluate", "--dataset", options.dataset, "--subset", "tune", *weights, "--no-pictures",
-         "--output", str(folder), *limit])
+    run(
+        [
+            "evaluate",
+            "--dataset",
+            options.dataset,
+            "--subset",
+            "tune",
+            *weights,
+            "--no-pictures",
+            "--output",
+            str(folder),
+            *limit,
+        ]
+    )
 
 
 def measure(options: argparse.Namespace, run: Callable[[list[str]], None] = run_nucleus) -> str:
@@ -110,8 +140,19 @@ def measure(options: argparse.Namespace, run: Callable[[list[str]], None] = run_
     for rank in RANKS:
         folder, file = options.output / f"rank{rank}_scores", options.output / f"rank{rank}.h5"
         if not is_scored(folder):
-            run(["compress", "--weights", "last", "--logs", str(options.output / BASE),
-                 "--rank", str(rank), "--output", str(file)])
+            run(
+                [
+                    "compress",
+                    "--weights",
+                    "last",
+                    "--logs",
+                    str(options.output / BASE),
+                    "--rank",
+                    str(rank),
+                    "--output",
+                    str(file),
+                ]
+            )
             evaluate(["--weights", str(file)], folder, options, run)
         rows.append((f"the first row at rank {rank}", folder, None))
     return table(rows, options)
@@ -137,10 +178,14 @@ def scores_of(folder: Path) -> tuple[dict, dict[str, float]]:
 def table(rows: list[tuple[str, Path, int | None]], options: argparse.Namespace) -> str:
     """The table in Markdown."""
     _, base = scores_of(rows[0][1])
-    lines = [f"{options.minutes:g} minutes of training each on `fit`, scored on {len(base)} images "
-             "of `tune`, 300 proposals.", "",
-             "| variant | score (95 %) | difference to the first row (95 %) | at IoU .5 "
-             "| steps at most | s an image |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"{options.minutes:g} minutes of training each on `fit`, scored on {len(base)} images "
+        "of `tune`, 300 proposals.",
+        "",
+        "| variant | score (95 %) | difference to the first row (95 %) | at IoU .5 "
+        "| steps at most | s an image |",
+        "|---|---|---|---|---|---|",
+    ]
     for number, (title, folder, steps) in enumerate(rows):
         summary, scores = scores_of(folder)
         if scores.keys() != base.keys():
@@ -148,9 +193,11 @@ def table(rows: list[tuple[str, Path, int | None]], options: argparse.Namespace)
         low, high = summary["score_interval"]
         of_images = [[values[i] for i in base] for values in (scores, base)]
         difference = "" if number == 0 else difference_text(*of_images)
-        lines.append(f"| {title} | {summary['score']:.3f} ({low:.3f} to {high:.3f}) | {difference} "
-                     f"| {summary['tp_over_tp_fp_fn'][0]:.3f} | {steps or ''} "
-                     f"| {summary['seconds_per_image']:.2f} |")
+        lines.append(
+            f"| {title} | {summary['score']:.3f} ({low:.3f} to {high:.3f}) | {difference} "
+            f"| {summary['tp_over_tp_fp_fn'][0]:.3f} | {steps or ''} "
+            f"| {summary['seconds_per_image']:.2f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -164,15 +211,26 @@ def difference_text(scores: list[float], base: list[float]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, metavar="DIR")
-    parser.add_argument("--weights", default="imagenet", metavar="W",
-                        help="to start from (default: %(default)s)")
-    parser.add_argument("--minutes", type=above_zero, default=5.0, metavar="M",
-                        help="of training for every variant (default: %(default)s)")
+    parser.add_argument(
+        "--weights", default="imagenet", metavar="W", help="to start from (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=above_zero,
+        default=5.0,
+        metavar="M",
+        help="of training for every variant (default: %(default)s)",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--limit", type=positive, metavar="N", help="score the first N images only")
-    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS),
-                        metavar="NAME",
-                        help=f"of {', '.join(VARIANTS)}; {BASE} always is (default: all)")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=tuple(VARIANTS),
+        default=tuple(VARIANTS),
+        metavar="NAME",
+        help=f"of {', '.join(VARIANTS)}; {BASE} always is (default: all)",
+    )
     options = parser.parse_args(arguments)
 
     def work() -> None:

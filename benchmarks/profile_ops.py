@@ -128,8 +128,10 @@ def profile(setup: argparse.Namespace) -> None:
     start = time.perf_counter()
     events = record(work)
     profiled = time.perf_counter() - start
-    print(f"{setup.what}, {setup.widths} {setup.precision}, {setup.side} x {setup.side} pixels: "
-          f"{report.Timing.of(times)} s, {profiled:.3f} s while profiled\n")
+    print(
+        f"{setup.what}, {setup.widths} {setup.precision}, {setup.side} x {setup.side} pixels: "
+        f"{report.Timing.of(times)} s, {profiled:.3f} s while profiled\n"
+    )
     print(show(events, setup.top))
 
 

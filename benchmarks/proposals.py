@@ -58,10 +58,12 @@ def shares(model, image: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]
     rois = found.rois[0]
     rois = rois[(rois[:, 2] > rois[:, 0]) & (rois[:, 3] > rois[:, 1])]
     detected = found.detections[0]
-    return {"anchors": reached(true, image_anchors(config, shape)),
-            "proposals": reached(true, pixels_of(rois)),
-            "detected": reached(true, pixels_of(detected[detected[:, 4] > 0, :4])),
-            "count": np.array([len(rois)])}
+    return {
+        "anchors": reached(true, image_anchors(config, shape)),
+        "proposals": reached(true, pixels_of(rois)),
+        "detected": reached(true, pixels_of(detected[detected[:, 4] > 0, :4])),
+        "count": np.array([len(rois)]),
+    }
 
 
 def main() -> None:
@@ -85,15 +87,21 @@ def main() -> None:
         for what, values in shares(model, image, boxes.astype(np.float32)).items():
             found[kind][what].append(values)
             found["all"][what].append(values)
-    print(f"{'kind':<28}{'images':>7}{'nuclei':>8}{'anchors':>9}{'proposals':>11}{'detected':>10}"
-          f"{'per image':>11}")
+    print(
+        f"{'kind':<28}{'images':>7}{'nuclei':>8}{'anchors':>9}{'proposals':>11}{'detected':>10}"
+        f"{'per image':>11}"
+    )
     for kind in (*KINDS, "all"):
         if kind in found:
             values = {what: np.concatenate(arrays) for what, arrays in found[kind].items()}
-            print(f"{kind:<28}{len(found[kind]['count']):7d}{len(values['anchors']):8d}"
-                  + "".join(f"{values[what].mean():{width}.3f}" for what, width in
-                            (("anchors", 9), ("proposals", 11), ("detected", 10)))
-                  + f"{values['count'].mean():11.0f}")
+            print(
+                f"{kind:<28}{len(found[kind]['count']):7d}{len(values['anchors']):8d}"
+                + "".join(
+                    f"{values[what].mean():{width}.3f}"
+                    for what, width in (("anchors", 9), ("proposals", 11), ("detected", 10))
+                )
+                + f"{values['count'].mean():11.0f}"
+            )
 
 
 if __name__ == "__main__":

@@ -48,8 +48,9 @@ def points(what: str, setup) -> list[tuple[int, scenes.Scene]]:
     return [(n, scenes.Scene(TRAINING_SIDE, OBJECTS, (5.0, 9.0), 6)) for n in setup.batches]
 
 
-def measure_point(what: str, value: int, scene: scenes.Scene, widths: str, precision: str,
-                  setup) -> dict:
+def measure_point(
+    what: str, value: int, scene: scenes.Scene, widths: str, precision: str, setup
+) -> dict:
     """One point in a fresh process: {"value", "widths", "precision", "found", "timing", "peak"}."""
     command = [sys.executable, str(Path(ours.__file__).resolve())]
     name = f"{what} {value}, {widths} {precision}"
@@ -67,8 +68,14 @@ def measure_point(what: str, value: int, scene: scenes.Scene, widths: str, preci
         peak = process.ask("memory")["peak"]
     found = answers[-1].get("detections", "")
     print(f"{name}: {timing} s, {peak // MIB} MiB", file=sys.stderr, flush=True)
-    return {"value": value, "widths": widths, "precision": precision, "found": found,
-            "timing": timing, "peak": peak}
+    return {
+        "value": value,
+        "widths": widths,
+        "precision": precision,
+        "found": found,
+        "timing": timing,
+        "peak": peak,
+    }
 
 
 def measure(setup) -> dict[str, list[dict]]:
@@ -92,12 +99,20 @@ def measure(setup) -> dict[str, list[dict]]:
 
 def write_report(setup, results: dict[str, list[dict]]) -> str:
     """All series as Markdown."""
-    lines = ["# Scaling", "", "Made by `python benchmarks/scaling.py`.", "",
-             report.markdown_table(["", ""], report.machine_facts(setup.threads)), ""]
+    lines = [
+        "# Scaling",
+        "",
+        "Made by `python benchmarks/scaling.py`.",
+        "",
+        report.markdown_table(["", ""], report.machine_facts(setup.threads)),
+        "",
+    ]
     for what, series in results.items():
         title, axis = TITLES[what]
-        rows = [(p["value"], p["widths"], p["precision"], p["found"], p["timing"],
-                 p["peak"] // MIB) for p in series]
+        rows = [
+            (p["value"], p["widths"], p["precision"], p["found"], p["timing"], p["peak"] // MIB)
+            for p in series
+        ]
         lines += [f"## {title}", "", report.markdown_table([axis, *COLUMNS], rows), ""]
     return "\n".join(lines)
 
@@ -117,8 +132,9 @@ def plot(results: dict[str, list[dict]], path: Path) -> None:
         for key in dict.fromkeys((p["widths"], p["precision"]) for p in series):
             line = [p for p in series if (p["widths"], p["precision"]) == key]
             values = [p["value"] for p in line]
-            axes[0, column].plot(values, [p["timing"].median for p in line], "o-",
-                                 label=" ".join(key))
+            axes[0, column].plot(
+                values, [p["timing"].median for p in line], "o-", label=" ".join(key)
+            )
             axes[1, column].plot(values, [p["peak"] / MIB for p in line], "o-")
         axes[0, column].set(title=title, ylabel="seconds", ylim=(0, None))
         axes[0, column].legend()
@@ -133,8 +149,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--what", nargs="+", default=list(TITLES), choices=list(TITLES))
-    add("--widths", nargs="+", default=["nucleus"], choices=["nucleus", "comparison"],
-        help="nucleus: the application's; comparison: those of compare.py")
+    add(
+        "--widths",
+        nargs="+",
+        default=["nucleus"],
+        choices=["nucleus", "comparison"],
+        help="nucleus: the application's; comparison: those of compare.py",
+    )
     add("--precision", nargs="+", default=["bfloat16"], choices=["float32", "bfloat16"])
     add("--sides", nargs="+", type=int, default=list(SIDES), help="pixels")
     add("--detections", nargs="+", type=int, default=list(DETECTIONS), help="objects")

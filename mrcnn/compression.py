@@ -56,8 +56,10 @@ def compress(
     """
     config = model.config
     if config.ARCHITECTURE != "fpn" or any(config.FPN_CLASSIF_FC_RANKS):
-        raise UserError("compress() needs a model with whole fully connected layers: "
-                        'ARCHITECTURE = "fpn" and FPN_CLASSIF_FC_RANKS = (0, 0)')
+        raise UserError(
+            "compress() needs a model with whole fully connected layers: "
+            'ARCHITECTURE = "fpn" and FPN_CLASSIF_FC_RANKS = (0, 0)'
+        )
     if model.mode != "inference":
         raise UserError('compress() needs MaskRCNN(mode="inference", ...)')
     if (rank is None) == (energy is None):
@@ -98,6 +100,8 @@ def _ranks(kernels, rank, energy) -> tuple[int, int]:
         isinstance(r, int | np.integer) and 1 <= r <= limit
         for r, limit in zip(ranks, limits, strict=False)
     ):
-        raise UserError(f"rank = {rank} is not allowed: a whole number from 1 to {min(limits)}, or "
-                        f"two of them, up to {limits[0]} and {limits[1]}")
+        raise UserError(
+            f"rank = {rank} is not allowed: a whole number from 1 to {min(limits)}, or "
+            f"two of them, up to {limits[0]} and {limits[1]}"
+        )
     return tuple(int(r) for r in ranks)

@@ -24,6 +24,7 @@ LOSS_NAMES = (
     "mrcnn_mask_loss",
 )
 
+
 def mask_side(config: Any) -> int:
     """Cells along a side of a predicted mask.
 
@@ -79,8 +80,8 @@ def _positive_numbers(length: int | None = None) -> Rule:
 
 def _size() -> Rule:
     def test(value: Any) -> bool:
-        return _is_sequence(value) and len(value) == 2 and all(
-            is_integer(v) and v >= 1 for v in value
+        return (
+            _is_sequence(value) and len(value) == 2 and all(is_integer(v) and v >= 1 for v in value)
         )
 
     return test, "(height, width), two whole numbers of 1 or more"
@@ -244,8 +245,10 @@ RULES_BETWEEN_KEYS: list[tuple[str, Callable[[Any], bool], str]] = [
     ),
     (
         "IMAGE_MIN_DIM",
-        lambda c: c.IMAGE_RESIZE_MODE != "crop"
-        or bool(c.IMAGE_MIN_DIM and c.IMAGE_MIN_DIM % SIZE_MULTIPLE == 0),
+        lambda c: (
+            c.IMAGE_RESIZE_MODE != "crop"
+            or bool(c.IMAGE_MIN_DIM and c.IMAGE_MIN_DIM % SIZE_MULTIPLE == 0)
+        ),
         f'a multiple of {SIZE_MULTIPLE} above 0 when IMAGE_RESIZE_MODE is "crop"',
     ),
     (
@@ -296,7 +299,7 @@ RULES_BETWEEN_KEYS: list[tuple[str, Callable[[Any], bool], str]] = [
     (
         "MASK_SHAPE",
         lambda c: tuple(c.MASK_SHAPE) == (mask_side(c),) * 2,
-        "twice MASK_POOL_SIZE in both directions (the same as MASK_POOL_SIZE for \"c4\" unless its "
+        'twice MASK_POOL_SIZE in both directions (the same as MASK_POOL_SIZE for "c4" unless its '
         "stage 5 is dilated)",
     ),
 ]

@@ -57,8 +57,15 @@ FORMATS = ("onnx", "saved_model")
 ONNX_OPSET = 18
 METADATA_FILE = "metadata.json"
 # Keys of the configuration that users of the file need to know.
-DESCRIBED = ("PIXEL_CONVENTION", "INTENSITY_PERCENTILES", "DARK_GROUND", "OBJECT_SIZE",
-             "MASK_ROI_SCALE", "MASK_THRESHOLD", "DETECTION_MIN_CONFIDENCE")
+DESCRIBED = (
+    "PIXEL_CONVENTION",
+    "INTENSITY_PERCENTILES",
+    "DARK_GROUND",
+    "OBJECT_SIZE",
+    "MASK_ROI_SCALE",
+    "MASK_THRESHOLD",
+    "DETECTION_MIN_CONFIDENCE",
+)
 
 
 def export(
@@ -153,7 +160,8 @@ def image_network(
         metas = ops.tile(constant(meta), (ops.shape(image)[0], 1))
         features = feature_maps(image - constant(config.MEAN_PIXEL), config, bank)
         *_, rois = proposals_of(
-            features, constant(anchors), config.POST_NMS_ROIS_INFERENCE, config, bank)
+            features, constant(anchors), config.POST_NMS_ROIS_INFERENCE, config, bank
+        )
         _, classes, deltas = classify(rois, features, metas, config, bank)
         detect = bank(DetectionLayer, config, name="mrcnn_detection")
         detections = detect([rois, classes, deltas, metas])
@@ -187,8 +195,10 @@ def _check_format(format: str) -> None:
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        raise UserError(f"the backend {keras.backend.backend()} cannot export: set "
-                        "KERAS_BACKEND=tensorflow; weight files are the same for all backends")
+        raise UserError(
+            f"the backend {keras.backend.backend()} cannot export: set "
+            "KERAS_BACKEND=tensorflow; weight files are the same for all backends"
+        )
 
 
 def _is_integer(value: Any) -> bool:
@@ -202,8 +212,10 @@ def _image_shape(config: Any, size: Any) -> tuple[int, int, int]:
     sides = tuple(size) if isinstance(size, tuple | list | np.ndarray) else (size, size)
     if len(sides) != 2 or not all(_is_integer(n) and n > 0 and n % 64 == 0 for n in sides):
         text = "x".join(map(str, sides))
-        raise UserError(f"images of size {text} cannot be exported: height and width must be "
-                        "multiples of 64, such as 512")
+        raise UserError(
+            f"images of size {text} cannot be exported: height and width must be "
+            "multiples of 64, such as 512"
+        )
     return int(sides[0]), int(sides[1]), int(config.IMAGE_CHANNEL_COUNT)
 
 
@@ -215,15 +227,21 @@ def _metadata(prepared: Any, config: Any, shape: tuple, classes: Sequence[str] |
     if classes is None:
         classes = [f"class {i}" for i in range(1, config.NUM_CLASSES)]
     if isinstance(classes, str) or len(classes) != config.NUM_CLASSES - 1:
-        raise UserError(f"classes = {classes!r} is not allowed: a list of the "
-                        f"{config.NUM_CLASSES - 1} names of the network's classes is needed")
+        raise UserError(
+            f"classes = {classes!r} is not allowed: a list of the "
+            f"{config.NUM_CLASSES - 1} names of the network's classes is needed"
+        )
     try:
         package = "mrcnn-keras " + version("mrcnn-keras")
     except PackageNotFoundError:  # used from a clone that is not installed
         package = "mrcnn-keras"
     values = prepared.to_dict() | {"DETECTION_MIN_CONFIDENCE": config.DETECTION_MIN_CONFIDENCE}
-    return {"package": package, "classes": list(classes), "image_shape": list(shape),
-            **{key: values[key] for key in DESCRIBED}}
+    return {
+        "package": package,
+        "classes": list(classes),
+        "image_shape": list(shape),
+        **{key: values[key] for key in DESCRIBED},
+    }
 
 
 # ---- Files -----------------------------------------------------------------------------------
@@ -264,7 +282,9 @@ def _write_onnx(network: ImageNetwork, shape: tuple, metadata: dict, path: Path)
     import tensorflow as tf
 
     model, _ = _import_tf2onnx().convert.from_function(
-        tf.function(network.call, autograph=False), [_tensor_spec(shape)], opset=ONNX_OPSET,
+        tf.function(network.call, autograph=False),
+        [_tensor_spec(shape)],
+        opset=ONNX_OPSET,
         custom_op_handlers={"Bitcast": (_sign_bits, [])},
     )
     for tensor in (*model.graph.input, *model.graph.output):

@@ -258,8 +258,17 @@ class MaskRCNN:
         fit.compile_model(self.keras_model, fit.make_optimizer(config, rate))
 
     def train(
-        self, train_dataset, val_dataset, learning_rate, epochs, layers, augmentation=None,
-        custom_callbacks=None, no_augmentation_sources=None, freeze_bn=False, time_budget=None,
+        self,
+        train_dataset,
+        val_dataset,
+        learning_rate,
+        epochs,
+        layers,
+        augmentation=None,
+        custom_callbacks=None,
+        no_augmentation_sources=None,
+        freeze_bn=False,
+        time_budget=None,
         losses=None,
     ):
         """Train one stage.
@@ -293,25 +302,34 @@ class MaskRCNN:
         if self.is_done(epochs, time_budget):
             return
         config = self.config
-        stage = {"layers": layers, "learning_rate": float(learning_rate), "epochs": int(epochs),
-                 "freeze_bn": bool(freeze_bn), "seconds": time_budget,
-                 "losses": None if losses is None else sorted(losses)}
+        stage = {
+            "layers": layers,
+            "learning_rate": float(learning_rate),
+            "epochs": int(epochs),
+            "freeze_bn": bool(freeze_bn),
+            "seconds": time_budget,
+            "losses": None if losses is None else sorted(losses),
+        }
         if config.LEARNING_SCHEDULE == "plateau" and time_budget is not None:
-            raise UserError('LEARNING_SCHEDULE = "plateau" cannot know when a time budget ends: '
-                            'use "cosine" or "step" with it, or limit the epochs')
+            raise UserError(
+                'LEARNING_SCHEDULE = "plateau" cannot know when a time budget ends: '
+                'use "cosine" or "step" with it, or limit the epochs'
+            )
         start = {"stage_start": self.epoch, "stage_seconds": self.seconds}
         resumes = bool(self._resume) and checkpoints.continues(self._resume, stage)
         if resumes:
             start = {key: self._resume.get(key, 0) for key in start}
         loader = BatchLoader(
-            train_dataset, config, augmentation=augmentation, start_epoch=self.epoch,
-            no_augmentation_sources=no_augmentation_sources, proposer=self.proposer,
+            train_dataset,
+            config,
+            augmentation=augmentation,
+            start_epoch=self.epoch,
+            no_augmentation_sources=no_augmentation_sources,
+            proposer=self.proposer,
         )
         validation = None
         if val_dataset is not None and config.VALIDATION_STEPS:
-            validation = BatchLoader(
-                val_dataset, config, training=False, proposer=self.proposer
-            )
+            validation = BatchLoader(val_dataset, config, training=False, proposer=self.proposer)
         self._fit_shape(loader, validation)
         self.set_trainable(fit.layer_regex(layers, config), verbose=0)
         fit.set_batch_norms(self.keras_model, False if freeze_bn else config.TRAIN_BN)
@@ -346,8 +364,13 @@ class MaskRCNN:
             if plateau:
                 progress["plateau"] = plateau.seen
             checkpoints.save(
-                self.keras_model, self.log_dir, self._name(), epoch, progress,
-                config.CHECKPOINTS_TO_KEEP, average,
+                self.keras_model,
+                self.log_dir,
+                self._name(),
+                epoch,
+                progress,
+                config.CHECKPOINTS_TO_KEEP,
+                average,
             )
 
         def last_checkpoint():
@@ -355,8 +378,17 @@ class MaskRCNN:
 
         try:
             fit.fit(
-                self.keras_model, loader, validation, self.epoch, epochs, self.log_dir, save,
-                last_checkpoint, custom_callbacks or (), average, budget or plateau,
+                self.keras_model,
+                loader,
+                validation,
+                self.epoch,
+                epochs,
+                self.log_dir,
+                save,
+                last_checkpoint,
+                custom_callbacks or (),
+                average,
+                budget or plateau,
             )
         except KeyboardInterrupt:
             last = last_checkpoint()
@@ -398,9 +430,7 @@ class MaskRCNN:
         """Pictures to network input; see `molding.mold_inputs`."""
         return molding.mold_inputs(images, self.config)
 
-    def unmold_detections(
-        self, detections, mrcnn_mask, original_image_shape, image_shape, window
-    ):
+    def unmold_detections(self, detections, mrcnn_mask, original_image_shape, image_shape, window):
         """Network output of one image to boxes, class ids, scores and masks of the picture."""
         return unmolding.unmold_detections(
             detections, mrcnn_mask, original_image_shape, image_shape, window, self.config
@@ -421,8 +451,10 @@ class MaskRCNN:
             log(f"Processing {len(images)} images")
             for image in images:
                 log("image", image)
-        return [with_masks(found, image.shape) for found, image in
-                zip(self.detect_patches(images), images, strict=True)]
+        return [
+            with_masks(found, image.shape)
+            for found, image in zip(self.detect_patches(images), images, strict=True)
+        ]
 
     def detect_patches(self, images, probabilities: bool = False, zooms=None) -> list[dict]:
         """As `detect`, but "patches" (y, x, bool [h, w]) in place of "masks".
@@ -443,10 +475,13 @@ class MaskRCNN:
             zooms: factors of enlargement, see `given_proposals.detect_proposals`; several make an
                 image pyramid, each region being seen where it is nearest to 224 x 224 pixels.
         """
-        results = [detect_proposals(self._fast(), image, regions, zooms, self.config)
-                   for image, regions in zip(images, proposals, strict=True)]
-        return [with_masks(found, image.shape)
-                for found, image in zip(results, images, strict=True)]
+        results = [
+            detect_proposals(self._fast(), image, regions, zooms, self.config)
+            for image, regions in zip(images, proposals, strict=True)
+        ]
+        return [
+            with_masks(found, image.shape) for found, image in zip(results, images, strict=True)
+        ]
 
     def find_zooms(self, images, first: float | None = None) -> list[float | None]:
         """The zooms that OBJECT_SIZE asks for, from a first look; see `detector.find_zooms`."""

@@ -41,8 +41,14 @@ PLACEMENT = ("scale", "rotate", "shear", "affine", "units", "axis_labels")
 
 
 def find(
-    data: Any, detector: Segmenter, *, rgb: bool = False, plane: Sequence[int] | None = None,
-    diameter: float | None = None, microns: float | None = None, inverted: bool | None = None,
+    data: Any,
+    detector: Segmenter,
+    *,
+    rgb: bool = False,
+    plane: Sequence[int] | None = None,
+    diameter: float | None = None,
+    microns: float | None = None,
+    inverted: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame, dict[str, Any]]:
     """Find the instances in one plane of a layer, or in all of its planes, each by itself.
@@ -72,12 +78,18 @@ def find(
     labels = np.zeros((len(planes), *data.shape[len(stack) : len(stack) + 2]), np.int32)
     tables, zooms, were_inverted = [], [], []
     for number, index in enumerate(planes):
+
         def advance(done: int, total: int, number: int = number) -> None:
             if progress:
                 progress(number * total + done, len(planes) * total)
 
-        result = detector.detect(_picture(data, index), diameter=diameter, microns=microns,
-                                 inverted=inverted, progress=advance)
+        result = detector.detect(
+            _picture(data, index),
+            diameter=diameter,
+            microns=microns,
+            inverted=inverted,
+            progress=advance,
+        )
         advance(1, 1)
         first = sum(map(len, tables))
         if len(planes) == 1:
@@ -92,8 +104,11 @@ def find(
         zooms.append(result.zoom)
         were_inverted.append(result.exposure.inverted)
     shape = stack if plane is None else (1,) * len(stack)
-    return (labels.reshape(*shape, *labels.shape[1:]), pd.concat(tables, ignore_index=True),
-            {"microns": microns, "zooms": zooms, "inverted": were_inverted})
+    return (
+        labels.reshape(*shape, *labels.shape[1:]),
+        pd.concat(tables, ignore_index=True),
+        {"microns": microns, "zooms": zooms, "inverted": were_inverted},
+    )
 
 
 class _Plane:
@@ -172,8 +187,10 @@ def microns_of(layer: napari.layers.Image) -> float | None:
     units = getattr(layer, "units", ())[-2:]
     if not units or not all(unit.is_compatible_with("micrometer") for unit in units):
         return None
-    height, width = (abs(float(scale)) * float((1 * unit).to("micrometer").magnitude)
-                     for scale, unit in zip(layer.scale[-2:], units, strict=True))
+    height, width = (
+        abs(float(scale)) * float((1 * unit).to("micrometer").magnitude)
+        for scale, unit in zip(layer.scale[-2:], units, strict=True)
+    )
     return height if np.isclose(height, width, rtol=0.01) else None
 
 
@@ -219,26 +236,46 @@ class Panel:
         self.viewer, self.worker = viewer, None
         self.layer = widgets.ComboBox(label="image", choices=images)
         self.diameter = widgets.FloatSpinBox(
-            label="diameter (pixels)", max=10_000, step=1,
-            tooltip="of a typical nucleus; 0: found out")
+            label="diameter (pixels)",
+            max=10_000,
+            step=1,
+            tooltip="of a typical nucleus; 0: found out",
+        )
         self.inverted = widgets.ComboBox(
-            label="dark nuclei", choices=list(INVERTED),
-            tooltip="whether nuclei are darker than the ground")
+            label="dark nuclei",
+            choices=list(INVERTED),
+            tooltip="whether nuclei are darker than the ground",
+        )
         self.weights = widgets.FileEdit(
-            label="weights", filter="*.h5", value="nucleus",
-            tooltip='"nucleus", which comes with the package, or a weight file')
+            label="weights",
+            filter="*.h5",
+            value="nucleus",
+            tooltip='"nucleus", which comes with the package, or a weight file',
+        )
         self.all_planes = widgets.CheckBox(
-            text="all planes of a stack", enabled=False,
-            tooltip="each by itself; otherwise the plane that is shown")
+            text="all planes of a stack",
+            enabled=False,
+            tooltip="each by itself; otherwise the plane that is shown",
+        )
         self.find = widgets.PushButton(text="Find")
         self.cancel = widgets.PushButton(text="Cancel", enabled=False)
         self.bar = widgets.ProgressBar(visible=False)
         self.status = widgets.Label()
-        buttons = widgets.Container(widgets=[self.find, self.cancel], layout="horizontal",
-                                    labels=False)
-        self.box = widgets.Container(widgets=[
-            self.layer, self.diameter, self.inverted, self.weights, self.all_planes, buttons,
-            self.bar, self.status])
+        buttons = widgets.Container(
+            widgets=[self.find, self.cancel], layout="horizontal", labels=False
+        )
+        self.box = widgets.Container(
+            widgets=[
+                self.layer,
+                self.diameter,
+                self.inverted,
+                self.weights,
+                self.all_planes,
+                buttons,
+                self.bar,
+                self.status,
+            ]
+        )
         # Functions, not methods, of which only weak references would be kept: so this object lives
         # as long as its buttons.
         self.layer.changed.connect(lambda: self._layer_changed())
@@ -263,8 +300,13 @@ class Panel:
             return
         whole = self.all_planes.value and layer.ndim > 2
         plane = None if whole else shown_plane(layer, self.viewer.dims.point)
-        options = dict(rgb=layer.rgb, plane=plane, diameter=self.diameter.value or None,
-                       microns=microns_of(layer), inverted=INVERTED[self.inverted.value])
+        options = dict(
+            rgb=layer.rgb,
+            plane=plane,
+            diameter=self.diameter.value or None,
+            microns=microns_of(layer),
+            inverted=INVERTED[self.inverted.value],
+        )
         keywords = placement(layer, plane or ()) | {"name": f"{layer.name} labels"}
         data = layer.data[0] if layer.multiscale else layer.data
         self.worker = create_worker(self._work, data, str(self.weights.value), options)
@@ -284,6 +326,7 @@ class Panel:
 
     def _work(self, data: Any, weights: str, options: dict[str, Any]) -> tuple | str | None:
         """What is found, or what is wrong with the input; in the worker's thread."""
+
         def progress(done: int, total: int) -> None:
             if self.worker.abort_requested:
                 raise Cancelled

@@ -95,9 +95,7 @@ class SlicedCall(keras.layers.Layer):
         return x[size * index // self.count : size * (index + 1) // self.count]
 
     def compute_output_spec(self, inputs, training=None):
-        return tree.map_structure(
-            lambda x: keras.KerasTensor(x.shape, x.dtype), self.model.output
-        )
+        return tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), self.model.output)
 
 
 def _merge(*parts):

@@ -49,8 +49,12 @@ NOTHING = Detections(np.zeros(0), [])
 PIXELS_IN_MEMORY = 2**27
 
 
-def load(weights: str | os.PathLike = "nucleus", config: Any = None,
-         classes: Sequence[str] | None = None, precision: str = "auto") -> Segmenter:
+def load(
+    weights: str | os.PathLike = "nucleus",
+    config: Any = None,
+    classes: Sequence[str] | None = None,
+    precision: str = "auto",
+) -> Segmenter:
     """A detector that is ready to use.
 
     Args:
@@ -64,13 +68,17 @@ def load(weights: str | os.PathLike = "nucleus", config: Any = None,
     """
     path = pretrained_file(str(weights)) if str(weights) in PRETRAINED else Path(weights)
     if not path.is_file():
-        raise UserError(f"{path}: no such weight file; the one that comes with the package is "
-                        + " or ".join(f'"{name}"' for name in PRETRAINED))
+        raise UserError(
+            f"{path}: no such weight file; the one that comes with the package is "
+            + " or ".join(f'"{name}"' for name in PRETRAINED)
+        )
     description = beside(path)
     if config is None:
         if description is None:
-            raise UserError(f"{path}: there is no description {path.stem}.json beside it, so its "
-                            "network is unknown: pass the Config that it was trained with")
+            raise UserError(
+                f"{path}: there is no description {path.stem}.json beside it, so its "
+                "network is unknown: pass the Config that it was trained with"
+            )
         config = description.make_config()
         config.PRECISION = precision
 
@@ -78,8 +86,11 @@ def load(weights: str | os.PathLike = "nucleus", config: Any = None,
 
         config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
     if classes is None:
-        classes = description.classes if description else \
-            [f"class {i}" for i in range(1, config.NUM_CLASSES)]
+        classes = (
+            description.classes
+            if description
+            else [f"class {i}" for i in range(1, config.NUM_CLASSES)]
+        )
 
     from mrcnn.model import MaskRCNN  # Keras: seconds
 
@@ -96,8 +107,10 @@ def pretrained_file(name: str) -> Path:
     """Path of weights that come with the package: an installed one, or a clone."""
     package = Path(__file__).resolve().parent
     places = [package / "pretrained", package.parent / "weights"]
-    return next((place / PRETRAINED[name] for place in places
-                 if (place / PRETRAINED[name]).is_file()), places[-1] / PRETRAINED[name])
+    return next(
+        (place / PRETRAINED[name] for place in places if (place / PRETRAINED[name]).is_file()),
+        places[-1] / PRETRAINED[name],
+    )
 
 
 class Segmenter:
@@ -112,8 +125,13 @@ class Segmenter:
             longer asks for that.
     """
 
-    def __init__(self, model: Any, classes: Sequence[str], settings: PostProcessing = DEFAULTS,
-                 variants: Sequence[tta.Variant] = tta.NONE):
+    def __init__(
+        self,
+        model: Any,
+        classes: Sequence[str],
+        settings: PostProcessing = DEFAULTS,
+        variants: Sequence[tta.Variant] = tta.NONE,
+    ):
         """model: a `MaskRCNN` in "inference" mode."""
         self.classes, self.settings, self.variants = tuple(classes), settings, tuple(variants)
         self.exposure_config = model.config
@@ -121,15 +139,23 @@ class Segmenter:
         config = copy.copy(model.config)
         config.INTENSITY_PERCENTILES, config.DARK_GROUND = None, False
         # The post-processing has the last word.
-        config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE or 0.0,
-                                              settings.min_score)
+        config.DETECTION_MIN_CONFIDENCE = min(
+            config.DETECTION_MIN_CONFIDENCE or 0.0, settings.min_score
+        )
         self.model = copy.copy(model)
         self.model.config = config
         self._lock = threading.Lock()
 
-    def detect(self, image: Any, *, diameter: float | None = None, microns: float | None = None,
-               inverted: bool | None = None, tile: int | None = None,
-               progress: Callable[[int, int], None] | None = None) -> Result | list[Result]:
+    def detect(
+        self,
+        image: Any,
+        *,
+        diameter: float | None = None,
+        microns: float | None = None,
+        inverted: bool | None = None,
+        tile: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Result | list[Result]:
         """Find the instances of a picture, or of every picture of a list.
 
         Args:
@@ -148,8 +174,17 @@ class Segmenter:
             UserError: what was given is no picture.
         """
         if isinstance(image, list | tuple):
-            return [self.detect(one, diameter=diameter, microns=microns, inverted=inverted,
-                                tile=tile, progress=progress) for one in image]
+            return [
+                self.detect(
+                    one,
+                    diameter=diameter,
+                    microns=microns,
+                    inverted=inverted,
+                    tile=tile,
+                    progress=progress,
+                )
+                for one in image
+            ]
         _check(image)
         exposure = measure(image, self.exposure_config, inverted)
         zoom = self._zoom_of(image, exposure, diameter, microns)
@@ -160,8 +195,9 @@ class Segmenter:
             scores = np.asarray(found.scores, np.float64)[chosen]
             class_ids = _classes(found)[chosen]
         else:
-            labels, scores, class_ids = self._detect_tiles(image, exposure, zoom or 1.0,
-                                                           tile or TILE, progress)
+            labels, scores, class_ids = self._detect_tiles(
+                image, exposure, zoom or 1.0, tile or TILE, progress
+            )
         return Result(labels, scores, class_ids, self.classes, image, exposure, microns, zoom)
 
     def _pixels(self, image: Any, exposure: Exposure, window: tuple = ()) -> np.ndarray:
@@ -176,26 +212,33 @@ class Segmenter:
 
     # ---- Zoom --------------------------------------------------------------------------------
 
-    def _zoom_of(self, image: Any, exposure: Exposure, diameter: float | None,
-                 microns: float | None) -> float | None:
+    def _zoom_of(
+        self, image: Any, exposure: Exposure, diameter: float | None, microns: float | None
+    ) -> float | None:
         """The factor of enlargement; None where the network takes pictures as they are."""
         config = self.model.config
         if not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64":
             if diameter is not None:
-                raise UserError("a diameter needs a network of one OBJECT_SIZE and "
-                                'IMAGE_RESIZE_MODE = "pad64", which this one is not')
+                raise UserError(
+                    "a diameter needs a network of one OBJECT_SIZE and "
+                    'IMAGE_RESIZE_MODE = "pad64", which this one is not'
+                )
             return None
         if diameter is not None:
             return float(np.clip(config.OBJECT_SIZE / diameter, *config.ZOOM_LIMITS))
         first = None
         if microns is not None:
-            first = float(np.clip(config.OBJECT_SIZE * microns / OBJECT_MICRONS,
-                                  *config.ZOOM_LIMITS))
+            first = float(
+                np.clip(config.OBJECT_SIZE * microns / OBJECT_MICRONS, *config.ZOOM_LIMITS)
+            )
         looked = (first or config.IMAGE_MIN_SCALE or 1) ** 2 * math.prod(image.shape[:2])
         parts = [()] if looked <= WHOLE_PIXELS else varied_parts(image, exposure)
         with self._lock:
-            zooms = [zoom for part in parts for zoom in self.model.find_zooms(
-                [self._pixels(image, exposure, part)], first)]
+            zooms = [
+                zoom
+                for part in parts
+                for zoom in self.model.find_zooms([self._pixels(image, exposure, part)], first)
+            ]
         zoom = float(np.median(zooms))
         if microns is not None:
             lowest, highest = (config.OBJECT_SIZE * microns / size for size in MICRONS_RANGE[::-1])
@@ -204,8 +247,14 @@ class Segmenter:
 
     # ---- Tiles -------------------------------------------------------------------------------
 
-    def _detect_tiles(self, image: Any, exposure: Exposure, zoom: float, side: int,
-                      progress: Callable[[int, int], None] | None) -> tuple:
+    def _detect_tiles(
+        self,
+        image: Any,
+        exposure: Exposure,
+        zoom: float,
+        side: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> tuple:
         if side <= 2 * HALO:
             raise UserError(f"tiles of {side} pixels are too small: more than {2 * HALO} needed")
         tiles = tiles_of(image.shape, zoom, side)
@@ -237,11 +286,15 @@ def _check(image: Any) -> None:
     """Raise UserError for what is no picture."""
     shape = getattr(image, "shape", None)
     if shape is None or not hasattr(image, "dtype"):
-        raise UserError(f"{type(image).__name__} is no picture: an array [height, width] or "
-                        "[height, width, channels] is needed")
+        raise UserError(
+            f"{type(image).__name__} is no picture: an array [height, width] or "
+            "[height, width, channels] is needed"
+        )
     if len(shape) not in (2, 3) or not all(shape) or (len(shape) == 3 and shape[2] > 4):
-        raise UserError(f"an array of shape {tuple(shape)} is no picture: [height, width] or "
-                        "[height, width, 1, 3 or 4 channels] is needed")
+        raise UserError(
+            f"an array of shape {tuple(shape)} is no picture: [height, width] or "
+            "[height, width, 1, 3 or 4 channels] is needed"
+        )
 
 
 def _classes(found: Detections) -> np.ndarray:
@@ -262,9 +315,13 @@ def varied_parts(image: Any, exposure: Exposure) -> list[tuple[slice, slice]]:
     parts = []
     for row in range(GRID):
         for column in range(GRID):
-            part = tuple(slice(start := int((i + 0.5) / GRID * max(0, size - LOOK_SIDE)),
-                               min(size, start + LOOK_SIDE))
-                         for i, size in zip((row, column), image.shape[:2], strict=True))
+            part = tuple(
+                slice(
+                    start := int((i + 0.5) / GRID * max(0, size - LOOK_SIDE)),
+                    min(size, start + LOOK_SIDE),
+                )
+                for i, size in zip((row, column), image.shape[:2], strict=True)
+            )
             parts.append((float(exposure.apply(np.asarray(image[part])).std()), part))
     parts.sort(key=lambda pair: -pair[0])
     return [part for _, part in parts[:LOOKS]]

@@ -133,8 +133,10 @@ def display_instances(
     if count == 0:
         print("No instances to display")
     elif not count == masks.shape[-1] == class_ids.shape[0]:
-        raise UserError(f"{count} boxes, {masks.shape[-1]} masks and {class_ids.shape[0]} class "
-                        "ids: display_instances needs one of each for every instance")
+        raise UserError(
+            f"{count} boxes, {masks.shape[-1]} masks and {class_ids.shape[0]} class "
+            "ids: display_instances needs one of each for every instance"
+        )
     own_figure = ax is None
     ax = _axes(figsize) if own_figure else ax
     _frame(ax, image, (10, 10), title)
@@ -295,8 +297,13 @@ def draw_boxes(
         if boxes is not None:
             if not np.any(boxes[i]):
                 continue  # lost when the image was cropped
-            _add_box(ax, boxes[i], color, alpha=1.0 if visibility else 0.5,
-                     linestyle="solid" if visibility == 2 else "dotted")
+            _add_box(
+                ax,
+                boxes[i],
+                color,
+                alpha=1.0 if visibility else 0.5,
+                linestyle="solid" if visibility == 2 else "dotted",
+            )
         refined = refined_boxes[i] if refined_boxes is not None and visibility else None
         if refined is not None:
             _add_box(ax, refined, color)
@@ -304,8 +311,15 @@ def draw_boxes(
                 _join_corners(ax, boxes[i], refined, color)
         if captions is not None:
             y1, x1 = (boxes[i] if refined is None and boxes is not None else refined_boxes[i])[:2]
-            ax.text(x1, y1, captions[i], size=11, va="top", color="w",
-                    bbox={"facecolor": color, "alpha": 0.5, "pad": 2, "edgecolor": "none"})
+            ax.text(
+                x1,
+                y1,
+                captions[i],
+                size=11,
+                va="top",
+                color="w",
+                bbox={"facecolor": color, "alpha": 0.5, "pad": 2, "edgecolor": "none"},
+            )
         if masks is not None:
             apply_mask(picture, masks[:, :, i], colors[i])
             _add_outline(ax, masks[:, :, i], colors[i])
@@ -339,8 +353,17 @@ def _add_box(ax: Any, box: Sequence[float], color: Any, **style: Any) -> None:
 
     y1, x1, y2, x2 = (float(v) for v in box[:4])
     # imshow puts the centre of the first pixel, not its corner, at 0.
-    ax.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, linewidth=2, edgecolor=color,
-                           facecolor="none", **style))
+    ax.add_patch(
+        Rectangle(
+            (x1 - 0.5, y1 - 0.5),
+            x2 - x1,
+            y2 - y1,
+            linewidth=2,
+            edgecolor=color,
+            facecolor="none",
+            **style,
+        )
+    )
 
 
 def _join_corners(ax: Any, box: Sequence[float], refined: Sequence[float], color: Any) -> None:

@@ -47,6 +47,7 @@ on_backend() {
 environment .venv-test "tensorflow dev" install_tensorflow
 echo "== Code checks =="
 .venv-test/bin/ruff check .
+.venv-test/bin/ruff format --check .
 echo "== All tests on TensorFlow =="
 KERAS_BACKEND=tensorflow .venv-test/bin/python -m pytest $workers "$@"
 

@@ -40,13 +40,29 @@ def small(monkeypatch):
     from samples.nucleus import nucleus
 
     monkeypatch.setattr(nucleus.NucleusConfig, "BACKBONE", staticmethod(small_backbone))
-    monkeypatch.setattr(nucleus.NucleusConfig, "COMPUTE_BACKBONE_SHAPE", staticmethod(
-        lambda shape: np.array([[shape[0] // s, shape[1] // s] for s in (4, 8, 16, 32, 64)])))
-    sizes = {"IMAGE_MIN_DIM": 64, "IMAGE_MAX_DIM": 64, "TOP_DOWN_PYRAMID_SIZE": 16,
-             "IMAGE_MIN_SCALE": 1.0, "IMAGE_SCALE_JITTER": (1.0, 1.0),
-             "RPN_CONV_CHANNELS": 16, "FPN_CLASSIF_FC_LAYERS_SIZE": 32, "MASK_CONV_CHANNELS": 16,
-             "PRE_NMS_LIMIT": 200, "POST_NMS_ROIS_TRAINING": 50, "POST_NMS_ROIS_INFERENCE": 40,
-             "TRAIN_ROIS_PER_IMAGE": 16, "MAX_GT_INSTANCES": 100, "DETECTION_MAX_INSTANCES": 40,
-             "PRECISION": "float32"}
+    monkeypatch.setattr(
+        nucleus.NucleusConfig,
+        "COMPUTE_BACKBONE_SHAPE",
+        staticmethod(
+            lambda shape: np.array([[shape[0] // s, shape[1] // s] for s in (4, 8, 16, 32, 64)])
+        ),
+    )
+    sizes = {
+        "IMAGE_MIN_DIM": 64,
+        "IMAGE_MAX_DIM": 64,
+        "TOP_DOWN_PYRAMID_SIZE": 16,
+        "IMAGE_MIN_SCALE": 1.0,
+        "IMAGE_SCALE_JITTER": (1.0, 1.0),
+        "RPN_CONV_CHANNELS": 16,
+        "FPN_CLASSIF_FC_LAYERS_SIZE": 32,
+        "MASK_CONV_CHANNELS": 16,
+        "PRE_NMS_LIMIT": 200,
+        "POST_NMS_ROIS_TRAINING": 50,
+        "POST_NMS_ROIS_INFERENCE": 40,
+        "TRAIN_ROIS_PER_IMAGE": 16,
+        "MAX_GT_INSTANCES": 100,
+        "DETECTION_MAX_INSTANCES": 40,
+        "PRECISION": "float32",
+    }
     for name, value in sizes.items():
         monkeypatch.setattr(nucleus.NucleusConfig, name, value)

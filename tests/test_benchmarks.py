@@ -174,10 +174,20 @@ def test_comparison_table_has_ratios_and_multiples_of_the_limit():
         return ("picture", (who, kind), 50, report.Timing.of([seconds]), 10**9)
 
     part = {
-        "rates": {"matrix product": {("mrcnn", "float32"): 2e9, ("torchvision", "float32"): 4e9,
-                                     ("mrcnn", "bfloat16"): 8e9, ("torchvision", "bfloat16"): 1e9}},
-        "rows": [row("mrcnn", "float32", 1.0), row("torchvision", "float32", 2.0),
-                 row("mrcnn", "bfloat16", 0.5), row("torchvision", "bfloat16", 4.0)],
+        "rates": {
+            "matrix product": {
+                ("mrcnn", "float32"): 2e9,
+                ("torchvision", "float32"): 4e9,
+                ("mrcnn", "bfloat16"): 8e9,
+                ("torchvision", "bfloat16"): 1e9,
+            }
+        },
+        "rows": [
+            row("mrcnn", "float32", 1.0),
+            row("torchvision", "float32", 2.0),
+            row("mrcnn", "bfloat16", 0.5),
+            row("torchvision", "bfloat16", 4.0),
+        ],
     }
     lines = compare.table_of(part).splitlines()
     # 1e9 multiply-adds are 2e9 FLOP: .5 s at the better float32 rate, .25 s at that of bfloat16.
@@ -205,8 +215,14 @@ def test_scaling_series():
 
 def test_scaling_report_and_plot(tmp_path):
     timing = report.Timing.of([0.5])
-    point = {"value": 64, "widths": "nucleus", "precision": "float32", "found": 3,
-             "timing": timing, "peak": 10 * report.MIB}
+    point = {
+        "value": 64,
+        "widths": "nucleus",
+        "precision": "float32",
+        "found": 3,
+        "timing": timing,
+        "peak": 10 * report.MIB,
+    }
     text = scaling.write_report(scaling.parse([]), {"sides": [point]})
     assert "| 64 | nucleus | float32 | 3 | 0.500 (0.500 to 0.500) | 10 |" in text
     scaling.plot({"sides": [point]}, tmp_path / "plot.png")
@@ -221,8 +237,14 @@ def test_profile_totals():
 
 
 def test_calls_around_operations_are_left_out():
-    names = ["a/Conv2D:Conv2D", "map/while:While", "EagerLocalExecute: __inference_f_7", "a::b:C",
-             "ThreadpoolListener::Record", "MatMul"]
+    names = [
+        "a/Conv2D:Conv2D",
+        "map/while:While",
+        "EagerLocalExecute: __inference_f_7",
+        "a::b:C",
+        "ThreadpoolListener::Record",
+        "MatMul",
+    ]
     assert [profile_ops.is_operation(name) for name in names] == [True] + 5 * [False]
 
 
@@ -235,8 +257,9 @@ def test_memory_is_watched(capsys):
     sides = memory.random_sides(5, 20, 40)
     assert sides.min() >= 20 and sides.max() <= 40
     seen = []
-    readings = memory.watch(lambda part: seen.append(part.shape[:2]), sides,
-                            np.zeros((40, 40, 3), np.uint8), every=2)
+    readings = memory.watch(
+        lambda part: seen.append(part.shape[:2]), sides, np.zeros((40, 40, 3), np.uint8), every=2
+    )
     assert seen == [tuple(s) for s in sides]
     assert [number for number, _ in readings] == [2, 4, 5]
     assert readings[0][1] > 10 * report.MIB
@@ -248,8 +271,12 @@ def test_memory_is_watched(capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help(name, tmp_path):
-    done = subprocess.run([sys.executable, str(FOLDER / f"{name}.py"), "--help"], cwd=tmp_path,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / f"{name}.py"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and f"python benchmarks/{name}.py" in done.stdout
 
 

@@ -24,8 +24,12 @@ def model(tmp_path_factory):
 
 
 def outputs(model):
-    return [np.asarray(o) for o in model.keras_model.predict_on_batch(
-        list(batch(model.config, np.random.default_rng(4))))]
+    return [
+        np.asarray(o)
+        for o in model.keras_model.predict_on_batch(
+            list(batch(model.config, np.random.default_rng(4)))
+        )
+    ]
 
 
 def test_truncation_is_the_best_of_its_rank(rng):
@@ -66,8 +70,9 @@ def test_layers_become_two_and_smaller(model):
     assert model.keras_model.count_params() - small.keras_model.count_params() == saved
     kernel = ops.convert_to_numpy(model.bank.layers["mrcnn_class_conv1"].kernel).reshape(-1, 32)
     first, second = truncated_svd(kernel.astype("float64"), 5)
-    got = (ops.convert_to_numpy(thin.kernel).reshape(-1, 5)
-           @ ops.convert_to_numpy(whole.kernel).reshape(5, 32))
+    got = ops.convert_to_numpy(thin.kernel).reshape(-1, 5) @ ops.convert_to_numpy(
+        whole.kernel
+    ).reshape(5, 32)
     np.testing.assert_allclose(got, first @ second, atol=1e-5)
 
 
@@ -92,11 +97,18 @@ def test_saved_file_loads_and_detects(model, tmp_path, rng):
         model.load_weights(tmp_path / "small.h5", by_name=True)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({}, "either a rank or an energy"), ({"rank": 3, "energy": 0.5}, "either a rank or an energy"),
-    ({"rank": 0}, "rank = 0"), ({"rank": 33}, "rank = 33"), ({"rank": (3,)}, "rank = "),
-    ({"energy": 0.0}, "energy = 0"), ({"energy": 1.1}, "energy = 1.1"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "either a rank or an energy"),
+        ({"rank": 3, "energy": 0.5}, "either a rank or an energy"),
+        ({"rank": 0}, "rank = 0"),
+        ({"rank": 33}, "rank = 33"),
+        ({"rank": (3,)}, "rank = "),
+        ({"energy": 0.0}, "energy = 0"),
+        ({"energy": 1.1}, "energy = 1.1"),
+    ],
+)
 def test_wrong_arguments(arguments, message, model):
     with pytest.raises(UserError, match=message) as error:
         compress(model, **arguments)

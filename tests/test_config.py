@@ -182,8 +182,8 @@ def test_wrong_value_names_the_key_on_one_line(key, value):
 
 
 @pytest.mark.parametrize(
-    ("mode", "key"), [("square", "IMAGE_MAX_DIM"), ("pad64", "IMAGE_MIN_DIM"),
-                      ("crop", "IMAGE_MIN_DIM")]
+    ("mode", "key"),
+    [("square", "IMAGE_MAX_DIM"), ("pad64", "IMAGE_MIN_DIM"), ("crop", "IMAGE_MIN_DIM")],
 )
 def test_sizes_must_suit_the_pyramid(mode, key):
     with pytest.raises(UserError, match=f"^{key} = 500 .*multiple of 64"):
@@ -212,8 +212,12 @@ def test_sequences_may_be_lists_tuples_or_arrays():
 
 def test_matterport_ways_of_switching_things_off():
     changed(
-        DETECTION_MIN_CONFIDENCE=0, IMAGE_MIN_SCALE=None, IMAGE_MIN_DIM=None, TRAIN_BN=None,
-        LOSS_WEIGHTS={"rpn_class_loss": 2}, NUM_CLASSES=np.int64(3),
+        DETECTION_MIN_CONFIDENCE=0,
+        IMAGE_MIN_SCALE=None,
+        IMAGE_MIN_DIM=None,
+        TRAIN_BN=None,
+        LOSS_WEIGHTS={"rpn_class_loss": 2},
+        NUM_CLASSES=np.int64(3),
     )
 
 

@@ -32,7 +32,8 @@ NAMES = {"boxes", "class_ids", "scores", "masks"}
 class SmallConfig(TinyConfig):
     BACKBONE = staticmethod(small_backbone)
     COMPUTE_BACKBONE_SHAPE = staticmethod(
-        lambda shape: np.array([[shape[0] // s, shape[1] // s] for s in (4, 8, 16, 32, 64)]))
+        lambda shape: np.array([[shape[0] // s, shape[1] // s] for s in (4, 8, 16, 32, 64)])
+    )
     PIXEL_CONVENTION = "exact"
     MASK_ROI_SCALE = 1.2
     DETECTION_NMS_THRESHOLD = 0.1
@@ -99,8 +100,9 @@ def exported(model, tmp_path_factory):
     size = {"size": SHAPE[:2], "max_instances": ROWS}
     paths = {
         "onnx": export(model, folder / "tiny.onnx", **size, classes=["round", "long"]),
-        "saved_model": export(Segmenter(model, ("round", "long")), folder / "new" / "tiny",
-                              "saved_model", **size),
+        "saved_model": export(
+            Segmenter(model, ("round", "long")), folder / "new" / "tiny", "saved_model", **size
+        ),
     }
     assert {path.name for path in folder.iterdir()} == {"tiny.onnx", "new"}
     assert [path.name for path in (folder / "new").iterdir()] == ["tiny"]
@@ -111,7 +113,8 @@ def exported(model, tmp_path_factory):
 def run(exported):
     """Functions from images to outputs by name, by format; nothing of the package in them."""
     session = onnxruntime.InferenceSession(
-        str(exported["onnx"]), providers=["CPUExecutionProvider"])
+        str(exported["onnx"]), providers=["CPUExecutionProvider"]
+    )
     names = [output.name for output in session.get_outputs()]
     loaded = tf.saved_model.load(str(exported["saved_model"]))
 
@@ -150,8 +153,13 @@ def test_same_detections_for_any_batch_size(run, images, wanted, format):
 def test_suppression_is_an_operation_of_onnx(exported):
     graph = onnx.load(exported["onnx"])
     onnx.checker.check_model(graph, full_check=True)
-    inner = [node.op_type for outer in graph.graph.node if outer.op_type == "Loop"
-             for attribute in outer.attribute for node in attribute.g.node]
+    inner = [
+        node.op_type
+        for outer in graph.graph.node
+        if outer.op_type == "Loop"
+        for attribute in outer.attribute
+        for node in attribute.g.node
+    ]
     assert inner.count("NonMaxSuppression") == 2
     [image] = graph.graph.input
     sides = image.type.tensor_type.shape.dim
@@ -164,9 +172,15 @@ def test_metadata(exported):
     found = {entry.key: json.loads(entry.value) for entry in properties}
     assert found.pop("package").startswith("mrcnn-keras")
     assert found == {
-        "classes": ["round", "long"], "image_shape": [64, 128, 3], "PIXEL_CONVENTION": "exact",
-        "INTENSITY_PERCENTILES": [1, 99.8], "DARK_GROUND": True, "OBJECT_SIZE": None,
-        "MASK_ROI_SCALE": 1.2, "MASK_THRESHOLD": 0.5, "DETECTION_MIN_CONFIDENCE": 0.4,
+        "classes": ["round", "long"],
+        "image_shape": [64, 128, 3],
+        "PIXEL_CONVENTION": "exact",
+        "INTENSITY_PERCENTILES": [1, 99.8],
+        "DARK_GROUND": True,
+        "OBJECT_SIZE": None,
+        "MASK_ROI_SCALE": 1.2,
+        "MASK_THRESHOLD": 0.5,
+        "DETECTION_MIN_CONFIDENCE": 0.4,
     }
     beside = json.loads((exported["saved_model"] / "metadata.json").read_text())
     assert beside == found | {"package": beside["package"]}
@@ -232,17 +246,20 @@ def test_earlier_exports_are_replaced_and_nothing_else(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"earlier", "other", "file"}
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"format": "tflite"}, "'tflite' is not allowed: onnx or saved_model"),
-    ({"size": 500}, "500x500.*multiples of 64"),
-    ({"size": (512, 0)}, "512x0.*multiples of 64"),
-    ({"size": (64, 64, 3)}, "64x64x3.*multiples of 64"),
-    ({"size": 64.0}, "multiples of 64"),
-    ({"max_instances": 0}, "max_instances = 0 is not allowed"),
-    ({"classes": ["one"]}, "the 2 names"),
-    ({"path": "network.pb"}, "NAME.onnx is needed"),
-    ({"path": "other", "format": "saved_model"}, "folder with other files"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "tflite"}, "'tflite' is not allowed: onnx or saved_model"),
+        ({"size": 500}, "500x500.*multiples of 64"),
+        ({"size": (512, 0)}, "512x0.*multiples of 64"),
+        ({"size": (64, 64, 3)}, "64x64x3.*multiples of 64"),
+        ({"size": 64.0}, "multiples of 64"),
+        ({"max_instances": 0}, "max_instances = 0 is not allowed"),
+        ({"classes": ["one"]}, "the 2 names"),
+        ({"path": "network.pb"}, "NAME.onnx is needed"),
+        ({"path": "other", "format": "saved_model"}, "folder with other files"),
+    ],
+)
 def test_wrong_arguments_are_refused_before_any_work(model, tmp_path, options, message):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")

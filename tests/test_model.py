@@ -55,8 +55,9 @@ def test_warning_counts_what_is_dropped(model):
 
 def test_nothing_found(model):
     fresh = MaskRCNN("inference", Pad64Config(), model.model_dir)
-    for weight, value in zip(fresh.keras_model.weights, model.keras_model.get_weights(),
-                             strict=True):
+    for weight, value in zip(
+        fresh.keras_model.weights, model.keras_model.get_weights(), strict=True
+    ):
         weight.assign(value)
     logits = fresh.keras_model.get_layer("mrcnn_class_logits")
     logits.kernel.assign(np.zeros(logits.kernel.shape))
@@ -123,8 +124,10 @@ def test_looking_inside(model):
     layers = model.get_trainable_layers()
     assert {"conv1", "rpn_model", "mrcnn_mask"} <= {layer.name for layer in layers}
     assert model.find_trainable_layer(layers[0]) is layers[0]
-    wanted = [("probs", keras_model.get_layer("rpn_class").output),
-              ("masks", keras_model.get_layer("mrcnn_mask").output)]
+    wanted = [
+        ("probs", keras_model.get_layer("rpn_class").output),
+        ("masks", keras_model.get_layer("mrcnn_mask").output),
+    ]
     found = model.run_graph([picture(64, 64)], wanted)
     assert found["probs"].shape == (1, 1023, 2) and found["masks"].shape == (1, 10, 28, 28, 3)
     assert found["masks"].min() >= 0 and found["masks"].max() <= 1

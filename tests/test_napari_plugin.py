@@ -28,8 +28,10 @@ class Spots(Finder):
 
     def _detect(self, mask):
         labels, count = ndimage.label(mask)
-        patches = [(b[0].start, b[1].start, (labels[b] == i).astype(np.float32))
-                   for i, b in enumerate(ndimage.find_objects(labels), 1)]
+        patches = [
+            (b[0].start, b[1].start, (labels[b] == i).astype(np.float32))
+            for i, b in enumerate(ndimage.find_objects(labels), 1)
+        ]
         return {"scores": np.linspace(0.9, 0.8, count), "patches": patches}
 
 
@@ -59,8 +61,14 @@ def picture(places, shape=(90, 120)):
     return ndimage.binary_dilation(image, disc).astype(np.uint8) * 150 + 20
 
 
-STACK = np.stack([picture([(20, 20), (50, 80)]), picture([]),
-                  picture([(20, 30), (40, 60), (70, 9)]), picture([(60, 60)])])
+STACK = np.stack(
+    [
+        picture([(20, 20), (50, 80)]),
+        picture([]),
+        picture([(20, 30), (40, 60), (70, 9)]),
+        picture([(60, 60)]),
+    ]
+)
 COUNTS = [2, 0, 3, 1]
 
 
@@ -92,8 +100,9 @@ def test_npe2_reads_the_manifest():
     manifest = npe2.PluginManifest.from_file(MANIFEST)
     manifest.validate_imports()
     assert manifest.name == "mrcnn-keras"
-    assert [widget.display_name for widget in manifest.contributions.widgets] == \
-        ["Mask R-CNN: find nuclei"]
+    assert [widget.display_name for widget in manifest.contributions.widgets] == [
+        "Mask R-CNN: find nuclei"
+    ]
     [sample] = manifest.contributions.sample_data
     assert sample.display_name == "Synthetic nuclei"
 
@@ -189,8 +198,9 @@ def test_large_planes_are_read_in_parts_and_small_ones_once(detector, monkeypatc
 
 def test_zarr_and_dask_arrays(detector, tmp_path):
     zarr = pytest.importorskip("zarr")
-    stored = zarr.create_array(tmp_path / "a.zarr", shape=STACK.shape, chunks=(1, 64, 64),
-                               dtype="uint8")
+    stored = zarr.create_array(
+        tmp_path / "a.zarr", shape=STACK.shape, chunks=(1, 64, 64), dtype="uint8"
+    )
     stored[:] = STACK
     expected = plugin.find(STACK, detector)
     np.testing.assert_array_equal(plugin.find(stored, detector)[0], expected[0])
@@ -307,8 +317,9 @@ def test_microns_are_read_from_the_scale(viewer):
     from napari.layers import Image
 
     def microns(scale, units=None):
-        return plugin.microns_of(Image(STACK if len(scale) == 3 else STACK[0], scale=scale,
-                                       units=units))
+        return plugin.microns_of(
+            Image(STACK if len(scale) == 3 else STACK[0], scale=scale, units=units)
+        )
 
     assert microns((0.5, 0.5), ("um", "um")) == 0.5
     assert microns((2, 0.5, 0.5), ("um", "micrometer", "micrometer")) == 0.5
@@ -475,8 +486,9 @@ def test_progress_is_shown(panel, monkeypatch):
     panel.bar.changed.connect(lambda value: seen.append((value, panel.bar.max)))
     assert len(find(panel).features) == 3
     total = seen[-2][1]
-    assert total > 9 and [(i + 1, total) for i in range(total)] == \
-        [at for at in seen if at[1] == total]
+    assert total > 9 and [(i + 1, total) for i in range(total)] == [
+        at for at in seen if at[1] == total
+    ]
 
 
 def test_a_defect_is_shown_and_ends_the_search(panel, said, monkeypatch):
@@ -495,6 +507,5 @@ def test_the_shipped_weights_in_the_widget(viewer):
     [(image, keywords, _)] = plugin.synthetic_nuclei(192)
     viewer.add_image(image, **keywords)
     layer = find(plugin.Panel(viewer))
-    np.testing.assert_array_equal(layer.data,
-                                  plugin.load_detector("nucleus").detect(image).labels)
+    np.testing.assert_array_equal(layer.data, plugin.load_detector("nucleus").detect(image).labels)
     assert len(layer.features) > 8

@@ -26,8 +26,19 @@ IMPORT_NAMES = {"scikit-image": "skimage", "imaug": "imgaug"}
 # Come with a declared dependency, scikit-image.
 INDIRECT = {"scipy", "PIL", "tifffile"}
 # Used where they are the backend, or where they happen to be there (notebooks).
-OPTIONAL = {"jax", "torch", "IPython", "roifile", "zarr", "napari", "qtpy", "magicgui", "superqt",
-            "onnx", "tf2onnx"}
+OPTIONAL = {
+    "jax",
+    "torch",
+    "IPython",
+    "roifile",
+    "zarr",
+    "napari",
+    "qtpy",
+    "magicgui",
+    "superqt",
+    "onnx",
+    "tf2onnx",
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +65,10 @@ def _imports(path: Path, top_level_only: bool) -> set[str]:
 
 
 def test_every_room_is_installed(setup):
-    rooms = {".".join(path.parent.relative_to(ROOT).parts)
-             for path in (ROOT / "mrcnn").rglob("__init__.py")}
+    rooms = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "mrcnn").rglob("__init__.py")
+    }
     assert rooms | {"mrcnn.pretrained"} == _names(setup["options"]["packages"])
 
 

@@ -33,15 +33,26 @@ class Application:
             with open(folder / "metrics.csv", "w", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerows([("image_id", "score"), *reversed(scores.items())])
-            summary = {"score": sum(scores.values()) / 2, "score_interval": [0.4, 0.7],
-                       "tp_over_tp_fp_fn": [0.8, 0.7], "seconds_per_image": 0.25,
-                       "complete": True, "failed": []}
+            summary = {
+                "score": sum(scores.values()) / 2,
+                "score_interval": [0.4, 0.7],
+                "tp_over_tp_fp_fn": [0.8, 0.7],
+                "seconds_per_image": 0.25,
+                "complete": True,
+                "failed": [],
+            }
             (folder / "metrics.json").write_text(json.dumps(summary))
 
 
 def options(folder, **changes):
-    values = {"dataset": "data", "weights": "imagenet", "minutes": 5.0, "output": folder,
-              "limit": None, "variants": ("fpn", "pool", "alternating")}
+    values = {
+        "dataset": "data",
+        "weights": "imagenet",
+        "minutes": 5.0,
+        "output": folder,
+        "limit": None,
+        "variants": ("fpn", "pool", "alternating"),
+    }
     return types.SimpleNamespace(**{**values, **changes})
 
 

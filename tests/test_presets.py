@@ -44,18 +44,21 @@ def test_gaussian_heads(tmp_path):
 
     bank = MaskRCNN("inference", Gaussian(), str(tmp_path)).bank
     rpn = bank.layers["rpn_model"]
-    for layer, deviation in [(bank.layers["mrcnn_class_logits"], 0.01),
-                             (bank.layers["mrcnn_bbox_fc"], 0.001),
-                             (rpn.get_layer("rpn_conv_shared"), 0.01),
-                             (rpn.get_layer("rpn_bbox_pred"), 0.01)]:
+    for layer, deviation in [
+        (bank.layers["mrcnn_class_logits"], 0.01),
+        (bank.layers["mrcnn_bbox_fc"], 0.001),
+        (rpn.get_layer("rpn_conv_shared"), 0.01),
+        (rpn.get_layer("rpn_bbox_pred"), 0.01),
+    ]:
         kernel = ops.convert_to_numpy(layer.kernel)
         assert kernel.std() == pytest.approx(deviation, rel=0.3), layer.name
         assert not np.any(ops.convert_to_numpy(layer.bias))
 
 
 def test_changes_from_the_command_line():
-    kind = Settings(config=("ROI_POOLING=pool", "RPN_ANCHOR_RATIOS=[1]", "LEARNING_RATE=.01",
-                            "TRAIN_BN=None")).applied_to(nucleus.NucleusConfig)
+    kind = Settings(
+        config=("ROI_POOLING=pool", "RPN_ANCHOR_RATIOS=[1]", "LEARNING_RATE=.01", "TRAIN_BN=None")
+    ).applied_to(nucleus.NucleusConfig)
     config = kind()
     assert config.ROI_POOLING == "pool" and config.RPN_ANCHOR_RATIOS == [1]
     assert config.LEARNING_RATE == 0.01 and config.TRAIN_BN is None
@@ -74,14 +77,20 @@ def test_the_preset_over_the_application_and_changes_over_it():
     assert config.ARCHITECTURE == "c4"
 
 
-@pytest.mark.parametrize("setting, message", [
-    ("ROI_POLING=pool", "did you mean ROI_POOLING"), ("ROI_POOLING", "expected KEY=VALUE"),
-    ("=3", "expected KEY=VALUE"), ("STEPS_PER_EPOCH=3", "use --steps"),
-    ("IMAGES_PER_GPU=0", "use --batch-size"), ("NAME=other", "part of the application"),
-    ("ROI_POOLING=mean", "ROI_POOLING = 'mean' is not allowed"),
-    ("MASK_SHAPE=28", "MASK_SHAPE = 28 is not allowed"),
-    ("POOL_SIZE={[]:1}", "POOL_SIZE = '{"),
-])
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("ROI_POLING=pool", "did you mean ROI_POOLING"),
+        ("ROI_POOLING", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("STEPS_PER_EPOCH=3", "use --steps"),
+        ("IMAGES_PER_GPU=0", "use --batch-size"),
+        ("NAME=other", "part of the application"),
+        ("ROI_POOLING=mean", "ROI_POOLING = 'mean' is not allowed"),
+        ("MASK_SHAPE=28", "MASK_SHAPE = 28 is not allowed"),
+        ("POOL_SIZE={[]:1}", "POOL_SIZE = '{"),
+    ],
+)
 def test_wrong_settings(setting, message):
     for preset in (None, "paper"):
         with pytest.raises(UserError, match=message) as error:
@@ -105,8 +114,11 @@ def test_files_and_runs_remember_their_settings(tmp_path):
     assert beside(weights) == of_run
     save(own_file(weights), own)
     assert beside(weights) == own
-    for text, message in [("{", "damaged"), ('{"preset": null}', "damaged"),
-                          ('{"preset": "own", "config": [], "schedule": null}', "no preset own")]:
+    for text, message in [
+        ("{", "damaged"),
+        ('{"preset": null}', "damaged"),
+        ('{"preset": "own", "config": [], "schedule": null}', "no preset own"),
+    ]:
         own_file(weights).write_text(text)
         with pytest.raises(UserError, match=message) as error:
             beside(weights)

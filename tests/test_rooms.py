@@ -46,8 +46,11 @@ def imports_of(path: Path) -> set[str]:
                 parts = {f"{name}.{alias.name}" for alias in node.names} & MODULES.keys()
                 found |= parts or {name}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("mrcnn.") for alias in node.names
-                      if alias.name.startswith("mrcnn.")}
+            found |= {
+                alias.name.removeprefix("mrcnn.")
+                for alias in node.names
+                if alias.name.startswith("mrcnn.")
+            }
             found |= {"__init__" for alias in node.names if alias.name == "mrcnn"}
     return found
 

@@ -40,10 +40,17 @@ class SpotFinder:
         for image in images:
             labels, count = ndimage.label(image[..., 0] > 127)
             boxes = ndimage.find_objects(labels)
-            patches = [(b[0].start, b[1].start, (labels[b] == i).astype(np.float32))
-                       for i, b in enumerate(boxes, 1)]
-            results.append({"scores": np.full(count, 0.9), "patches": patches,
-                            "class_ids": np.ones(count, np.int32)})
+            patches = [
+                (b[0].start, b[1].start, (labels[b] == i).astype(np.float32))
+                for i, b in enumerate(boxes, 1)
+            ]
+            results.append(
+                {
+                    "scores": np.full(count, 0.9),
+                    "patches": patches,
+                    "class_ids": np.ones(count, np.int32),
+                }
+            )
         return results
 
 
@@ -65,12 +72,20 @@ def finder():
     return Segmenter(SpotFinder(), ("spot",), SETTINGS)
 
 
-@pytest.mark.parametrize("change", [
-    lambda image: image, lambda image: image[..., None], lambda image: np.stack([image] * 3, -1),
-    lambda image: image.astype(np.uint16) * 40 + 300, lambda image: image / 1e4,
-    lambda image: 255 - image, lambda image: image > 100,
-    lambda image: np.stack([image, image, image, np.full_like(image, 255)], -1)],
-    ids=["grey", "one channel", "RGB", "16 bits", "float", "light ground", "bool", "RGBA"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image,
+        lambda image: image[..., None],
+        lambda image: np.stack([image] * 3, -1),
+        lambda image: image.astype(np.uint16) * 40 + 300,
+        lambda image: image / 1e4,
+        lambda image: 255 - image,
+        lambda image: image > 100,
+        lambda image: np.stack([image, image, image, np.full_like(image, 255)], -1),
+    ],
+    ids=["grey", "one channel", "RGB", "16 bits", "float", "light ground", "bool", "RGBA"],
+)
 def test_pictures_of_all_kinds_give_the_same(rng, finder, change):
     image = spots(rng)
     from scipy import ndimage

@@ -97,8 +97,17 @@ def test_draw_box_outside_the_image_is_cut():
 def test_display_instances():
     image, boxes, masks, class_ids = scene()
     _, ax = plt.subplots()
-    visualize.display_instances(image, boxes, masks, class_ids, NAMES, scores=[0.91, 0.5],
-                                title="two", ax=ax, colors=[(1, 0, 0), (0, 0, 1)])
+    visualize.display_instances(
+        image,
+        boxes,
+        masks,
+        class_ids,
+        NAMES,
+        scores=[0.91, 0.5],
+        title="two",
+        ax=ax,
+        colors=[(1, 0, 0), (0, 0, 1)],
+    )
     assert texts(ax) == ["square 0.910", "circle 0.500"] and ax.get_title() == "two"
     assert len(rectangles(ax)) == 2
     # Pixel 5 covers 4.5 to 5.5 on the axes of an image.
@@ -115,8 +124,17 @@ def test_display_instances_options():
     image, boxes, masks, class_ids = scene()
     boxes[0] = 0  # cropped away
     _, ax = plt.subplots()
-    visualize.display_instances(image, boxes, masks, class_ids, NAMES, ax=ax, show_mask=False,
-                                show_bbox=False, captions=["a", "b"])
+    visualize.display_instances(
+        image,
+        boxes,
+        masks,
+        class_ids,
+        NAMES,
+        ax=ax,
+        show_mask=False,
+        show_bbox=False,
+        captions=["a", "b"],
+    )
     assert texts(ax) == ["b"] and rectangles(ax) == []
     assert (shown_image(ax) == 20).all()
 
@@ -164,11 +182,13 @@ def test_display_differences_without_truth_or_without_predictions():
     image, boxes, masks, class_ids = scene()
     none = np.zeros((0, 4), np.int32), np.zeros(0, int), np.zeros((40, 60, 0), bool)
     _, (first, second) = plt.subplots(1, 2)
-    visualize.display_differences(image, *none, boxes, class_ids, np.array([0.9, 0.8]), masks,
-                                  NAMES, ax=first)
+    visualize.display_differences(
+        image, *none, boxes, class_ids, np.array([0.9, 0.8]), masks, NAMES, ax=first
+    )
     assert texts(first) == ["0.90 / 0.00", "0.80 / 0.00"]
-    visualize.display_differences(image, boxes, class_ids, masks, none[0], none[1], np.zeros(0),
-                                  none[2], NAMES, ax=second)
+    visualize.display_differences(
+        image, boxes, class_ids, masks, none[0], none[1], np.zeros(0), none[2], NAMES, ax=second
+    )
     assert texts(second) == ["", ""]
 
 
@@ -181,7 +201,9 @@ def test_draw_rois(capsys):
     assert (shown_image(ax)[6:14, 6:19] != 20).any(axis=-1).all()
     assert (shown_image(ax)[20:38, 30:50] == 20).all()
     assert capsys.readouterr().out.splitlines() == [
-        "Positive ROIs: 1", "Negative ROIs: 1", "Positive ratio: 0.50"
+        "Positive ROIs: 1",
+        "Negative ROIs: 1",
+        "Positive ratio: 0.50",
     ]
 
 
@@ -196,8 +218,16 @@ def test_draw_rois_limit():
 def test_draw_boxes():
     image, boxes, masks, _ = scene()
     _, ax = plt.subplots()
-    visualize.draw_boxes(image, boxes, boxes + 2, masks=masks, captions=["p", "q"],
-                         visibilities=[0, 2], title="t", ax=ax)
+    visualize.draw_boxes(
+        image,
+        boxes,
+        boxes + 2,
+        masks=masks,
+        captions=["p", "q"],
+        visibilities=[0, 2],
+        title="t",
+        ax=ax,
+    )
     # The first is grey and has no refined box; the second has both and a line between them.
     assert len(rectangles(ax)) == 3 and len(ax.lines) == 1 and texts(ax) == ["p", "q"]
     assert ax.texts[0].get_position() == (5, 5) and ax.texts[1].get_position() == (32, 22)
@@ -266,8 +296,13 @@ def test_display_weight_stats(capsys):
     keras = pytest.importorskip("keras")
 
     class Facade:
-        model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3, name="conv"),
-                                  keras.layers.Dense(2, name="dense")])
+        model = keras.Sequential(
+            [
+                keras.Input((4, 4, 1)),
+                keras.layers.Conv2D(2, 3, name="conv"),
+                keras.layers.Dense(2, name="dense"),
+            ]
+        )
 
         def get_trainable_layers(self):
             return self.model.layers

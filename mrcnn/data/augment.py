@@ -132,8 +132,9 @@ class RandomAugmentation:
             if name not in {field.name for field in dataclasses.fields(self)}:
                 near = difflib.get_close_matches(name, dir(self), 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                raise UserError(f"{setting}: expected NAME=VALUE with a setting of "
-                                f"RandomAugmentation{hint}")
+                raise UserError(
+                    f"{setting}: expected NAME=VALUE with a setting of RandomAugmentation{hint}"
+                )
             try:
                 value = ast.literal_eval(text)
             except (ValueError, SyntaxError):

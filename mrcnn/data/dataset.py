@@ -75,9 +75,7 @@ class Dataset:
         self.sources = list(dict.fromkeys(info["source"] for info in self.class_info))
         self.source_class_ids = {
             source: [
-                i
-                for i, info in enumerate(self.class_info)
-                if i == 0 or info["source"] == source
+                i for i, info in enumerate(self.class_info) if i == 0 or info["source"] == source
             ]
             for source in self.sources
         }
@@ -93,9 +91,7 @@ class Dataset:
             for source, number in info.get("map", ())
         }
         self.external_to_image_id = {
-            f"{info['ds']}{info['id']}": i
-            for i, info in enumerate(self.image_info)
-            if "ds" in info
+            f"{info['ds']}{info['id']}": i for i, info in enumerate(self.image_info) if "ds" in info
         }
 
     # ---- Asking it -----------------------------------------------------------------------------

@@ -48,9 +48,7 @@ def stretch(values: np.ndarray) -> np.ndarray:
     return (values - low) * (255 / max(high - low, 8.0))
 
 
-def smooth_field(
-    shape: tuple[int, int], cell: float, rng: np.random.Generator
-) -> np.ndarray:
+def smooth_field(shape: tuple[int, int], cell: float, rng: np.random.Generator) -> np.ndarray:
     """Random float32 [H, W], bilinear between normal numbers on a grid of `cell` pixels."""
     grid = [max(2, round(size / max(cell, 1.0)) + 1) for size in shape]
     return resize_smooth(rng.standard_normal(grid, np.float32), shape)
@@ -130,8 +128,11 @@ def vary_objects(
 ) -> np.ndarray:
     """Dim every object by a factor of its own from `lowest` to 1, towards the background."""
     label = layers.max(axis=-1)
-    background = np.median(image[::3, ::3][label[::3, ::3] == 0], axis=0) if (
-        label[::3, ::3] == 0).any() else np.zeros(image.shape[-1])
+    background = (
+        np.median(image[::3, ::3][label[::3, ::3] == 0], axis=0)
+        if (label[::3, ::3] == 0).any()
+        else np.zeros(image.shape[-1])
+    )
     factors = rng.uniform(lowest, 1, int(label.max()) + 1).astype(np.float32)
     factors[0] = 1
     soft = ndimage.gaussian_filter(factors[label], 1.0)[..., None]

@@ -44,8 +44,10 @@ class Mixture(Dataset):
             self._weights += (share * weights / weights.sum()).tolist()
             self._places += [(part, int(i)) for i in part.image_ids]
             # Every class is annotated in all parts, whatever their sources are called.
-            self.image_info += [{**part.image_info[i], "source": main.class_info[-1]["source"]}
-                                for i in part.image_ids]
+            self.image_info += [
+                {**part.image_info[i], "source": main.class_info[-1]["source"]}
+                for i in part.image_ids
+            ]
         self.prepare()
 
     def sampling_weight(self, image_id: int) -> float:

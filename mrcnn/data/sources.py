@@ -60,8 +60,7 @@ class BrokenImages:
         )
         if count > MAX_BROKEN_IMAGES or count >= self.images:
             raise UserError(
-                f"{message}; {count} of {self.images} images failed, "
-                "mend or remove them"
+                f"{message}; {count} of {self.images} images failed, mend or remove them"
             ) from error
         warnings.warn(f"{message}; another image takes its place", MRCNNWarning, stacklevel=2)
 

@@ -112,8 +112,11 @@ def aji_of_counts(shared: np.ndarray, truth_areas: np.ndarray, areas: np.ndarray
 # --- COCO-style average precision of a set ------------------------------------------------
 
 
-def coco_ap(ious: Sequence[np.ndarray], scores: Sequence[np.ndarray],
-            thresholds: Sequence[float] = IOU_THRESHOLDS) -> np.ndarray:
+def coco_ap(
+    ious: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray],
+    thresholds: Sequence[float] = IOU_THRESHOLDS,
+) -> np.ndarray:
     """Average precision at each IoU threshold, pooled over the images, float64 [T].
 
     ious: one matrix [G, D] an image; scores: the confidences [D] of the same images.
@@ -229,10 +232,17 @@ def compute_overlaps_masks(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray
     return iou_matrix(masks1 > 0.5, masks2 > 0.5).astype(np.float32)
 
 
-def compute_matches(gt_boxes: np.ndarray, gt_class_ids: np.ndarray, gt_masks: np.ndarray,
-                    pred_boxes: np.ndarray, pred_class_ids: np.ndarray, pred_scores: np.ndarray,
-                    pred_masks: np.ndarray, iou_threshold: float = 0.5,
-                    score_threshold: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def compute_matches(
+    gt_boxes: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_masks: np.ndarray,
+    pred_boxes: np.ndarray,
+    pred_class_ids: np.ndarray,
+    pred_scores: np.ndarray,
+    pred_masks: np.ndarray,
+    iou_threshold: float = 0.5,
+    score_threshold: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Match detections, by falling score, with true instances of their class (matterport
     `utils.compute_matches`; its first true instance can be matched twice, ours cannot).
 
@@ -257,18 +267,31 @@ def compute_matches(gt_boxes: np.ndarray, gt_class_ids: np.ndarray, gt_masks: np
     return gt_match, pred_match, overlaps
 
 
-def compute_ap(gt_boxes: np.ndarray, gt_class_ids: np.ndarray, gt_masks: np.ndarray,
-               pred_boxes: np.ndarray, pred_class_ids: np.ndarray, pred_scores: np.ndarray,
-               pred_masks: np.ndarray, iou_threshold: float = 0.5
-               ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+def compute_ap(
+    gt_boxes: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_masks: np.ndarray,
+    pred_boxes: np.ndarray,
+    pred_class_ids: np.ndarray,
+    pred_scores: np.ndarray,
+    pred_masks: np.ndarray,
+    iou_threshold: float = 0.5,
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Average precision of one image: the area under the precision envelope (VOC 2010).
 
     Returns mAP, precisions [D + 2], recalls [D + 2], overlaps [D, G] (matterport
     `utils.compute_ap`). Without true instances the recalls, and with them mAP, are 0.
     """
     gt_match, pred_match, overlaps = compute_matches(
-        gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks,
-        iou_threshold)
+        gt_boxes,
+        gt_class_ids,
+        gt_masks,
+        pred_boxes,
+        pred_class_ids,
+        pred_scores,
+        pred_masks,
+        iou_threshold,
+    )
     hits = np.cumsum(pred_match > -1)
     precisions = np.concatenate([[0.0], hits / np.arange(1, len(hits) + 1), [0.0]])
     recalls = np.concatenate([[0.0], hits / max(len(gt_match), 1), [1.0]])
@@ -276,17 +299,34 @@ def compute_ap(gt_boxes: np.ndarray, gt_class_ids: np.ndarray, gt_masks: np.ndar
     return float(np.sum(np.diff(recalls) * precisions[1:])), precisions, recalls, overlaps
 
 
-def compute_ap_range(gt_box: np.ndarray, gt_class_id: np.ndarray, gt_mask: np.ndarray,
-                     pred_box: np.ndarray, pred_class_id: np.ndarray, pred_score: np.ndarray,
-                     pred_mask: np.ndarray, iou_thresholds: Sequence[float] | None = None,
-                     verbose: int = 1) -> float:
+def compute_ap_range(
+    gt_box: np.ndarray,
+    gt_class_id: np.ndarray,
+    gt_mask: np.ndarray,
+    pred_box: np.ndarray,
+    pred_class_id: np.ndarray,
+    pred_score: np.ndarray,
+    pred_mask: np.ndarray,
+    iou_thresholds: Sequence[float] | None = None,
+    verbose: int = 1,
+) -> float:
     """Mean of `compute_ap` over IoU thresholds, by default .50, .55, ..., .95; prints each where
     `verbose` (matterport `utils.compute_ap_range`)."""
     thresholds = IOU_THRESHOLDS if iou_thresholds is None else np.asarray(iou_thresholds)
     values = []
     for threshold in thresholds:
-        values.append(compute_ap(gt_box, gt_class_id, gt_mask, pred_box, pred_class_id,
-                                 pred_score, pred_mask, iou_threshold=threshold)[0])
+        values.append(
+            compute_ap(
+                gt_box,
+                gt_class_id,
+                gt_mask,
+                pred_box,
+                pred_class_id,
+                pred_score,
+                pred_mask,
+                iou_threshold=threshold,
+            )[0]
+        )
         if verbose:
             print(f"AP @{threshold:.2f}:\t {values[-1]:.3f}")
     mean = float(np.mean(values))
@@ -295,8 +335,9 @@ def compute_ap_range(gt_box: np.ndarray, gt_class_id: np.ndarray, gt_mask: np.nd
     return mean
 
 
-def compute_recall(pred_boxes: np.ndarray, gt_boxes: np.ndarray,
-                   iou: float) -> tuple[float, np.ndarray]:
+def compute_recall(
+    pred_boxes: np.ndarray, gt_boxes: np.ndarray, iou: float
+) -> tuple[float, np.ndarray]:
     """Share of true boxes [G, 4] that are some detected box's [D, 4] best partner with at least
     the given IoU, and the indices of those detections (matterport `utils.compute_recall`).
     Without true boxes the recall is 1: nothing is missed."""

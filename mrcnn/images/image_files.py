@@ -67,8 +67,10 @@ class Picture:
         window and the file's tiles or strips; PNG, JPEG and BMP files are decoded whole.
         Raises UserError naming the file where it is broken or gone.
         """
-        rows, columns = (_cut_off(one, size) for one, size in
-                         zip(window or (slice(None), slice(None)), self.shape, strict=False))
+        rows, columns = (
+            _cut_off(one, size)
+            for one, size in zip(window or (slice(None), slice(None)), self.shape, strict=False)
+        )
         try:
             pixels = self.plane.read(rows, columns, self.part)
         except Exception as error:  # the decoders raise a dozen types for broken files
@@ -120,8 +122,10 @@ def find_pictures(
             continue
         seen.update(file_key(file) for plane in planes for file in plane.files)
     names = picture_names([(path, plane.suffix) for path, plane, _, _ in found])
-    return [Picture(name, path, channels, plane, part)
-            for name, (path, plane, part, channels) in zip(names, found, strict=True)], unreadable
+    return [
+        Picture(name, path, channels, plane, part)
+        for name, (path, plane, part, channels) in zip(names, found, strict=True)
+    ], unreadable
 
 
 def _planes(path: Path) -> list[Plane]:

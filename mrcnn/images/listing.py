@@ -15,8 +15,21 @@ from mrcnn.errors import MissingFileError, UserError
 from mrcnn.images import zarr
 
 # What is looked for in folders; a file that is named itself may have any ending.
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".svs",
-           ".ndpi", ".zarr")
+ENDINGS = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".btf",
+    ".tf2",
+    ".tf8",
+    ".lsm",
+    ".svs",
+    ".ndpi",
+    ".zarr",
+)
 # Bytes of a name: file systems allow 255, and planes and endings are appended.
 LONGEST_NAME = 150
 
@@ -59,8 +72,11 @@ def _paths_of(named: str, closed: list[tuple[Path, str]]) -> list[Path]:
     @functools.cache
     def is_skipped(folder: Path) -> bool:
         """Whether the files in a folder are no pictures of their own."""
-        return (_is_left_out(folder) or zarr.is_picture(folder)
-                or (folder.parent != folder and is_skipped(folder.parent)))
+        return (
+            _is_left_out(folder)
+            or zarr.is_picture(folder)
+            or (folder.parent != folder and is_skipped(folder.parent))
+        )
 
     found: list[Path] = []
     for match in map(Path, glob.iglob(named, recursive=True)):
@@ -91,7 +107,8 @@ def _below(folder: Path, closed: list[tuple[Path, str]]) -> Iterator[Path]:
 
 def _is_left_out(path: Path) -> bool:
     return path.name == "__MACOSX" or (
-        path.name == "masks" and os.path.isdir(path.parent / "images"))
+        path.name == "masks" and os.path.isdir(path.parent / "images")
+    )
 
 
 def _has_ending(name: str) -> bool:
@@ -105,9 +122,14 @@ def file_key(path: str | os.PathLike) -> str:
 
 def natural_key(path: Path) -> tuple:
     """Sorts well2 before well10, and folder by folder."""
-    parts = [tuple((0, int(piece), "") if piece.isdecimal() else (1, 0, piece)
-                   for piece in re.split(r"(\d+)", part.casefold()) if piece)
-             for part in Path(os.path.abspath(path)).parts]
+    parts = [
+        tuple(
+            (0, int(piece), "") if piece.isdecimal() else (1, 0, piece)
+            for piece in re.split(r"(\d+)", part.casefold())
+            if piece
+        )
+        for part in Path(os.path.abspath(path)).parts
+    ]
     return tuple(parts), str(path)
 
 
@@ -124,8 +146,9 @@ def picture_names(pictures: Sequence[tuple[Path, str]]) -> list[str]:
     common = _common_folder([_shortened(path).parent for path, _ in pictures])
     names = [_name(path, suffix, common) for path, suffix in pictures]
     counts = Counter(map(_folded, names))
-    alike = {path for (path, _), name in zip(pictures, names, strict=True)
-             if counts[_folded(name)] > 1}
+    alike = {
+        path for (path, _), name in zip(pictures, names, strict=True) if counts[_folded(name)] > 1
+    }
     taken: set[str] = set()
     for index, (path, suffix) in enumerate(pictures):
         if path in alike:
@@ -181,7 +204,9 @@ def _folded(name: str) -> str:
 def _safe(text: str, otherwise: str = "picture") -> str:
     """A file name that all systems take; of long ones the end."""
     text = unicodedata.normalize("NFC", text)
-    text = "".join("_" if character in '<>:"/\\|?*' or unicodedata.category(character)[0] == "C"
-                   else character for character in text)
+    text = "".join(
+        "_" if character in '<>:"/\\|?*' or unicodedata.category(character)[0] == "C" else character
+        for character in text
+    )
     text = text.encode()[-LONGEST_NAME:].decode(errors="ignore").strip(" .") or otherwise
     return f"{text}_" if _RESERVED.fullmatch(text) else text

@@ -44,8 +44,9 @@ def planes(path: Path) -> list[Plane]:
         width, height = picture.size
         mode, dtype = _form(picture)
     if width * height > MAX_PIXELS:
-        raise UserError(f"has {height} x {width} pixels and can only be read whole: save it as a "
-                        "tiled TIFF")
+        raise UserError(
+            f"has {height} x {width} pixels and can only be read whole: save it as a tiled TIFF"
+        )
 
     def read(rows: slice, columns: slice, channels: slice) -> np.ndarray:
         if (rows.stop - rows.start, columns.stop - columns.start) == (height, width):
@@ -54,8 +55,15 @@ def planes(path: Path) -> list[Plane]:
             pixels = _last.get(file_state(path), lambda: _decode(path))
         return pixels[rows, columns, channels].copy()
 
-    return [Plane((height, width, _CHANNELS[mode]), dtype, read, is_rgb=mode.startswith("RGB"),
-                  has_alpha=mode.endswith("A"))]
+    return [
+        Plane(
+            (height, width, _CHANNELS[mode]),
+            dtype,
+            read,
+            is_rgb=mode.startswith("RGB"),
+            has_alpha=mode.endswith("A"),
+        )
+    ]
 
 
 def _open(file: BinaryIO) -> Image.Image:

@@ -95,12 +95,14 @@ class _PlaneReader:
             return self.palette[:, channels][indices[..., 0]]
         if len(self.pages) == 1:
             return self.pages[0].read(rows, columns, channels)
-        return np.concatenate([page.read(rows, columns, slice(0, 1))
-                               for page in self.pages[channels]], axis=-1)
+        return np.concatenate(
+            [page.read(rows, columns, slice(0, 1)) for page in self.pages[channels]], axis=-1
+        )
 
 
-def _planes_of_series(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries,
-                      prefix: str) -> list[Plane]:
+def _planes_of_series(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, prefix: str
+) -> list[Plane]:
     page = series.keyframe
     _refuse(page)
     axes, sizes = _axes_beyond_pages(series)
@@ -115,18 +117,25 @@ def _planes_of_series(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries,
     plane = Plane(
         shape=(page.imagelength, page.imagewidth, 3 if palette is not None else channels * samples),
         dtype=np.dtype(page.dtype if palette is None else np.uint8).newbyteorder("="),
-        read=_PlaneReader([], None), mpp=mpp,
+        read=_PlaneReader([], None),
+        mpp=mpp,
         channels=names if samples == 1 and len(names) == channels else (),
         is_rgb=palette is not None or page.photometric in (2, 6),
-        has_alpha=_has_alpha(page, samples))
+        has_alpha=_has_alpha(page, samples),
+    )
     readers = _page_readers(series, math.prod(sizes))
     found = []
     for suffix, numbers in _groups(axes, sizes):
         pages = [readers[number] for number in numbers]
         if None not in pages:  # otherwise it is in a file of the set that is not there
-            found.append(replace(plane, read=_PlaneReader(pages, palette),
-                                 suffix="_".join(filter(None, (prefix, suffix))),
-                                 files=tuple({Path(page.path): None for page in pages})))
+            found.append(
+                replace(
+                    plane,
+                    read=_PlaneReader(pages, palette),
+                    suffix="_".join(filter(None, (prefix, suffix))),
+                    files=tuple({Path(page.path): None for page in pages}),
+                )
+            )
     return found
 
 
@@ -142,8 +151,11 @@ def _refuse(page: tifffile.TiffPage) -> None:
             raise UserError(f"is compressed with {name}: pip install imagecodecs") from None
         raise UserError(f"cannot be decoded ({str(error)[:200]})") from None
     colours = tifffile.PHOTOMETRIC(page.photometric).name
-    if not (colours in _GREY or (colours == "RGB" and page.samplesperpixel >= 3)
-            or (colours == "YCBCR" and page.compression in _JPEG)):
+    if not (
+        colours in _GREY
+        or (colours == "RGB" and page.samplesperpixel >= 3)
+        or (colours == "YCBCR" and page.compression in _JPEG)
+    ):
         raise UserError(f"has colours stored as {colours}; save it as RGB or grey")
 
 
@@ -156,8 +168,10 @@ def _axes_beyond_pages(series: tifffile.TiffPageSeries) -> tuple[str, tuple[int,
             if {"Y", "X"} & set(axes):
                 break
             return axes, tuple(series.shape[:count])
-    raise UserError(f"has axes {series.axes} of {series.shape} in pages of "
-                    f"{series.keyframe.shape}, which is not understood")
+    raise UserError(
+        f"has axes {series.axes} of {series.shape} in pages of "
+        f"{series.keyframe.shape}, which is not understood"
+    )
 
 
 def _sizes_of(letter: str, axes: str, sizes: Sequence[int]) -> list[int]:
@@ -173,8 +187,10 @@ def _groups(axes: str, sizes: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
         numbers = numbers[..., np.newaxis]
     letters = axes.replace("C", "", 1)
     for place in np.ndindex(numbers.shape[:-1]):
-        parts = [plane_suffix(letter, index + 1, size) for letter, index, size
-                 in zip(letters, place, numbers.shape, strict=False)]
+        parts = [
+            plane_suffix(letter, index + 1, size)
+            for letter, index, size in zip(letters, place, numbers.shape, strict=False)
+        ]
         yield "_".join(parts), numbers[place].tolist()
 
 
@@ -187,9 +203,15 @@ def _page_readers(series: tifffile.TiffPageSeries, count: int) -> list[PageReade
     if series.dataoffset is None or pages[0] is None:
         raise UserError(f"has {len(pages)} pages where {count} are announced")
     first, size = PageReader.of(pages[0]), pages[0].nbytes
-    return [replace(first, is_final=True, counts=np.array([size]),
-                    offsets=np.array([series.dataoffset + number * size]))
-            for number in range(count)]
+    return [
+        replace(
+            first,
+            is_final=True,
+            counts=np.array([size]),
+            offsets=np.array([series.dataoffset + number * size]),
+        )
+        for number in range(count)
+    ]
 
 
 def _has_alpha(page: tifffile.TiffPage, samples: int) -> bool:
@@ -214,8 +236,9 @@ def _palette(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> np.ndarray | N
 # --- metadata -----------------------------------------------------------------------------------
 
 
-def _metadata(tiff: tifffile.TiffFile,
-              series: tifffile.TiffPageSeries) -> tuple[tuple[str, ...], float | None]:
+def _metadata(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> tuple[tuple[str, ...], float | None]:
     """Names of the channels as far as they are known, and microns a pixel."""
     page, names, mpp = series.keyframe, (), None
     unit = _RESOLUTION_UNITS.get(page.tags.valueof(296, default=2))
@@ -231,14 +254,17 @@ def _metadata(tiff: tifffile.TiffFile,
     return names, mpp or _from_resolution(page, str(unit))
 
 
-def _from_ome(tiff: tifffile.TiffFile,
-              series: tifffile.TiffPageSeries) -> tuple[tuple[str, ...], float | None]:
-    images = [element for element in ElementTree.fromstring(tiff.ome_metadata)
-              if _tag(element) == "Image"]
+def _from_ome(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> tuple[tuple[str, ...], float | None]:
+    images = [
+        element for element in ElementTree.fromstring(tiff.ome_metadata) if _tag(element) == "Image"
+    ]
     described = [pixels for image in images for pixels in image if _tag(pixels) == "Pixels"]
     wanted = str(series.keyframe.imagewidth), str(series.keyframe.imagelength)
-    fitting = [pixels for pixels in described
-               if (pixels.get("SizeX"), pixels.get("SizeY")) == wanted]
+    fitting = [
+        pixels for pixels in described if (pixels.get("SizeX"), pixels.get("SizeY")) == wanted
+    ]
     if not fitting:
         return (), None
     number = list(tiff.series).index(series)
@@ -248,8 +274,9 @@ def _from_ome(tiff: tifffile.TiffFile,
     names = tuple(channel.get("Name", "") for channel in pixels if _tag(channel) == "Channel")
     width, unit = pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "µm")
     height = pixels.get("PhysicalSizeY", width)
-    return names, square_pixel(microns(width, unit),
-                               microns(height, pixels.get("PhysicalSizeYUnit", unit)))
+    return names, square_pixel(
+        microns(width, unit), microns(height, pixels.get("PhysicalSizeYUnit", unit))
+    )
 
 
 def _tag(element: ElementTree.Element) -> str:
@@ -260,8 +287,9 @@ def _from_labels(labels: Sequence[str] | None, channels: int) -> tuple[str, ...]
     """Names of channels from ImageJ's labels of slices, the first of which are of the channels."""
     if not isinstance(labels, (list, tuple)) or channels < 2:
         return ()
-    first = [re.sub(r"^([czt]:\d+/\d+ ?)+(- )?", "", str(label)).strip()
-             for label in labels[:channels]]
+    first = [
+        re.sub(r"^([czt]:\d+/\d+ ?)+(- )?", "", str(label)).strip() for label in labels[:channels]
+    ]
     return tuple(first) if len(set(filter(None, first))) == channels else ()
 
 

@@ -56,10 +56,16 @@ class PageReader:
         offsets = np.array(page.dataoffsets, np.uint64)
         counts = np.array(page.databytecounts, np.uint64)
         whole = len(offsets) > 0 and offsets[0] > 0 and counts.sum() >= keyframe.nbytes
-        return cls(page.parent.filehandle.path, (separate, height, width, contiguous),
-                   np.dtype(keyframe.dtype).newbyteorder(page.parent.byteorder),
-                   bool(whole and keyframe.is_final), offsets, counts, keyframe.offset,
-                   page.jpegtables)
+        return cls(
+            page.parent.filehandle.path,
+            (separate, height, width, contiguous),
+            np.dtype(keyframe.dtype).newbyteorder(page.parent.byteorder),
+            bool(whole and keyframe.is_final),
+            offsets,
+            counts,
+            keyframe.offset,
+            page.jpegtables,
+        )
 
     def read(self, rows: slice, columns: slice, samples: slice) -> np.ndarray:
         """Pixels [h, w, number of samples]. Raises UserError (a reason without the file's name)
@@ -93,20 +99,25 @@ class PageReader:
                     self._paste(pixels, segment, out, rows, columns, samples)
         return out
 
-    def _touched(self, size: tuple[int, int], rows: slice, columns: slice,
-                 samples: slice) -> Iterator[Segment]:
+    def _touched(
+        self, size: tuple[int, int], rows: slice, columns: slice, samples: slice
+    ) -> Iterator[Segment]:
         """The segments, of size (height, width), that a window touches."""
         separate, height, width, _ = self.shape
         down, across = -(-height // size[0]), -(-width // size[1])
         apart = range(samples.start, samples.stop) if separate > 1 else range(1)
         for sample, row, column in itertools.product(
-                apart, range(rows.start // size[0], -(-rows.stop // size[0])),
-                range(columns.start // size[1], -(-columns.stop // size[1]))):
-            yield Segment((sample * down + row) * across + column, sample, row * size[0],
-                          column * size[1])
+            apart,
+            range(rows.start // size[0], -(-rows.stop // size[0])),
+            range(columns.start // size[1], -(-columns.stop // size[1])),
+        ):
+            yield Segment(
+                (sample * down + row) * across + column, sample, row * size[0], column * size[1]
+            )
 
-    def _decoded(self, page: tifffile.TiffPage, file: BinaryIO, segment: Segment,
-                 rows: slice, columns: slice) -> np.ndarray | None:
+    def _decoded(
+        self, page: tifffile.TiffPage, file: BinaryIO, segment: Segment, rows: slice, columns: slice
+    ) -> np.ndarray | None:
         """Pixels of a segment; None where the file leaves it out."""
         if segment.index >= min(len(self.offsets), len(self.counts)):
             raise UserError("lacks some of its tiles or strips")
@@ -119,27 +130,41 @@ class PageReader:
             data = file.read(count)
             if len(data) < count:
                 raise UserError("ends before its pixels do")
-            return page.decode(data, segment.index, jpegtables=self.jpeg_tables,
-                               jpegheader=page.jpegheader)[0][0]
+            return page.decode(
+                data, segment.index, jpegtables=self.jpeg_tables, jpegheader=page.jpegheader
+            )[0][0]
 
         height, width = _segment_size(page)
-        inside = (rows.start <= segment.top and segment.top + height <= rows.stop
-                  and columns.start <= segment.left and segment.left + width <= columns.stop)
+        inside = (
+            rows.start <= segment.top
+            and segment.top + height <= rows.stop
+            and columns.start <= segment.left
+            and segment.left + width <= columns.stop
+        )
         if inside or height * width * self.shape[3] < LARGE_SEGMENT:
             return decode()
         return _last.get((file_state(self.path), offset), decode)
 
-    def _paste(self, pixels: np.ndarray, segment: Segment, out: np.ndarray, rows: slice,
-               columns: slice, samples: slice) -> None:
+    def _paste(
+        self,
+        pixels: np.ndarray,
+        segment: Segment,
+        out: np.ndarray,
+        rows: slice,
+        columns: slice,
+        samples: slice,
+    ) -> None:
         """Copy what a window and a segment share."""
         _, height, width, _ = self.shape
         top, left = max(rows.start, segment.top), max(columns.start, segment.left)
         bottom = min(rows.stop, segment.top + pixels.shape[0], height)
         right = min(columns.stop, segment.left + pixels.shape[1], width)
-        part = pixels[top - segment.top : bottom - segment.top,
-                      left - segment.left : right - segment.left]
-        there = out[top - rows.start : bottom - rows.start,
-                    left - columns.start : right - columns.start]
+        part = pixels[
+            top - segment.top : bottom - segment.top, left - segment.left : right - segment.left
+        ]
+        there = out[
+            top - rows.start : bottom - rows.start, left - columns.start : right - columns.start
+        ]
         if self.shape[0] > 1:
             there[..., segment.sample - samples.start] = part[..., 0]
         else:

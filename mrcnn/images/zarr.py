@@ -23,8 +23,16 @@ MARKS = ("zarr.json", ".zarray", ".zgroup")
 # Groups inside groups, down to the fields of a plate: row, well, field.
 DEEPEST_GROUP = 3
 
-_BY_NAME = {"y": "Y", "x": "X", "z": "Z", "t": "T", "time": "T", "c": "C", "channel": "C",
-            "channels": "C"}
+_BY_NAME = {
+    "y": "Y",
+    "x": "X",
+    "z": "Z",
+    "t": "T",
+    "time": "T",
+    "c": "C",
+    "channel": "C",
+    "channels": "C",
+}
 _BY_TYPE = {"channel": "C", "time": "T"}
 
 
@@ -53,8 +61,9 @@ def planes(path: Path) -> list[Plane]:
     node = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Array):
         return _planes_of_array(node, _axes_of_array(node))
-    found = [plane for name, group in _images(node, "", 0)
-             for plane in _planes_of_image(group, name)]
+    found = [
+        plane for name, group in _images(node, "", 0) for plane in _planes_of_image(group, name)
+    ]
     if not found:
         raise UserError("is a Zarr group without multiscales: name one of its arrays")
     return found
@@ -89,13 +98,19 @@ def _planes_of_image(group: zarr.Group, name: str) -> list[Plane]:
     if len(described) != array.ndim:
         raise UserError(f"has {array.ndim} dimensions but {len(described)} axes")
     described = [axis if isinstance(axis, dict) else {"name": axis} for axis in described]
-    axes = "".join(_BY_TYPE.get(axis.get("type", ""), "") or _axis(axis["name"])
-                   for axis in described)
-    names = [str(channel.get("label") or "")
-             for channel in (ome.get("omero") or {}).get("channels") or []]
+    axes = "".join(
+        _BY_TYPE.get(axis.get("type", ""), "") or _axis(axis["name"]) for axis in described
+    )
+    names = [
+        str(channel.get("label") or "")
+        for channel in (ome.get("omero") or {}).get("channels") or []
+    ]
     scale = _scale(level, array.ndim) * _scale(multiscale, array.ndim)
-    sides = [microns(scale[axes.index(letter)], described[axes.index(letter)].get("unit"))
-             for letter in "XY" if letter in axes]
+    sides = [
+        microns(scale[axes.index(letter)], described[axes.index(letter)].get("unit"))
+        for letter in "XY"
+        if letter in axes
+    ]
     mpp = square_pixel(*sides) if len(sides) == 2 else None
     return _planes_of_array(array, axes, tuple(names), mpp, name)
 
@@ -115,8 +130,9 @@ def _axis(name: str | None) -> str:
 
 def _axes_of_array(array: zarr.Array) -> str:
     """A letter for every dimension, by its name or else by its size."""
-    names = (getattr(array.metadata, "dimension_names", None)
-             or dict(array.attrs).get("_ARRAY_DIMENSIONS"))  # what xarray writes into format 2
+    names = getattr(array.metadata, "dimension_names", None) or dict(array.attrs).get(
+        "_ARRAY_DIMENSIONS"
+    )  # what xarray writes into format 2
     if names and len(names) == array.ndim and any(names):
         return "".join(map(_axis, names))
     if array.ndim == 2:
@@ -128,26 +144,44 @@ def _axes_of_array(array: zarr.Array) -> str:
     raise UserError(f"has {array.ndim} dimensions without names")
 
 
-def _planes_of_array(array: zarr.Array, axes: str, names: tuple[str, ...] = (),
-                     mpp: float | None = None, prefix: str = "") -> list[Plane]:
+def _planes_of_array(
+    array: zarr.Array,
+    axes: str,
+    names: tuple[str, ...] = (),
+    mpp: float | None = None,
+    prefix: str = "",
+) -> list[Plane]:
     if any(axes.count(letter) != 1 for letter in "YX") or axes.count("C") + axes.count("S") > 1:
-        raise UserError(f"has axes {axes} of {array.shape}; one Y and one X are needed, and one C "
-                        "at most")
+        raise UserError(
+            f"has axes {axes} of {array.shape}; one Y and one X are needed, and one C at most"
+        )
     sizes = dict(zip(axes, array.shape, strict=True))
     channels = sizes.get("C", sizes.get("S", 1))
     shape = (sizes["Y"], sizes["X"], channels)
-    beyond = [(axis, size) for axis, size in zip(axes, array.shape, strict=True)
-              if axis not in "YXCS"]
-    return [Plane(shape, np.dtype(array.dtype).newbyteorder("="), _PlaneReader(array, axes, place),
-                  channels=names if len(names) == channels else (), is_rgb="S" in axes,
-                  has_alpha=sizes.get("S") == 4, mpp=mpp,
-                  suffix="_".join(filter(None, (prefix, *_suffixes(beyond, place)))))
-            for place in np.ndindex(*(size for _, size in beyond))]
+    beyond = [
+        (axis, size) for axis, size in zip(axes, array.shape, strict=True) if axis not in "YXCS"
+    ]
+    return [
+        Plane(
+            shape,
+            np.dtype(array.dtype).newbyteorder("="),
+            _PlaneReader(array, axes, place),
+            channels=names if len(names) == channels else (),
+            is_rgb="S" in axes,
+            has_alpha=sizes.get("S") == 4,
+            mpp=mpp,
+            suffix="_".join(filter(None, (prefix, *_suffixes(beyond, place)))),
+        )
+        for place in np.ndindex(*(size for _, size in beyond))
+    ]
 
 
 def _suffixes(beyond: Sequence[tuple[str, int]], place: Sequence[int]) -> list[str]:
-    return [plane_suffix(axis, index + 1, size)
-            for (axis, size), index in zip(beyond, place, strict=True) if size > 1]
+    return [
+        plane_suffix(axis, index + 1, size)
+        for (axis, size), index in zip(beyond, place, strict=True)
+        if size > 1
+    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,9 +53,7 @@ def detect_patches(
     results: list = [None] * len(images)
     for position, row, found, shape, meta in _run(network, images, zooms, config):
         original_shape = images[position].shape
-        results[position] = _result(
-            found, row, original_shape, shape, meta, config, probabilities
-        )
+        results[position] = _result(found, row, original_shape, shape, meta, config, probabilities)
     return results
 
 
@@ -77,9 +75,7 @@ def find_zooms(
     return [_find_zoom(network, image, config, first) for image in images]
 
 
-def _find_zoom(
-    network: FastNetwork, image: np.ndarray, config, first: float | None
-) -> float:
+def _find_zoom(network: FastNetwork, image: np.ndarray, config, first: float | None) -> float:
     most = math.sqrt(MOST_PIXELS / max(1, math.prod(image.shape[:2])))
 
     def look(zoom: float) -> float | None:
@@ -176,7 +172,12 @@ def _result(
     _warn_if_cut(found, row, meta, config)
     window = molding.parse_image_meta(meta[None])["window"][0]
     boxes, class_ids, scores, patches = unmolding.unmold_patches(
-        found.detections[row], found.masks[row], original_shape, molded_shape, window, config,
+        found.detections[row],
+        found.masks[row],
+        original_shape,
+        molded_shape,
+        window,
+        config,
         probabilities,
     )
     return {"rois": boxes, "class_ids": class_ids, "scores": scores, "patches": patches}

@@ -104,9 +104,13 @@ class FastNetwork:
         image = tensor((None, None, None, config.IMAGE_CHANNEL_COUNT))
         meta, anchors = tensor((None, config.IMAGE_META_SIZE)), tensor((1, None, 4))
         # One graph for each of the few sets of limits.
-        self._finder = lru_cache(FINDERS_KEPT)(lambda factor: compiled(
-            partial(self._find_graph, with_limits(config, factor)), variables,
-            [image, meta, anchors]))
+        self._finder = lru_cache(FINDERS_KEPT)(
+            lambda factor: compiled(
+                partial(self._find_graph, with_limits(config, factor)),
+                variables,
+                [image, meta, anchors],
+            )
+        )
         boxes = tensor((None, None, 4))
         architecture = architecture_of(config)
         self.pooled_maps = architecture.pooled_maps

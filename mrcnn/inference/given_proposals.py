@@ -34,7 +34,10 @@ def nearest_zoom(boxes: np.ndarray, zooms: Sequence[float]) -> np.ndarray:
 
 
 def detect_proposals(
-    network: FastNetwork, image: np.ndarray, proposals: np.ndarray, zooms: Sequence[float | None],
+    network: FastNetwork,
+    image: np.ndarray,
+    proposals: np.ndarray,
+    zooms: Sequence[float | None],
     config,
 ) -> dict:
     """Classify, refine and outline given regions of one picture.
@@ -56,8 +59,10 @@ def detect_proposals(
     if proposals.size == 0:
         proposals = proposals.reshape(0, 4)
     if proposals.ndim != 2 or proposals.shape[1] != 4 or not np.isfinite(proposals).all():
-        raise UserError(f"proposals of shape {proposals.shape} are not allowed: [R, 4] finite "
-                        "numbers, y1, x1, y2, x2 in pixels of the picture")
+        raise UserError(
+            f"proposals of shape {proposals.shape} are not allowed: [R, 4] finite "
+            "numbers, y1, x1, y2, x2 in pixels of the picture"
+        )
     zooms = list(zooms)
     if not zooms or not all(zoom is None or 0 < zoom < np.inf for zoom in zooms):
         raise UserError(f"zooms = {zooms} is not allowed: numbers above 0, one at least")
@@ -122,8 +127,12 @@ class _Look:
         for start in range(0, len(rois), size):  # the network takes so many at a time
             part = rois[start : start + size]
             padded = np.pad(part, [(0, size - len(part)), (0, 0)])
-            found.append([a[0, : len(part)]
-                          for a in self.network.classify(self.features, self.metas, padded[None])])
+            found.append(
+                [
+                    a[0, : len(part)]
+                    for a in self.network.classify(self.features, self.metas, padded[None])
+                ]
+            )
         classes, deltas = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         return boxes, classes, deltas
 

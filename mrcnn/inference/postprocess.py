@@ -89,8 +89,16 @@ class PostProcessing:
     @classmethod
     def plain(cls) -> PostProcessing:
         """Everything off: scores and probabilities from .5 on, the higher score wins."""
-        return cls(min_score=0.5, mask_threshold=0.5, max_covered=None, overlaps="score",
-                   largest_piece=False, min_typical_area=None, min_area=None, fill_holes=False)
+        return cls(
+            min_score=0.5,
+            mask_threshold=0.5,
+            max_covered=None,
+            overlaps="score",
+            largest_piece=False,
+            min_typical_area=None,
+            min_area=None,
+            fill_holes=False,
+        )
 
     def changed(self, settings: Sequence[str]) -> PostProcessing:
         """A copy with "name=value" settings applied; the value "off" switches a step off.
@@ -102,8 +110,9 @@ class PostProcessing:
         for setting in settings:
             name, equals, text = setting.partition("=")
             if name not in types or not equals:
-                raise UserError(f"{setting}: expected NAME=VALUE with NAME one of "
-                                + ", ".join(types))
+                raise UserError(
+                    f"{setting}: expected NAME=VALUE with NAME one of " + ", ".join(types)
+                )
             values[name] = _parse(name, text, types[name])
         return dataclasses.replace(self, **values)
 
@@ -152,8 +161,9 @@ def _check(name: str, value, type_name: str) -> None:
 DEFAULTS = PostProcessing()
 
 
-def postprocess(detections: Detections, shape: Sequence[int],
-                settings: PostProcessing = DEFAULTS) -> tuple[np.ndarray, np.ndarray]:
+def postprocess(
+    detections: Detections, shape: Sequence[int], settings: PostProcessing = DEFAULTS
+) -> tuple[np.ndarray, np.ndarray]:
     """Label map int32 [H, W] and the scores float64 [n] of its labels 1 to n, descending.
 
     detections: in any order; of two equal scores the first one counts as the higher.
@@ -163,8 +173,9 @@ def postprocess(detections: Detections, shape: Sequence[int],
     return labels, np.asarray(detections.scores, np.float64)[chosen]
 
 
-def label_map(detections: Detections, shape: Sequence[int],
-              settings: PostProcessing = DEFAULTS) -> tuple[np.ndarray, np.ndarray]:
+def label_map(
+    detections: Detections, shape: Sequence[int], settings: PostProcessing = DEFAULTS
+) -> tuple[np.ndarray, np.ndarray]:
     """As `postprocess`, but which detections the labels 1 to n are: indices int [n]."""
     scores = np.asarray(detections.scores, np.float64)
     order = np.argsort(-scores, kind="stable")
@@ -224,23 +235,27 @@ def mask_pairs(masks: Sequence[Patch], shape: Sequence[int]) -> MaskPairs:
         pixels.append((rows + y) * width + columns + x)
     indices = np.concatenate(pixels)
     starts = np.concatenate([[0], np.cumsum(areas)])
-    planes = csr_array((np.ones(len(indices), np.int32), indices, starts),
-                       shape=(len(masks), int(shape[0]) * width))
+    planes = csr_array(
+        (np.ones(len(indices), np.int32), indices, starts),
+        shape=(len(masks), int(shape[0]) * width),
+    )
     table = (planes @ planes.T).tocoo()
     first, second = table.row, table.col
     others = np.flatnonzero(first != second)
     others = others[np.lexsort((second[others], first[others]))]
     first, second, shared = first[others], second[others], table.data[others]
     one, other = areas[first], areas[second]
-    return MaskPairs(first, second, shared, shared / (one + other - shared),
-                     shared / np.minimum(one, other))
+    return MaskPairs(
+        first, second, shared, shared / (one + other - shared), shared / np.minimum(one, other)
+    )
 
 
 # --- label maps -----------------------------------------------------------------------------
 
 
-def _resolve_overlaps(patches: Sequence[Patch], scores: np.ndarray, shape: Sequence[int],
-                      settings: PostProcessing) -> np.ndarray:
+def _resolve_overlaps(
+    patches: Sequence[Patch], scores: np.ndarray, shape: Sequence[int], settings: PostProcessing
+) -> np.ndarray:
     """Label map int32 [H, W]: k + 1 for the k-th patch, which stand by falling score."""
     labels = np.zeros((int(shape[0]), int(shape[1])), np.int32)
     best = np.full(labels.shape, -1.0)  # of the instance that holds the pixel

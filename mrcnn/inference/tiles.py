@@ -61,8 +61,11 @@ def tiles_of(shape: Sequence[int], zoom: float, tile: int = TILE, halo: int = HA
     """
     side, margin = max(1, int(tile / zoom)), math.ceil(halo / zoom)
     rows, columns = (_intervals(int(size), side, margin) for size in shape[:2])
-    return [Tile((y1, x1, y2, x2), (top, left, bottom, right))
-            for y1, y2, top, bottom in rows for x1, x2, left, right in columns]
+    return [
+        Tile((y1, x1, y2, x2), (top, left, bottom, right))
+        for y1, y2, top, bottom in rows
+        for x1, x2, left, right in columns
+    ]
 
 
 def _intervals(size: int, side: int, margin: int) -> list[tuple[int, int, int, int]]:
@@ -80,8 +83,13 @@ def _intervals(size: int, side: int, margin: int) -> list[tuple[int, int, int, i
 class Mosaic:
     """The label map of a whole picture, from the label maps of its tiles in their order."""
 
-    def __init__(self, shape: Sequence[int], settings: PostProcessing, margin: float,
-                 labels: np.ndarray | None = None):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        settings: PostProcessing,
+        margin: float,
+        labels: np.ndarray | None = None,
+    ):
         """
         Args:
             shape: (H, W) or longer, of the picture.
@@ -101,8 +109,9 @@ class Mosaic:
         # Bottom of the row of tiles above, and of this one; right side of the tile to the left.
         self._above = self._bottom = self._right = 0
 
-    def add(self, tile: Tile, labels: np.ndarray, scores: np.ndarray,
-            class_ids: np.ndarray) -> None:
+    def add(
+        self, tile: Tile, labels: np.ndarray, scores: np.ndarray, class_ids: np.ndarray
+    ) -> None:
         """Take over what a tile is to give: labels int [h, w] of 1 to n; scores and classes [n]."""
         seen = self._seen(tile)
         y, x = tile.window[:2]
@@ -120,8 +129,16 @@ class Mosaic:
                 finds.append((outside > 0, label, top, left, mask, cut))
         for _, label, top, left, mask, cut in sorted(finds, key=lambda find: find[:2]):
             part = seen[top - y : top - y + mask.shape[0], left - x : left - x + mask.shape[1]]
-            self._place(top, left, mask, part, tile, cut, float(scores[label - 1]),
-                        int(class_ids[label - 1]))
+            self._place(
+                top,
+                left,
+                mask,
+                part,
+                tile,
+                cut,
+                float(scores[label - 1]),
+                int(class_ids[label - 1]),
+            )
 
     def _seen(self, tile: Tile) -> np.ndarray:
         """Which pixels of a tile were in an earlier one, bool [h, w]."""
@@ -138,26 +155,46 @@ class Mosaic:
         """Whether an object touches an edge of the tile beyond which the picture goes on."""
         rows, columns = window
         (y1, x1, y2, x2), (height, width) = tile.window, self.labels.shape
-        return bool((rows.start == 0 and y1 > 0) or (rows.stop == y2 - y1 and y2 < height)
-                    or (columns.start == 0 and x1 > 0) or (columns.stop == x2 - x1 and x2 < width))
+        return bool(
+            (rows.start == 0 and y1 > 0)
+            or (rows.stop == y2 - y1 and y2 < height)
+            or (columns.start == 0 and x1 > 0)
+            or (columns.stop == x2 - x1 and x2 < width)
+        )
 
     @staticmethod
     def _reaches_core(window: tuple[slice, slice], tile: Tile) -> bool:
         y, x = tile.window[:2]
         top, left, bottom, right = tile.core
         rows, columns = window
-        return (rows.start + y < bottom and rows.stop + y > top
-                and columns.start + x < right and columns.stop + x > left)
+        return (
+            rows.start + y < bottom
+            and rows.stop + y > top
+            and columns.start + x < right
+            and columns.stop + x > left
+        )
 
-    def _place(self, top: int, left: int, mask: np.ndarray, seen: np.ndarray, tile: Tile,
-               cut: bool, score: float, class_id: int) -> None:
+    def _place(
+        self,
+        top: int,
+        left: int,
+        mask: np.ndarray,
+        seen: np.ndarray,
+        tile: Tile,
+        cut: bool,
+        score: float,
+        class_id: int,
+    ) -> None:
         """Write one find into the map: a new object, part of one that is there, or nothing new."""
         there = self.labels[top : top + mask.shape[0], left : left + mask.shape[1]]
         shared = np.bincount(there[mask])
         shared[0] = 0
         area, others = int(mask.sum()), np.flatnonzero(shared).tolist()
-        joined = [other for other in others if other in self._cut
-                  and shared[other] > SAME * self._area_within(other, tile)]
+        joined = [
+            other
+            for other in others
+            if other in self._cut and shared[other] > SAME * self._area_within(other, tile)
+        ]
         if joined and shared[joined].sum() > SAME * np.count_nonzero(mask & seen):
             target = joined[0]
             for other in joined[1:]:
@@ -216,13 +253,16 @@ class Mosaic:
 
 def _distance(point: tuple[float, float], box: Box) -> float:
     """How far a point lies outside of a box, along the axis where it is farther."""
-    return max(0.0, *(max(box[axis] - point[axis], point[axis] - box[axis + 2])
-                      for axis in (0, 1)))
+    return max(0.0, *(max(box[axis] - point[axis], point[axis] - box[axis + 2]) for axis in (0, 1)))
 
 
 def _around(one: Box, other: Box) -> Box:
     """The box around two boxes; one without area does not count."""
     if one[0] == one[2]:
         return other
-    return (min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]),
-            max(one[3], other[3]))
+    return (
+        min(one[0], other[0]),
+        min(one[1], other[1]),
+        max(one[2], other[2]),
+        max(one[3], other[3]),
+    )

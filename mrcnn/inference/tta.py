@@ -31,8 +31,11 @@ class Variant:
     scale: float = 1.0  # factor of the zoom that the picture would have otherwise
 
     def __str__(self) -> str:
-        changes = [("mirrored", self.mirrored), (f"turned {90 * self.turns}", self.turns),
-                   (f"scaled {self.scale:g}", self.scale != 1)]
+        changes = [
+            ("mirrored", self.mirrored),
+            (f"turned {90 * self.turns}", self.turns),
+            (f"scaled {self.scale:g}", self.scale != 1),
+        ]
         return ", ".join(name for name, changed in changes if changed) or "as it is"
 
     def apply(self, image: np.ndarray) -> np.ndarray:
@@ -65,10 +68,18 @@ class Variant:
 PICTURE = Variant()
 NONE = (PICTURE,)
 FLIPS = (PICTURE, Variant(mirrored=True), Variant(mirrored=True, turns=2), Variant(turns=2))
-QUARTER_TURNS = (Variant(turns=1), Variant(turns=3), Variant(mirrored=True, turns=1),
-                 Variant(mirrored=True, turns=3))
-SCALES = (Variant(scale=0.8), Variant(scale=1.25), Variant(mirrored=True, scale=0.8),
-          Variant(mirrored=True, scale=1.25))
+QUARTER_TURNS = (
+    Variant(turns=1),
+    Variant(turns=3),
+    Variant(mirrored=True, turns=1),
+    Variant(mirrored=True, turns=3),
+)
+SCALES = (
+    Variant(scale=0.8),
+    Variant(scale=1.25),
+    Variant(mirrored=True, scale=0.8),
+    Variant(mirrored=True, scale=1.25),
+)
 
 # What --tta NAME stands for: each set holds the ones before it.
 SETS = {
@@ -83,8 +94,9 @@ def variants_of(name: str | None) -> tuple[Variant, ...]:
     return SETS[name] if name else NONE
 
 
-def detect(model, image: np.ndarray, variants: Sequence[Variant] = NONE,
-           zoom: float | None = None) -> Detections:
+def detect(
+    model, image: np.ndarray, variants: Sequence[Variant] = NONE, zoom: float | None = None
+) -> Detections:
     """Detect on every variant of a picture and merge.
 
     model: a `MaskRCNN` in "inference" mode. image: uint8 [H, W, C]. With several variants the
@@ -96,34 +108,45 @@ def detect(model, image: np.ndarray, variants: Sequence[Variant] = NONE,
     return found[0] if len(variants) == 1 else merge(found, image.shape)
 
 
-def detect_variants(model, image: np.ndarray, variants: Sequence[Variant],
-                    zoom: float | None = None) -> list[Detections]:
+def detect_variants(
+    model, image: np.ndarray, variants: Sequence[Variant], zoom: float | None = None
+) -> list[Detections]:
     """The detections of each variant, brought back to the picture; arguments as for `detect`."""
     zooms = None
     if any(variant.scale != 1 for variant in variants):
         zoom = zoom or model.find_zooms([image])[0] or _configured_zoom(image, model.config)
-        zooms = [float(np.clip(zoom * variant.scale, *model.config.ZOOM_LIMITS))
-                 for variant in variants]
+        zooms = [
+            float(np.clip(zoom * variant.scale, *model.config.ZOOM_LIMITS)) for variant in variants
+        ]
     elif zoom is not None:
         zooms = [zoom] * len(variants)
     elif len(variants) > 1:  # one look for the zoom serves all
         zooms = model.find_zooms([image]) * len(variants)
     found = []
     for i, variant in enumerate(variants):  # one at a time: molded pictures are large
-        [result] = model.detect_patches([variant.apply(image)], probabilities=True,
-                                        zooms=None if zooms is None else zooms[i : i + 1])
+        [result] = model.detect_patches(
+            [variant.apply(image)],
+            probabilities=True,
+            zooms=None if zooms is None else zooms[i : i + 1],
+        )
         patches = [variant.restore(patch, image.shape) for patch in result["patches"]]
         found.append(Detections(result["scores"], patches, result.get("class_ids")))
     return found
 
 
 def _configured_zoom(image: np.ndarray, config) -> float:
-    return scale_factor(image.shape, config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM,
-                        config.IMAGE_MIN_SCALE, config.IMAGE_RESIZE_MODE)
+    return scale_factor(
+        image.shape,
+        config.IMAGE_MIN_DIM,
+        config.IMAGE_MAX_DIM,
+        config.IMAGE_MIN_SCALE,
+        config.IMAGE_RESIZE_MODE,
+    )
 
 
-def merge(found: Sequence[Detections], shape: Sequence[int],
-          same: float = SAME_NUCLEUS) -> Detections:
+def merge(
+    found: Sequence[Detections], shape: Sequence[int], same: float = SAME_NUCLEUS
+) -> Detections:
     """The detections of several variants of one picture -> one detection a nucleus.
 
     By falling score, each detection that is still free gathers from every other variant the free
@@ -147,8 +170,11 @@ def merge(found: Sequence[Detections], shape: Sequence[int],
     if all(f.class_ids is not None for f in found):
         best = [group[0] for group in groups]
         class_ids = np.concatenate([f.class_ids for f in found])[order][best]
-    return Detections(np.array([scores[group].sum() / len(found) for group in groups]),
-                      [mean_patch([patches[i] for i in group]) for group in groups], class_ids)
+    return Detections(
+        np.array([scores[group].sum() / len(found) for group in groups]),
+        [mean_patch([patches[i] for i in group]) for group in groups],
+        class_ids,
+    )
 
 
 def _groups(pairs, variant: np.ndarray, same: float) -> list[list[int]]:

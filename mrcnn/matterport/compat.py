@@ -69,8 +69,10 @@ def detection_targets_graph(proposals, gt_class_ids, gt_boxes, gt_masks, config)
 
     gt_masks is [h, w, G]; boxes are normalised. See `targets.detection_targets`.
     """
-    batch = [ops.expand_dims(ops.convert_to_tensor(a), 0)
-             for a in (proposals, gt_class_ids, gt_boxes, gt_masks)]
+    batch = [
+        ops.expand_dims(ops.convert_to_tensor(a), 0)
+        for a in (proposals, gt_class_ids, gt_boxes, gt_masks)
+    ]
     outputs = DetectionTargetLayer(config)(batch)
     return tuple(output[0] for output in outputs)
 

@@ -72,9 +72,7 @@ def display_top_masks(
     display_images(pictures, titles=titles, cols=limit + 1, cmap="Blues_r")
 
 
-def plot_precision_recall(
-    AP: float, precisions: Sequence[float], recalls: Sequence[float]
-) -> None:
+def plot_precision_recall(AP: float, precisions: Sequence[float], recalls: Sequence[float]) -> None:
     """Draw precision over recall; `AP`, the average precision at IoU .5, goes into the title.
 
     (matterport: visualize.plot_precision_recall)
@@ -121,8 +119,10 @@ def plot_overlaps(
     figure, axes = plt.subplots(figsize=(12, 10))
     axes.set_xlabel("Ground truth")
     axes.set_ylabel("Predictions")
-    rows = [f"{class_names[int(c)]} ({s:.2f})"
-            for c, s in zip(pred_class_ids, pred_scores, strict=False)]
+    rows = [
+        f"{class_names[int(c)]} ({s:.2f})"
+        for c, s in zip(pred_class_ids, pred_scores, strict=False)
+    ]
     axes.set_yticks(np.arange(len(rows)), rows)
     columns = [class_names[int(c)] for c in gt_class_ids]
     axes.set_xticks(np.arange(len(columns)), columns, rotation=90)
@@ -135,8 +135,9 @@ def plot_overlaps(
             verdict = "match" if gt_class_ids[j] == pred_class_ids[i] else "wrong"
         # Readable on the shade of the cell; grey for cells that say nothing.
         color = "white" if value > overlaps.max() / 2 else "black" if value > 0 else "grey"
-        axes.text(j, i, f"{value:.3f}\n{verdict}", ha="center", va="center", fontsize=9,
-                  color=color)
+        axes.text(
+            j, i, f"{value:.3f}\n{verdict}", ha="center", va="center", fontsize=9, color=color
+        )
     figure.tight_layout()
 
 
@@ -176,13 +177,15 @@ def display_weight_stats(model: Any) -> None:
                 remark += " *** dead?"
             if np.abs(value).max() > 1000:
                 remark += " *** overflow?"
-            table.append([
-                f"{layer.name}/{variable.name}{remark}",
-                str(value.shape),
-                f"{value.min():+9.4f}",
-                f"{value.max():+10.4f}",
-                f"{value.std():+9.4f}",
-            ])
+            table.append(
+                [
+                    f"{layer.name}/{variable.name}{remark}",
+                    str(value.shape),
+                    f"{value.min():+9.4f}",
+                    f"{value.max():+10.4f}",
+                    f"{value.std():+9.4f}",
+                ]
+            )
     display_table(table)
 
 

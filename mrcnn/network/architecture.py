@@ -1,9 +1,9 @@
 """The two architectures as records; whoever reads one need not know which it is.
 
-    "fpn"  a feature pyramid over the five stages of the backbone (FPN; matterport): one size of
-           anchors a level, regions pooled from the level that fits their size
-    "c4"   the last convolution of stage 4 alone (report section 4.2, figure 5): all sizes of
-           anchors on one map, and stage 5 of the backbone as the trunk of both heads
+"fpn"  a feature pyramid over the five stages of the backbone (FPN; matterport): one size of
+       anchors a level, regions pooled from the level that fits their size
+"c4"   the last convolution of stage 4 alone (report section 4.2, figure 5): all sizes of
+       anchors on one map, and stage 5 of the backbone as the trunk of both heads
 """
 
 from __future__ import annotations
@@ -34,5 +34,10 @@ def architecture_of(config: Config) -> Architecture:
         return Architecture((STAGE4_STRIDE,), (sides,), STAGE4_CHANNELS, 1, ratios * len(sides))
     strides = tuple(config.BACKBONE_STRIDES)
     # The coarsest level serves the region proposals only.
-    return Architecture(strides, tuple((side,) for side in sides), config.TOP_DOWN_PYRAMID_SIZE,
-                        len(strides) - 1, ratios)
+    return Architecture(
+        strides,
+        tuple((side,) for side in sides),
+        config.TOP_DOWN_PYRAMID_SIZE,
+        len(strides) - 1,
+        ratios,
+    )

@@ -17,8 +17,18 @@ CLASS_DEVIATION, BOX_DEVIATION = 0.01, 0.001
 
 
 def fpn_classifier_graph(
-    rois, feature_maps, image_meta, pool_size, num_classes, train_bn=True, fc_layers_size=1024,
-    pooling=ALIGN, bank=None, transformer=False, gaussian=False, ranks=(0, 0),
+    rois,
+    feature_maps,
+    image_meta,
+    pool_size,
+    num_classes,
+    train_bn=True,
+    fc_layers_size=1024,
+    pooling=ALIGN,
+    bank=None,
+    transformer=False,
+    gaussian=False,
+    ranks=(0, 0),
 ):
     """Classify regions and refine their boxes.
 
@@ -59,13 +69,30 @@ def fpn_classifier_graph(
 
 
 def c4_classifier_graph(
-    rois, feature_map, image_meta, pool_size, num_classes, train_bn, pooling, bank,
-    dilated=False, transformer=False, gaussian=False,
+    rois,
+    feature_map,
+    image_meta,
+    pool_size,
+    num_classes,
+    train_bn,
+    pooling,
+    bank,
+    dilated=False,
+    transformer=False,
+    gaussian=False,
 ):
     """As `fpn_classifier_graph` on the fourth stage's features, with the fifth as its trunk."""
     x = _stage5_of_regions(
-        rois, feature_map, image_meta, pool_size, train_bn, pooling, bank, dilated,
-        "roi_align_classifier", transformer,
+        rois,
+        feature_map,
+        image_meta,
+        pool_size,
+        train_bn,
+        pooling,
+        bank,
+        dilated,
+        "roi_align_classifier",
+        transformer,
     )
     shared = bank(layers.GlobalAveragePooling2D, name="pool_average")(x)
     return _class_and_box(shared, rois.shape[1], num_classes, gaussian, bank)
@@ -75,13 +102,17 @@ def _class_and_box(shared, regions, num_classes, gaussian, bank):
     """The two output layers over features [B * R, C] of R regions an image."""
     shared = ops.reshape(shared, (-1, regions, shared.shape[-1]))
     logits = bank(
-        layers.Dense, num_classes, kernel_initializer=first_values(gaussian, CLASS_DEVIATION),
+        layers.Dense,
+        num_classes,
+        kernel_initializer=first_values(gaussian, CLASS_DEVIATION),
         name="mrcnn_class_logits",
     )(shared)
     logits = ops.cast(logits, "float32")
     probabilities = bank(layers.Softmax, name="mrcnn_class", dtype="float32")(logits)
     deltas = bank(
-        layers.Dense, num_classes * 4, kernel_initializer=first_values(gaussian, BOX_DEVIATION),
+        layers.Dense,
+        num_classes * 4,
+        kernel_initializer=first_values(gaussian, BOX_DEVIATION),
         name="mrcnn_bbox_fc",
     )(shared)
     shape = (-1, num_classes, 4)  # the same layer serves any number of regions
@@ -90,7 +121,15 @@ def _class_and_box(shared, regions, num_classes, gaussian, bank):
 
 
 def _stage5_of_regions(
-    rois, feature_map, image_meta, pool_size, train_bn, pooling, bank, dilated, name,
+    rois,
+    feature_map,
+    image_meta,
+    pool_size,
+    train_bn,
+    pooling,
+    bank,
+    dilated,
+    name,
     transformer=False,
 ):
     """[B * R, h, w, 2048]; both heads share the stage's weights."""
@@ -101,8 +140,16 @@ def _stage5_of_regions(
 
 
 def build_fpn_mask_graph(
-    rois, feature_maps, image_meta, pool_size, num_classes, train_bn=True, channels=256,
-    pooling=ALIGN, bank=None, logits=False,
+    rois,
+    feature_maps,
+    image_meta,
+    pool_size,
+    num_classes,
+    train_bn=True,
+    channels=256,
+    pooling=ALIGN,
+    bank=None,
+    logits=False,
 ):
     """A mask for every region and class.
 
@@ -113,24 +160,40 @@ def build_fpn_mask_graph(
     bank = bank or LayerBank()
     x = region_features(rois, feature_maps, image_meta, pool_size, pooling, bank, "roi_align_mask")
     for number in (1, 2, 3, 4):
-        x = bank(
-            layers.Conv2D, channels, (3, 3), padding="same", name=f"mrcnn_mask_conv{number}"
-        )(x)
+        x = bank(layers.Conv2D, channels, (3, 3), padding="same", name=f"mrcnn_mask_conv{number}")(
+            x
+        )
         x = bank(BatchNorm, name=f"mrcnn_mask_bn{number}")(x, training=train_bn)
         x = bank(layers.Activation, "relu", name=f"mrcnn_mask_relu{number}")(x)
     return _masks(x, ops.shape(rois)[1], num_classes, channels, bank, logits)
 
 
 def c4_mask_graph(
-    rois, feature_map, image_meta, pool_size, num_classes, train_bn, channels, pooling, bank,
-    dilated=False, logits=False,
+    rois,
+    feature_map,
+    image_meta,
+    pool_size,
+    num_classes,
+    train_bn,
+    channels,
+    pooling,
+    bank,
+    dilated=False,
+    logits=False,
 ):
     """As `build_fpn_mask_graph` on the fourth stage's features, with the fifth as its trunk.
 
     Masks have twice as many cells a side as the fifth stage leaves: see `architecture.mask_side`.
     """
     x = _stage5_of_regions(
-        rois, feature_map, image_meta, pool_size, train_bn, pooling, bank, dilated,
+        rois,
+        feature_map,
+        image_meta,
+        pool_size,
+        train_bn,
+        pooling,
+        bank,
+        dilated,
         "roi_align_mask",
     )
     return _masks(x, ops.shape(rois)[1], num_classes, channels, bank, logits)
@@ -139,7 +202,11 @@ def c4_mask_graph(
 def _masks(x, regions, num_classes, channels, bank, logits):
     """The last two layers of the mask branch: [B * R, h, w, C] -> [B, R, 2 h, 2 w, K] float32."""
     x = bank(
-        layers.Conv2DTranspose, channels, (2, 2), strides=2, activation="relu",
+        layers.Conv2DTranspose,
+        channels,
+        (2, 2),
+        strides=2,
+        activation="relu",
         name="mrcnn_mask_deconv",
     )(x)
     x = ops.reshape(x, (-1, regions, *x.shape[1:]))

@@ -59,7 +59,11 @@ class BatchNorm(keras.layers.BatchNormalization):
 
         frozen = {"mean": self.moving_mean.value, "variance": self.moving_variance.value}
         outputs, mean, variance = nn.fused_batch_norm(
-            inputs, self.gamma.value, self.beta.value, epsilon=self.epsilon, is_training=training,
+            inputs,
+            self.gamma.value,
+            self.beta.value,
+            epsilon=self.epsilon,
+            is_training=training,
             **({} if training else frozen),
         )
         if training:

@@ -113,8 +113,12 @@ def rpn_of(config, bank):
 
     def rpn_model(name, dtype):
         return build_rpn_model(
-            config.RPN_ANCHOR_STRIDE, architecture.anchors_per_cell, architecture.channels,
-            config.RPN_CONV_CHANNELS, dtype, config.GAUSSIAN_HEADS,
+            config.RPN_ANCHOR_STRIDE,
+            architecture.anchors_per_cell,
+            architecture.channels,
+            config.RPN_CONV_CHANNELS,
+            dtype,
+            config.GAUSSIAN_HEADS,
         )
 
     return bank(rpn_model, name="rpn_model")
@@ -149,13 +153,29 @@ def classify(rois, features, image_meta, config, bank):
     options = {"transformer": config.ROI_SPATIAL_TRANSFORMER, "gaussian": config.GAUSSIAN_HEADS}
     if config.ARCHITECTURE == "c4":
         return c4_classifier_graph(
-            rois, features[0], image_meta, config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN,
-            pooling, bank, config.DILATED_STAGE5, **options,
+            rois,
+            features[0],
+            image_meta,
+            config.POOL_SIZE,
+            config.NUM_CLASSES,
+            config.TRAIN_BN,
+            pooling,
+            bank,
+            config.DILATED_STAGE5,
+            **options,
         )
     return fpn_classifier_graph(
-        rois, features[: architecture_of(config).pooled_maps], image_meta, config.POOL_SIZE,
-        config.NUM_CLASSES, config.TRAIN_BN, config.FPN_CLASSIF_FC_LAYERS_SIZE, pooling, bank,
-        ranks=config.FPN_CLASSIF_FC_RANKS, **options,
+        rois,
+        features[: architecture_of(config).pooled_maps],
+        image_meta,
+        config.POOL_SIZE,
+        config.NUM_CLASSES,
+        config.TRAIN_BN,
+        config.FPN_CLASSIF_FC_LAYERS_SIZE,
+        pooling,
+        bank,
+        ranks=config.FPN_CLASSIF_FC_RANKS,
+        **options,
     )
 
 
@@ -165,13 +185,29 @@ def segment(rois, features, image_meta, config, bank, logits=False):
     pooling = pooling_of(config)
     if config.ARCHITECTURE == "c4":
         return c4_mask_graph(
-            rois, features[0], image_meta, config.MASK_POOL_SIZE, config.NUM_CLASSES,
-            config.TRAIN_BN, config.MASK_CONV_CHANNELS, pooling, bank, config.DILATED_STAGE5,
+            rois,
+            features[0],
+            image_meta,
+            config.MASK_POOL_SIZE,
+            config.NUM_CLASSES,
+            config.TRAIN_BN,
+            config.MASK_CONV_CHANNELS,
+            pooling,
+            bank,
+            config.DILATED_STAGE5,
             logits,
         )
     return build_fpn_mask_graph(
-        rois, features[: architecture_of(config).pooled_maps], image_meta, config.MASK_POOL_SIZE,
-        config.NUM_CLASSES, config.TRAIN_BN, config.MASK_CONV_CHANNELS, pooling, bank, logits,
+        rois,
+        features[: architecture_of(config).pooled_maps],
+        image_meta,
+        config.MASK_POOL_SIZE,
+        config.NUM_CLASSES,
+        config.TRAIN_BN,
+        config.MASK_CONV_CHANNELS,
+        pooling,
+        bank,
+        logits,
     )
 
 
@@ -234,8 +270,11 @@ def training_outputs(inputs, config, bank: LayerBank, image_shape) -> list:
     )([gt_class_ids, gt_boxes])
     if config.USE_RPN_ROIS:
         rpn_logits, rpn_deltas = bank(
-            SampledRpn, rpn_of(config, bank), config.RPN_ANCHOR_STRIDE,
-            architecture_of(config).anchors_per_cell, name="rpn_sampled",
+            SampledRpn,
+            rpn_of(config, bank),
+            config.RPN_ANCHOR_STRIDE,
+            architecture_of(config).anchors_per_cell,
+            name="rpn_sampled",
         )([rpn_index, *features])
     else:
         # Without proposals, only its whole outputs make the RPN a part of the model.

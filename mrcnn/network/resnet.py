@@ -18,12 +18,27 @@ STAGE4_BLOCKS = {"resnet50": 5, "resnet101": 22}
 
 
 def _branch(
-    x, bank, name, filters, kernel_size, train_bn, strides=1, use_bias=True, relu=True, dilation=1,
+    x,
+    bank,
+    name,
+    filters,
+    kernel_size,
+    train_bn,
+    strides=1,
+    use_bias=True,
+    relu=True,
+    dilation=1,
 ):
     """Convolution and batch normalization, `name` being e.g. "2a_branch2b"."""
     x = bank(
-        layers.Conv2D, filters, kernel_size, strides=strides, padding="same", use_bias=use_bias,
-        dilation_rate=dilation, name="res" + name,
+        layers.Conv2D,
+        filters,
+        kernel_size,
+        strides=strides,
+        padding="same",
+        use_bias=use_bias,
+        dilation_rate=dilation,
+        name="res" + name,
     )(x)
     x = bank(BatchNorm, name="bn" + name)(x, training=train_bn)
     return bank(layers.Activation, "relu", name=f"res{name}_relu")(x) if relu else x
@@ -34,7 +49,14 @@ def _bottleneck(
 ):
     x = _branch(x, bank, name + "_branch2a", filters[0], 1, train_bn, strides, use_bias)
     x = _branch(
-        x, bank, name + "_branch2b", filters[1], kernel_size, train_bn, 1, use_bias,
+        x,
+        bank,
+        name + "_branch2b",
+        filters[1],
+        kernel_size,
+        train_bn,
+        1,
+        use_bias,
         dilation=dilation,
     )
     return _branch(x, bank, name + "_branch2c", filters[2], 1, train_bn, 1, use_bias, relu=False)
@@ -46,7 +68,14 @@ def _join(x, shortcut, bank, name):
 
 
 def identity_block(
-    input_tensor, kernel_size, filters, stage, block, use_bias=True, train_bn=True, bank=None,
+    input_tensor,
+    kernel_size,
+    filters,
+    stage,
+    block,
+    use_bias=True,
+    train_bn=True,
+    bank=None,
     dilation=1,
 ):
     """Bottleneck block whose shortcut is the identity (report equation 6).
@@ -54,15 +83,21 @@ def identity_block(
     [B, H, W, C] -> [B, H, W, filters[2]].
     """
     bank, name = bank or LayerBank(), f"{stage}{block}"
-    x = _bottleneck(
-        input_tensor, bank, kernel_size, filters, name, train_bn, 1, use_bias, dilation
-    )
+    x = _bottleneck(input_tensor, bank, kernel_size, filters, name, train_bn, 1, use_bias, dilation)
     return _join(x, input_tensor, bank, name)
 
 
 def conv_block(
-    input_tensor, kernel_size, filters, stage, block, strides=(2, 2), use_bias=True,
-    train_bn=True, bank=None, dilation=1,
+    input_tensor,
+    kernel_size,
+    filters,
+    stage,
+    block,
+    strides=(2, 2),
+    use_bias=True,
+    train_bn=True,
+    bank=None,
+    dilation=1,
 ):
     """Bottleneck block whose shortcut is a strided 1x1 convolution (report equation 7).
 
@@ -73,7 +108,14 @@ def conv_block(
         input_tensor, bank, kernel_size, filters, name, train_bn, strides, use_bias, dilation
     )
     shortcut = _branch(
-        input_tensor, bank, name + "_branch1", filters[2], 1, train_bn, strides, use_bias,
+        input_tensor,
+        bank,
+        name + "_branch1",
+        filters[2],
+        1,
+        train_bn,
+        strides,
+        use_bias,
         relu=False,
     )
     return _join(x, shortcut, bank, name)

@@ -184,8 +184,10 @@ class PyramidROIAlign(layers.Layer):
 
         channels = feature_maps[0].shape[-1]
         sizes = [ops.shape(f)[1:3] for f in feature_maps]
-        cells = [ops.reshape(f, (-1, h * w, channels))
-                 for f, (h, w) in zip(feature_maps, sizes, strict=True)]
+        cells = [
+            ops.reshape(f, (-1, h * w, channels))
+            for f, (h, w) in zip(feature_maps, sizes, strict=True)
+        ]
         table, height, width, offset = level_table(cells, sizes, level)
         if training:  # gradients of many regions add up in the table: not in 8 bits
             table = ops.cast(table, "float32")
@@ -195,10 +197,16 @@ class PyramidROIAlign(layers.Layer):
         x, x_in = sample_positions(boxes[..., 1], boxes[..., 3], columns, width, self.exact)
         samples = (  # one of every bin at a time: together they would take several times the memory
             bilinear_grid(
-                table, offset, height, width, y[..., i::n], x[..., j::n],
+                table,
+                offset,
+                height,
+                width,
+                y[..., i::n],
+                x[..., j::n],
                 y_in[..., i::n, None] & x_in[..., None, j::n],
             )
-            for i in range(n) for j in range(n)
+            for i in range(n)
+            for j in range(n)
         )
         pooled = reduce(ops.maximum if self.join == "max" else ops.add, samples)
         if self.join == "average" and n > 1:

@@ -59,8 +59,12 @@ def region_features(
         pool = bank(PyramidROIPool, (side, side), exact=pooling.exact, name=name)
     else:
         pool = bank(
-            PyramidROIAlign, (side, side), exact=pooling.exact, samples=pooling.samples,
-            join=pooling.join, name=name,
+            PyramidROIAlign,
+            (side, side),
+            exact=pooling.exact,
+            samples=pooling.samples,
+            join=pooling.join,
+            name=name,
         )
     features = pool([rois, image_meta, *feature_maps])
     return ops.reshape(features, (-1, *features.shape[2:]))

@@ -110,8 +110,10 @@ class PyramidROIPool(layers.Layer):
             feature_maps = [ops.cast(f, "float32") for f in feature_maps]
         kinds, channels = len(WINDOW_SIZES), feature_maps[0].shape[-1]
         sizes = [ops.shape(f)[1:3] for f in feature_maps]
-        maxima = [ops.reshape(window_maxima(f), (-1, h * w * kinds**2, channels))
-                  for f, (h, w) in zip(feature_maps, sizes, strict=True)]
+        maxima = [
+            ops.reshape(window_maxima(f), (-1, h * w * kinds**2, channels))
+            for f, (h, w) in zip(feature_maps, sizes, strict=True)
+        ]
         table, height, width, offset = level_table(maxima, sizes, level, kinds**2)
 
         y1, y2 = self._cells(boxes[..., 0], boxes[..., 2], height, shape[:, :1], self.pool_shape[0])
@@ -119,12 +121,19 @@ class PyramidROIPool(layers.Layer):
         row_kind, *rows = _two_windows(y1, y2, height)
         column_kind, *columns = _two_windows(x1, x2, width)
         plane = row_kind[..., :, None] * kinds + column_kind[..., None, :]
-        area, offset, width = ((height * width)[..., None, None], offset[..., None, None],
-                               width[..., None, None])
+        area, offset, width = (
+            (height * width)[..., None, None],
+            offset[..., None, None],
+            width[..., None, None],
+        )
         corners = [
-            ops.take(table, offset + plane * area + row[..., :, None] * width
-                     + column[..., None, :], axis=0)
-            for row in rows for column in columns
+            ops.take(
+                table,
+                offset + plane * area + row[..., :, None] * width + column[..., None, :],
+                axis=0,
+            )
+            for row in rows
+            for column in columns
         ]
         pooled = ops.maximum(ops.maximum(*corners[:2]), ops.maximum(*corners[2:]))
         filled = (y2 > y1)[..., :, None] & (x2 > x1)[..., None, :]

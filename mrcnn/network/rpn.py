@@ -35,8 +35,13 @@ def rpn_graph(
     """
     common = {"dtype": dtype, "kernel_initializer": first_values(gaussian, RPN_DEVIATION)}
     shared = layers.Conv2D(
-        channels, (3, 3), padding="same", activation="relu", strides=anchor_stride,
-        name="rpn_conv_shared", **common,
+        channels,
+        (3, 3),
+        padding="same",
+        activation="relu",
+        strides=anchor_stride,
+        name="rpn_conv_shared",
+        **common,
     )(feature_map)
     logits = layers.Conv2D(
         2 * anchors_per_location, (1, 1), padding="valid", name="rpn_class_raw", **common
@@ -119,16 +124,19 @@ class SampledRpn(layers.Layer):
         index, *levels = inputs
         channels = levels[0].shape[-1]
         windows = window_cells([level.shape[1:3] for level in levels], self.anchor_stride)
-        table = ops.concatenate([ops.reshape(level, (-1, level.shape[1] * level.shape[2], channels))
-                                 for level in levels], axis=1)
+        table = ops.concatenate(
+            [
+                ops.reshape(level, (-1, level.shape[1] * level.shape[2], channels))
+                for level in levels
+            ],
+            axis=1,
+        )
         table = ops.pad(table, [[0, 0], [0, 1], [0, 0]])  # the cell outside reads as zero
         # Gradients of overlapping windows add up in the table: not in 8 bits.
         table = ops.cast(table, "float32")
         image = ops.arange(ops.shape(index)[0], dtype="int32")[:, None, None]
         cells = ops.take(ops.convert_to_tensor(windows), index // self.anchors_per_location, axis=0)
-        read = ops.take(
-            ops.reshape(table, (-1, channels)), cells + image * table.shape[1], axis=0
-        )
+        read = ops.take(ops.reshape(table, (-1, channels)), cells + image * table.shape[1], axis=0)
         shared = ops.relu(self._apply("rpn_conv_shared", ops.cast(read, self.compute_dtype)))
         ratio = (index % self.anchors_per_location)[..., None, None]
 

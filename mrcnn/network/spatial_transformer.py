@@ -72,10 +72,12 @@ def sample_points(features, y, x):
         cells = ops.take(table, region + row * width + column, axis=0)
         return cells * ops.cast(ops.where(inside, weight, 0.0)[..., None], cells.dtype)
 
-    return (corner(top, left, (1.0 - down) * (1.0 - right))
-            + corner(top, left + 1.0, (1.0 - down) * right)
-            + corner(top + 1.0, left, down * (1.0 - right))
-            + corner(top + 1.0, left + 1.0, down * right))
+    return (
+        corner(top, left, (1.0 - down) * (1.0 - right))
+        + corner(top, left + 1.0, (1.0 - down) * right)
+        + corner(top + 1.0, left, down * (1.0 - right))
+        + corner(top + 1.0, left + 1.0, down * right)
+    )
 
 
 class AffineSampler(layers.Layer):
@@ -98,13 +100,20 @@ class AffineSampler(layers.Layer):
 def transform_regions(features, bank: LayerBank):
     """The spatial transformer: [N, H, W, C] -> the same shape."""
     x = bank(
-        layers.Conv2D, LOCALISATION_CHANNELS, (WINDOW, WINDOW), padding="same", activation="relu",
+        layers.Conv2D,
+        LOCALISATION_CHANNELS,
+        (WINDOW, WINDOW),
+        padding="same",
+        activation="relu",
         name="roi_transformer_conv",
     )(features)
     x = bank(layers.Flatten, name="roi_transformer_flatten")(x)
     transform = bank(
-        layers.Dense, 6, kernel_initializer="zeros",
-        bias_initializer=keras.initializers.Constant(IDENTITY), name="roi_transformer_affine",
+        layers.Dense,
+        6,
+        kernel_initializer="zeros",
+        bias_initializer=keras.initializers.Constant(IDENTITY),
+        name="roi_transformer_affine",
         dtype="float32",  # 8 bits cannot say 1.002
     )(x)
     return bank(AffineSampler, name="roi_transformer_sample")([features, transform])

@@ -283,7 +283,12 @@ def detection_targets(proposals, gt_class_ids, gt_boxes, gt_masks, config, prior
     crowd = ops.max(ops.where(gt_class_ids[:, None] < 0, overlaps, 0.0), axis=2) > CROWD_IOU
     overlaps = ops.where(gt_class_ids[:, None] > 0, overlaps, 0.0)
     index, positive, used = sample_rois(
-        overlaps, crowd, box_area(proposals) > 0, total, positive_limit, priority,
+        overlaps,
+        crowd,
+        box_area(proposals) > 0,
+        total,
+        positive_limit,
+        priority,
         config.ROI_BACKGROUND_IOU,
     )
     rois = ops.take_along_axis(proposals, index[..., None], axis=1)
@@ -323,9 +328,7 @@ class RoiTargetLayer(layers.Layer):
             count += gt_boxes.shape[1]
         shape = (ops.shape(proposals)[0], count)
         priority = keras.random.uniform(shape, seed=self.seed_generator)
-        return detection_targets(
-            proposals, gt_class_ids, gt_boxes, gt_masks, self.config, priority
-        )
+        return detection_targets(proposals, gt_class_ids, gt_boxes, gt_masks, self.config, priority)
 
     def compute_output_shape(self, input_shape):
         batch, total = input_shape[0][0], int(self.config.TRAIN_ROIS_PER_IMAGE)

@@ -21,8 +21,10 @@ def _as_layers(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     if instances.ndim == 2:
         instances = instances[..., np.newaxis]
     if instances.ndim != 3 or not np.issubdtype(instances.dtype, np.integer):
-        raise ValueError("instances: a label map [H, W], label layers [H, W, L] of integers or a "
-                         f"bool stack [H, W, N], not {instances.dtype} {instances.shape}")
+        raise ValueError(
+            "instances: a label map [H, W], label layers [H, W, L] of integers or a "
+            f"bool stack [H, W, N], not {instances.dtype} {instances.shape}"
+        )
     layers = np.moveaxis(instances, -1, 0).reshape(instances.shape[-1], -1)
     areas = np.bincount(layers[layers != 0], minlength=1)
     present = areas > 0
@@ -53,8 +55,9 @@ def intersections(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray
     truth_layers, truth_index, truth_areas = _as_layers(truth)
     layers, index, areas = _as_layers(prediction)
     if truth_layers.shape[1] != layers.shape[1]:
-        raise ValueError(f"truth {np.shape(truth)} and prediction {np.shape(prediction)} differ "
-                         "in size")
+        raise ValueError(
+            f"truth {np.shape(truth)} and prediction {np.shape(prediction)} differ in size"
+        )
     rows, columns = len(truth_areas) + 1, len(areas) + 1
     table = np.zeros(rows * columns, np.int64)
     for truth_layer in truth_layers:

@@ -71,9 +71,7 @@ class Proposer:
         self.config = copy.copy(model.config)
         self.config.TRAIN_BN = False  # it does not learn
         self.bank = LayerBank(model.bank.dtype)
-        self.anchors = lru_cache(
-            lambda *shape: normalized_anchors(self.config, shape)[None]
-        )
+        self.anchors = lru_cache(lambda *shape: normalized_anchors(self.config, shape)[None])
         image = (None, None, self.config.IMAGE_CHANNEL_COUNT)
         shape = tuple(model.keras_model.input["input_image"].shape[1:])
         self._graph(keras.Input(shape), ops.convert_to_tensor(self.anchors(*shape[:2])))
@@ -101,8 +99,13 @@ class Proposer:
 
 
 def train_alternating(
-    model, train_dataset, val_dataset, learning_rate: float, epochs: Sequence[int],
-    augmentation=None, seconds: Sequence[float | None] = (None,) * 4,
+    model,
+    train_dataset,
+    val_dataset,
+    learning_rate: float,
+    epochs: Sequence[int],
+    augmentation=None,
+    seconds: Sequence[float | None] = (None,) * 4,
 ) -> None:
     """Train a `MaskRCNN` in the four steps; a model loaded from a checkpoint goes on with its own.
 
@@ -128,14 +131,23 @@ def train_alternating(
             if model.is_done(epochs[number], seconds[number]):
                 if goes_on:
                     continue
-                raise UserError(f"step {number + 1} of {len(steps)} has no epochs or time left: "
-                                "ask for more of them")
+                raise UserError(
+                    f"step {number + 1} of {len(steps)} has no epochs or time left: "
+                    "ask for more of them"
+                )
             print(f"Step {number + 1} of {len(steps)}: {' and '.join(step.losses)}")
             _prepare(model, step, folder, goes_on)
             still = _frozen_weights(model, step)
-            model.train(train_dataset, val_dataset, learning_rate, epochs[number], step.layers,
-                        augmentation=augmentation, losses=step.losses,
-                        time_budget=seconds[number])
+            model.train(
+                train_dataset,
+                val_dataset,
+                learning_rate,
+                epochs[number],
+                step.layers,
+                augmentation=augmentation,
+                losses=step.losses,
+                time_budget=seconds[number],
+            )
             _demand_unchanged(model, still)
     finally:
         model.proposer = None
@@ -148,9 +160,11 @@ def _reached_step(model, steps: list[Step]) -> int | None:
     if model.resumed_layers in names:
         return names.index(model.resumed_layers)
     if model.epoch > 0:
-        raise UserError(f"{model.log_dir}: epoch {model.epoch} is no checkpoint of alternating "
-                        "training with its state file: go on from the run's newest one, or start "
-                        "from a weight file outside of a run's folder")
+        raise UserError(
+            f"{model.log_dir}: epoch {model.epoch} is no checkpoint of alternating "
+            "training with its state file: go on from the run's newest one, or start "
+            "from a weight file outside of a run's folder"
+        )
     return None
 
 
@@ -163,8 +177,11 @@ def _prepare(model, step: Step, folder: Path, goes_on: bool) -> None:
         model.proposer = _proposer_in(folder / PROPOSER_FILE, model)
     _use_rpn_rois(model, not step.new_backbone)
     if step.new_backbone and not goes_on:
-        others = [name for name in weight_files.layer_tensors(model.keras_model)
-                  if not re.fullmatch(step.layers, name)]
+        others = [
+            name
+            for name in weight_files.layer_tensors(model.keras_model)
+            if not re.fullmatch(step.layers, name)
+        ]
         weight_files.load_weights(model.keras_model, folder / INITIAL_FILE, exclude=others)
 
 
@@ -192,8 +209,11 @@ def _proposer_in(path: Path, model) -> Proposer:
 
 def _frozen_weights(model, step: Step) -> dict[str, list[np.ndarray]]:
     tensors = weight_files.layer_tensors(model.keras_model)
-    return {name: [ops.convert_to_numpy(v).copy() for _, v in pairs]
-            for name, pairs in tensors.items() if not re.fullmatch(step.layers, name)}
+    return {
+        name: [ops.convert_to_numpy(v).copy() for _, v in pairs]
+        for name, pairs in tensors.items()
+        if not re.fullmatch(step.layers, name)
+    }
 
 
 def _demand_unchanged(model, before: dict[str, list[np.ndarray]]) -> None:

@@ -275,8 +275,11 @@ class Plateau(keras.callbacks.Callback):
         divisions, best, waited = (self.seen[key] for key in ("divisions", "best", "waited"))
         waited = 0 if loss < best else waited + 1
         divide = waited >= self.patience
-        self.seen = {"divisions": divisions + divide, "best": min(loss, best),
-                     "waited": 0 if divide else waited}
+        self.seen = {
+            "divisions": divisions + divide,
+            "best": min(loss, best),
+            "waited": 0 if divide else waited,
+        }
         if divide:
             self._set_rate()
 

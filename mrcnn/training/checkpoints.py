@@ -87,7 +87,12 @@ def find_last(model_dir: str, name: str) -> str:
 
 
 def save(
-    model: keras.Model, folder, name: str, epoch: int, progress: dict, keep: int | None,
+    model: keras.Model,
+    folder,
+    name: str,
+    epoch: int,
+    progress: dict,
+    keep: int | None,
     average: WeightAverage | None = None,
 ):
     """Write weights and training state of a finished epoch; drop what is no longer wanted.

@@ -35,6 +35,7 @@ else:
     def sum_of_squares(tensor):
         return ops.sum(ops.square(tensor))
 
+
 # What matterport's names for the stages of fine-tuning stand for. Layers are named res4a_...,
 # bn4a_... in the backbone, and by what they serve above it.
 _TOP = r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)|(roi\_transformer\_.*)"
@@ -148,14 +149,22 @@ class LearningSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return self.rate * factor
 
     def get_config(self):
-        return {"rate": self.rate, "kind": self.kind, "warmup": self.warmup, "total": self.total,
-                "drops": self.drops}
+        return {
+            "rate": self.rate,
+            "kind": self.kind,
+            "warmup": self.warmup,
+            "total": self.total,
+            "drops": self.drops,
+        }
 
 
 def make_schedule(config, learning_rate: float, total_steps: int) -> LearningSchedule:
     """The learning rate of a stage of `total_steps` steps, as the configuration says."""
     return LearningSchedule(
-        learning_rate, config.LEARNING_SCHEDULE, config.LEARNING_WARMUP_STEPS, total_steps,
+        learning_rate,
+        config.LEARNING_SCHEDULE,
+        config.LEARNING_WARMUP_STEPS,
+        total_steps,
         config.LEARNING_DROPS,
     )
 
@@ -225,8 +234,17 @@ def stopwatch(seconds: float) -> Callable[[], float]:
 
 
 def fit(
-    model, loader, validation, first_epoch, epochs, log_dir, save, last_good, callbacks=(),
-    average=None, rate_callback=None,
+    model,
+    loader,
+    validation,
+    first_epoch,
+    epochs,
+    log_dir,
+    save,
+    last_good,
+    callbacks=(),
+    average=None,
+    rate_callback=None,
 ):
     """Run `keras.Model.fit` with everything a long run needs beside it.
 

@@ -102,8 +102,13 @@ def loss_curve_png(rows: list[dict[str, float]]) -> bytes:
             for prefix, style in (("", "-"), ("val_", "--")):
                 points = [(r["epoch"], r[prefix + name]) for r in rows if prefix + name in r]
                 if points:
-                    axes.plot(*zip(*points, strict=True), style, color=f"C{number}", marker=".",
-                              label=_curve_name(prefix, name))
+                    axes.plot(
+                        *zip(*points, strict=True),
+                        style,
+                        color=f"C{number}",
+                        marker=".",
+                        label=_curve_name(prefix, name),
+                    )
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.set_ylim(bottom=0)

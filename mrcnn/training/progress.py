@@ -82,8 +82,9 @@ class ProgressLine(keras.callbacks.Callback):
         now = self.clock()
         self._validation_seconds = now - self._last_step_end
         text = f"{self._epoch_text()}  {losses_text(logs)}"
-        validation = {k.removeprefix("val_"): v for k, v in (logs or {}).items()
-                      if k.startswith("val_")}
+        validation = {
+            k.removeprefix("val_"): v for k, v in (logs or {}).items() if k.startswith("val_")
+        }
         if validation:
             text += f"  val {losses_text(validation)}"
         text += f"  {duration_text(now - self._epoch_start)}{self._eta_text(None)}"

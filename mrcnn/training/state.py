@@ -68,9 +68,11 @@ def load_state(
     for kind, variables in _variables(model, WEIGHTS in header["paths"]).items():
         if kind != "seed" and not optimizer:
             continue
-        stored = [(name, arrays.get(f"{kind}_{number}"))
-                  for number, name in enumerate(header["paths"].get(kind, []))
-                  if not _is_rate(name)]
+        stored = [
+            (name, arrays.get(f"{kind}_{number}"))
+            for number, name in enumerate(header["paths"].get(kind, []))
+            if not _is_rate(name)
+        ]
         _compare_paths(Path(path), kind, [v.path for v in variables], [name for name, _ in stored])
         for variable, (_, array) in zip(variables, stored, strict=True):
             if array is None or array.shape != tuple(variable.shape):
@@ -107,9 +109,7 @@ def _variables(model: keras.Model, weights: bool) -> dict[str, list[keras.Variab
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
     of_optimizer = [] if optimizer is None else optimizer.variables
-    found = {
-        "optimizer": [v for v in of_optimizer if not _is_rate(v.path)], "seed": seeds(model)
-    }
+    found = {"optimizer": [v for v in of_optimizer if not _is_rate(v.path)], "seed": seeds(model)}
     return {**found, WEIGHTS: list(model.weights)} if weights else found
 
 

@@ -52,9 +52,9 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> I
     return Interval(*np.quantile(means, [tail, 1 - tail]).tolist())
 
 
-def paired_difference(values: Sequence[float] | np.ndarray,
-                      baseline: Sequence[float] | np.ndarray,
-                      seed: int = 0) -> tuple[float, Interval]:
+def paired_difference(
+    values: Sequence[float] | np.ndarray, baseline: Sequence[float] | np.ndarray, seed: int = 0
+) -> tuple[float, Interval]:
     """Mean of `values` - `baseline` over the same images [N], and its `bootstrap_interval`.
 
     Images differ far more than two settings on one image do: the interval of the difference is
@@ -62,8 +62,9 @@ def paired_difference(values: Sequence[float] | np.ndarray,
     """
     values, baseline = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
     if values.shape != baseline.shape:
-        raise ValueError(f"values {values.shape} and baseline {baseline.shape} are not of the "
-                         "same images")
+        raise ValueError(
+            f"values {values.shape} and baseline {baseline.shape} are not of the same images"
+        )
     difference = values - baseline
     mean = float(difference.mean()) if len(difference) else float("nan")
     return mean, bootstrap_interval(difference, seed)

@@ -74,8 +74,14 @@ class Setting(NamedTuple):
         low, high = self.zooms
         return f"{self.convention} x{low:g}" + (f"-{high:g}" if high > low else "")
 
-    def zoom(self, image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray, base: Any,
-             rng: np.random.Generator) -> float:
+    def zoom(
+        self,
+        image: np.ndarray,
+        layers: np.ndarray,
+        class_ids: np.ndarray,
+        base: Any,
+        rng: np.random.Generator,
+    ) -> float:
         """The zoom of one image, by the configuration `base` or random (log-uniform)."""
         if self.zooms is None:
             return crop_zoom(image, layers, class_ids, base)
@@ -118,15 +124,20 @@ class PerfectNetwork:
     def to_picture(self, boxes: np.ndarray) -> np.ndarray:
         """Normalised boxes -> pixels of the image."""
         example = self.example
-        return unmold_boxes(boxes, example.layers.shape, example.image.shape, self.window,
-                            self.exact)
+        return unmold_boxes(
+            boxes, example.layers.shape, example.image.shape, self.window, self.exact
+        )
 
     def masks(self, boxes: np.ndarray) -> np.ndarray:
         """The mask targets float32 [N, h, w] of regions [N, 4], one of each nucleus."""
         instance = np.arange(self.count, dtype=np.int32)[None]
-        targets = mask_targets(constant(boxes[None]), ops.convert_to_tensor(instance),
-                               constant(self.boxes[None]),
-                               ops.convert_to_tensor(self.mini_masks[None]), self.config)
+        targets = mask_targets(
+            constant(boxes[None]),
+            ops.convert_to_tensor(instance),
+            constant(self.boxes[None]),
+            ops.convert_to_tensor(self.mini_masks[None]),
+            self.config,
+        )
         return ops.convert_to_numpy(targets)[0]
 
     def detect(self, rois: np.ndarray, refine: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -139,15 +150,17 @@ class PerfectNetwork:
         deltas = ops.stack([deltas, deltas], axis=1) * float(refine)
         probabilities = np.stack([1 - self.scores, self.scores], axis=1)
         window = norm_boxes(self.window, self.example.image.shape, exact=self.exact)
-        found = refine_detections_graph(constant(rois[None]), probabilities[None], deltas[None],
-                                        window[None], self.config)
+        found = refine_detections_graph(
+            constant(rois[None]), probabilities[None], deltas[None], window[None], self.config
+        )
         found = ops.convert_to_numpy(found)[0]
         found = found[found[:, 4] > 0]
         order = np.argsort(self.scores)
         return found, order[np.searchsorted(self.scores[order], found[:, 5])]
 
-    def unmold(self, boxes: np.ndarray, masks: np.ndarray, scores: np.ndarray,
-               scale: float | None = None) -> tuple[list[Patch], np.ndarray]:
+    def unmold(
+        self, boxes: np.ndarray, masks: np.ndarray, scores: np.ndarray, scale: float | None = None
+    ) -> tuple[list[Patch], np.ndarray]:
         """What detection makes of boxes [N, 4] normalised and masks [N, h, w].
 
         scale: MASK_ROI_SCALE of the masks, by default the configuration's.
@@ -159,12 +172,18 @@ class PerfectNetwork:
         detections = np.column_stack([boxes, nucleus, scores])
         example = self.example
         _, _, scores, patches = unmold_patches(
-            detections, np.stack([masks, masks], axis=-1), example.layers.shape,
-            example.image.shape, self.window, config)
+            detections,
+            np.stack([masks, masks], axis=-1),
+            example.layers.shape,
+            example.image.shape,
+            self.window,
+            config,
+        )
         return patches, scores
 
-    def labels(self, boxes: np.ndarray, masks: np.ndarray, scores: np.ndarray,
-               scale: float | None = None) -> np.ndarray:
+    def labels(
+        self, boxes: np.ndarray, masks: np.ndarray, scores: np.ndarray, scale: float | None = None
+    ) -> np.ndarray:
         """The label map int32 [H, W] of what `unmold` returns."""
         patches, scores = self.unmold(boxes, masks, scores, scale)
         return label_map(patches, scores, self.example.layers.shape)
@@ -206,8 +225,9 @@ def disturbed(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 # --- scores -------------------------------------------------------------------------------
 
 
-def step_labels(layers: np.ndarray, network: PerfectNetwork,
-                rng: np.random.Generator) -> list[np.ndarray]:
+def step_labels(
+    layers: np.ndarray, network: PerfectNetwork, rng: np.random.Generator
+) -> list[np.ndarray]:
     """What every one of STEPS leaves of an image: the truth [H, W, L], then label maps [H, W]."""
     rois = network.normalise(moved(network.input_boxes, rng))
     poor = network.normalise(disturbed(network.input_boxes, rng))
@@ -238,8 +258,14 @@ def through_csv(labels: list[np.ndarray], folder: str | Path) -> list[np.ndarray
     return [submission.labels(str(n), map_.shape) for n, map_ in enumerate(labels)]
 
 
-def score_image(image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray, config: Any,
-                setting: Setting, seed: tuple[int, ...]) -> tuple[list[float], np.ndarray]:
+def score_image(
+    image: np.ndarray,
+    layers: np.ndarray,
+    class_ids: np.ndarray,
+    config: Any,
+    setting: Setting,
+    seed: tuple[int, ...],
+) -> tuple[list[float], np.ndarray]:
     """The scores of STEPS and CROP_STEPS on one image, and its `box_errors`.
 
     image [H, W, C]; layers int [H, W, L]; class_ids [N], N > 0; config: of training.
@@ -319,17 +345,26 @@ def disc_errors(radius: float, config: Any, setting: Setting, seed: int) -> np.n
             results.append(labels > 0)
         overlaps = [(truth & mask).sum() / (truth | mask).sum() for mask in results]
         expected = centre * example.zoom + example.window[:2]
-        rows.append([*overlaps, *(middle(results[0]) - centre),
-                     np.sqrt(results[0].sum() / np.pi) - radius,
-                     *(middle(example.image[..., 0]) - expected) / example.zoom])
+        rows.append(
+            [
+                *overlaps,
+                *(middle(results[0]) - centre),
+                np.sqrt(results[0].sum() / np.pi) - radius,
+                *(middle(example.image[..., 0]) - expected) / example.zoom,
+            ]
+        )
     return np.mean(rows, axis=0)
 
 
 def middle(weights: np.ndarray) -> np.ndarray:
     """The centre of mass (y, x) of [H, W] in pixels."""
     weights = np.asarray(weights, np.float64)
-    return np.array([np.average(np.arange(size) + 0.5, weights=weights.sum(axis=1 - axis))
-                     for axis, size in enumerate(weights.shape)])
+    return np.array(
+        [
+            np.average(np.arange(size) + 0.5, weights=weights.sum(axis=1 - axis))
+            for axis, size in enumerate(weights.shape)
+        ]
+    )
 
 
 # --- the command --------------------------------------------------------------------------
@@ -347,30 +382,37 @@ class Ceiling:
         self.scores: list[list[list[float]]] = []  # [images, settings, steps]
         self.box_errors: list[list[np.ndarray]] = []  # [images, settings, BOX_STEPS, N, 4]
 
-    def add(self, number: int, image: np.ndarray, layers: np.ndarray,
-            class_ids: np.ndarray) -> None:
+    def add(
+        self, number: int, image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray
+    ) -> None:
         """Send an image through all settings. Images without nuclei tell nothing: left out.
 
         number: seeds what is random; image [H, W, C]; layers int [H, W, L]; class_ids [N].
         """
         if not len(class_ids):
             return
-        found = [score_image(image, layers, class_ids, self.config, setting, (self.seed, number))
-                 for setting in self.settings]
+        found = [
+            score_image(image, layers, class_ids, self.config, setting, (self.seed, number))
+            for setting in self.settings
+        ]
         self.scores.append([scores for scores, _ in found])
         self.box_errors.append([errors for _, errors in found])
 
     def means(self) -> dict[str, dict[str, float]]:
         """{title of a setting: {step: mean score over the images}}."""
         means = np.mean(self.scores, axis=0).tolist()
-        return {setting.title: dict(zip((*STEPS, *CROP_STEPS), row, strict=True))
-                for setting, row in zip(self.settings, means, strict=True)}
+        return {
+            setting.title: dict(zip((*STEPS, *CROP_STEPS), row, strict=True))
+            for setting, row in zip(self.settings, means, strict=True)
+        }
 
     def score_table(self) -> str:
         """The score after each step, and what the step adds to the loss."""
         means, worst = self.means(), np.min(self.scores, axis=0)
-        lines = [f"{'Competition score after':<30}" + "".join(f"{title:>22}" for title in means),
-                 f"{'':<30}" + f"{'score':>8}{'loss':>7}{'worst':>7}" * len(means)]
+        lines = [
+            f"{'Competition score after':<30}" + "".join(f"{title:>22}" for title in means),
+            f"{'':<30}" + f"{'score':>8}{'loss':>7}{'worst':>7}" * len(means),
+        ]
         for number, step in enumerate((*STEPS, *CROP_STEPS)):
             cells = []
             for row, lowest in zip(means.values(), worst, strict=True):
@@ -381,29 +423,39 @@ class Ceiling:
 
     def box_table(self) -> str:
         """How far box edges are from where they were, in pixels of the image."""
-        lines = [f"{'Error of box edges, pixels':<30}"
-                 + "".join(f"{setting.title:>22}" for setting in self.settings),
-                 f"{'':<30}" + f"{'mean':>8}{'size':>7}{'worst':>7}" * len(self.settings)]
+        lines = [
+            f"{'Error of box edges, pixels':<30}"
+            + "".join(f"{setting.title:>22}" for setting in self.settings),
+            f"{'':<30}" + f"{'mean':>8}{'size':>7}{'worst':>7}" * len(self.settings),
+        ]
         pooled = [np.concatenate(errors, axis=1) for errors in zip(*self.box_errors, strict=True)]
         for number, step in enumerate(BOX_STEPS):
-            cells = (f"{e[number].mean():8.4f}{np.abs(e[number]).mean():7.4f}"
-                     f"{np.abs(e[number]).max():7.3f}" for e in pooled)
+            cells = (
+                f"{e[number].mean():8.4f}{np.abs(e[number]).mean():7.4f}"
+                f"{np.abs(e[number]).max():7.3f}"
+                for e in pooled
+            )
             lines.append(f"{step:<30}" + "".join(cells))
         return "\n".join(lines)
 
     def disc_table(self, setting: Setting) -> str:
         """`disc_errors` of RADII."""
-        lines = [f"{'Discs, ' + setting.title:<22}{'IoU':>8}{'moved':>8}{'centre y':>10}{'x':>8}"
-                 f"{'radius':>8}{'picture y':>11}{'x':>8}"]
+        lines = [
+            f"{'Discs, ' + setting.title:<22}{'IoU':>8}{'moved':>8}{'centre y':>10}{'x':>8}"
+            f"{'radius':>8}{'picture y':>11}{'x':>8}"
+        ]
         for radius in RADII:
             row = disc_errors(radius, self.config, setting, self.seed)
-            lines.append(f"{f'radius {radius} pixels':<22}{row[0]:8.4f}{row[1]:8.4f}"
-                         f"{row[2]:10.4f}{row[3]:8.4f}{row[4]:8.4f}{row[5]:11.4f}{row[6]:8.4f}")
+            lines.append(
+                f"{f'radius {radius} pixels':<22}{row[0]:8.4f}{row[1]:8.4f}"
+                f"{row[2]:10.4f}{row[3]:8.4f}{row[4]:8.4f}{row[5]:11.4f}{row[6]:8.4f}"
+            )
         return "\n".join(lines)
 
 
-def run_ceiling(dataset, config: Any, settings: list[Setting], limit: int | None = None,
-                seed: int = 0) -> Ceiling:
+def run_ceiling(
+    dataset, config: Any, settings: list[Setting], limit: int | None = None, seed: int = 0
+) -> Ceiling:
     """Measure the ceiling on a labelled data set and print it.
 
     Raises UserError where no image has nuclei. Ctrl-C prints the tables of what is done.
@@ -418,8 +470,9 @@ def run_ceiling(dataset, config: Any, settings: list[Setting], limit: int | None
             progress.step()
     finally:
         if ceiling.scores:
-            print(f"{len(ceiling.scores)} images\n\n{ceiling.score_table()}\n\n"
-                  f"{ceiling.box_table()}")
+            print(
+                f"{len(ceiling.scores)} images\n\n{ceiling.score_table()}\n\n{ceiling.box_table()}"
+            )
     if not ceiling.scores:
         raise UserError(f"none of the {len(numbers)} images has a nucleus")
     for setting in settings:

@@ -80,8 +80,9 @@ class Scorer:
     def compare(self, setting: str, settings: PostProcessing, start: PostProcessing) -> Trial:
         """The trial of `settings` against `start`."""
         scores = self(settings)
-        return Trial(setting, settings, float(scores.mean()),
-                     *paired_difference(scores, self(start)))
+        return Trial(
+            setting, settings, float(scores.mean()), *paired_difference(scores, self(start))
+        )
 
     @staticmethod
     def _score(sample: Sample, settings: PostProcessing) -> float:
@@ -89,8 +90,12 @@ class Scorer:
         return metrics.competition_score(iou_matrix(sample.truth, labels))
 
 
-def one_at_a_time(scorer: Scorer, start: PostProcessing, grid: dict[str, tuple] = GRID,
-                  step: Callable[[], None] = lambda: None) -> list[Trial]:
+def one_at_a_time(
+    scorer: Scorer,
+    start: PostProcessing,
+    grid: dict[str, tuple] = GRID,
+    step: Callable[[], None] = lambda: None,
+) -> list[Trial]:
     """Every value of the grid alone, all else as in `start`. `step` is called after each."""
     trials = []
     for name, values in grid.items():
@@ -101,16 +106,23 @@ def one_at_a_time(scorer: Scorer, start: PostProcessing, grid: dict[str, tuple] 
     return trials
 
 
-def combine(scorer: Scorer, start: PostProcessing, grid: dict[str, tuple] = GRID,
-            step: Callable[[], None] = lambda: None) -> list[Trial]:
+def combine(
+    scorer: Scorer,
+    start: PostProcessing,
+    grid: dict[str, tuple] = GRID,
+    step: Callable[[], None] = lambda: None,
+) -> list[Trial]:
     """Coordinate ascent from `start`: name after name takes its best value, given the others.
 
     The names that gained most alone come first. Ends when a round changes nothing, after
     MAX_ROUNDS at the latest. Returns the changes in their order, each compared with `start`.
     """
+
     def best(name: str, current: PostProcessing) -> PostProcessing:
-        return max((replace(current, **{name: value}) for value in grid[name]),
-                   key=lambda settings: scorer(settings).mean())
+        return max(
+            (replace(current, **{name: value}) for value in grid[name]),
+            key=lambda settings: scorer(settings).mean(),
+        )
 
     names = sorted(grid, key=lambda name: -scorer(best(name, start)).mean())
     current, changes = start, []
@@ -127,9 +139,14 @@ def combine(scorer: Scorer, start: PostProcessing, grid: dict[str, tuple] = GRID
     return changes
 
 
-def run_choose(model, dataset, output: Path, limit: int | None = None,
-               start: PostProcessing = DEFAULTS,
-               variants: Sequence[tta.Variant] = tta.NONE) -> list[str]:
+def run_choose(
+    model,
+    dataset,
+    output: Path,
+    limit: int | None = None,
+    start: PostProcessing = DEFAULTS,
+    variants: Sequence[tta.Variant] = tta.NONE,
+) -> list[str]:
     """Detect on a labelled data set, score the grid, print tables, write output/choose.csv.
 
     start: the settings that all others are compared with. variants: see `tta`.
@@ -139,8 +156,10 @@ def run_choose(model, dataset, output: Path, limit: int | None = None,
     if not samples:
         raise UserError(f"none of the {len(failed)} images could be scored")
     scorer = Scorer(samples)
-    print(f"{len(samples)} images, start from: {start}\nscore {scorer(start).mean():.4f} "
-          f"(95 % interval {bootstrap_interval(scorer(start))})\n")
+    print(
+        f"{len(samples)} images, start from: {start}\nscore {scorer(start).mean():.4f} "
+        f"(95 % interval {bootstrap_interval(scorer(start))})\n"
+    )
 
     line = Progress(sum(map(len, GRID.values())), "one at a time")
     alone = one_at_a_time(scorer, start, step=line.step)
@@ -159,8 +178,9 @@ def run_choose(model, dataset, output: Path, limit: int | None = None,
     return failed
 
 
-def _detect_all(model, dataset, limit: int | None,
-                variants: Sequence[tta.Variant]) -> tuple[list[Sample], list[str]]:
+def _detect_all(
+    model, dataset, limit: int | None, variants: Sequence[tta.Variant]
+) -> tuple[list[Sample], list[str]]:
     """The samples of a data set, and the ids of the images that failed."""
     samples: list[Sample] = []
     failed: dict[str, str] = {}
@@ -173,8 +193,7 @@ def _detect_all(model, dataset, limit: int | None,
         image, truth = pair
         areas = np.bincount(truth[truth > 0])
         kind = kind_of(image, areas[areas > 0])
-        return Sample(names[number], kind, truth,
-                      tta.detect(model, image, variants))
+        return Sample(names[number], kind, truth, tta.detect(model, image, variants))
 
     def keep(number: int, outcome: Outcome) -> str:
         if outcome.error is not None:
@@ -194,8 +213,10 @@ def table(trials: Sequence[Trial], start: PostProcessing) -> str:
             lines.append(f"{trial.setting:<26}{trial.score:8.4f}{'(start)':>12}")
             continue
         low, high = trial.interval
-        lines.append(f"{trial.setting:<26}{trial.score:8.4f}{trial.difference:+12.4f}"
-                     f"   {low:+.4f} to {high:+.4f}{' *' * trial.interval.excludes_zero}")
+        lines.append(
+            f"{trial.setting:<26}{trial.score:8.4f}{trial.difference:+12.4f}"
+            f"   {low:+.4f} to {high:+.4f}{' *' * trial.interval.excludes_zero}"
+        )
     return "\n".join(lines)
 
 
@@ -205,18 +226,27 @@ def _by_kind(scorer: Scorer, start: PostProcessing, chosen: PostProcessing) -> s
     lines = [f"{'Kind of image':<30}{'images':>7}{'start':>8}{'chosen':>8}"]
     for kind in (k for k in KINDS if (kinds == k).any()):
         of_kind = kinds == kind
-        lines.append(f"{kind:<30}{of_kind.sum():7d}{scorer(start)[of_kind].mean():8.4f}"
-                     f"{scorer(chosen)[of_kind].mean():8.4f}")
+        lines.append(
+            f"{kind:<30}{of_kind.sum():7d}{scorer(start)[of_kind].mean():8.4f}"
+            f"{scorer(chosen)[of_kind].mean():8.4f}"
+        )
     return "\n".join(lines)
 
 
 def _write(path: Path, alone: Sequence[Trial], combined: Sequence[Trial]) -> None:
     """A row a trial: its stage, all settings, score, difference and its interval."""
-    with atomic_path(path) as temporary, \
-            open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["stage", "setting", *asdict(DEFAULTS), "score", "difference", "low", "high"])
         for stage, trials in (("alone", alone), ("combined", combined)):
             for t in trials:
-                rows.writerow([stage, t.setting, *asdict(t.settings).values(), t.score,
-                               t.difference, *t.interval])
+                rows.writerow(
+                    [
+                        stage,
+                        t.setting,
+                        *asdict(t.settings).values(),
+                        t.score,
+                        t.difference,
+                        *t.interval,
+                    ]
+                )

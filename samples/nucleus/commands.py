@@ -48,8 +48,9 @@ def train(options: argparse.Namespace) -> int:
         _refuse_wrong_files(pairs)
     kinds = kept_kinds(options.leave_out)
     also = [(_other_dataset(path), part) for path, part in options.also]
-    images = len(pairs or nucleus.load_dataset(options.dataset, options.subset, True,
-                                               kinds).image_ids)
+    images = len(
+        pairs or nucleus.load_dataset(options.dataset, options.subset, True, kinds).image_ids
+    )
     settings = _settings(options, "training")
     augmentation = settings.augmentation(nucleus.AUGMENTATION)
     base = settings.applied_to(nucleus.NucleusConfig)
@@ -66,10 +67,16 @@ def train(options: argparse.Namespace) -> int:
     model = build_model("training", TrainConfig(), options.weights, options.logs)
     save(Path(model.log_dir) / FILE, settings)
     detecting = _inference_class(settings)()
-    description.write(Path(model.log_dir) / description.RUN_FILE,
-                      description.describe(detecting, nucleus.CLASSES, DEFAULTS.to_dict()))
-    how = (options.epochs, options.time_budget, settings.schedule or nucleus.SCHEDULES[0],
-           flip_left_right if settings.preset == "paper" else augmentation)
+    description.write(
+        Path(model.log_dir) / description.RUN_FILE,
+        description.describe(detecting, nucleus.CLASSES, DEFAULTS.to_dict()),
+    )
+    how = (
+        options.epochs,
+        options.time_budget,
+        settings.schedule or nucleus.SCHEDULES[0],
+        flip_left_right if settings.preset == "paper" else augmentation,
+    )
     if pairs:
         nucleus.train_on(model, *_split(pairs, options, Path(model.log_dir)), *how)
     else:
@@ -102,11 +109,14 @@ def kept_kinds(left_out: str | None) -> list[str] | None:
 
 def _check_data_flags(options: argparse.Namespace, command: str) -> None:
     """Raise UserError unless one kind of data is named, and completely."""
-    own, competition = (any(getattr(options, flag, None) for flag in flags)
-                        for flags in (("images", "labels"), ("dataset", "subset")))
+    own, competition = (
+        any(getattr(options, flag, None) for flag in flags)
+        for flags in (("images", "labels"), ("dataset", "subset"))
+    )
     if own and competition:
-        raise UserError(f"{command} takes --images and --labels, or --dataset and --subset, not "
-                        "both")
+        raise UserError(
+            f"{command} takes --images and --labels, or --dataset and --subset, not both"
+        )
     _need(options, *(("images", "labels") if own else ("dataset", "subset")))
 
 
@@ -158,8 +168,12 @@ def _settings(options: argparse.Namespace, mode: str) -> Settings:
     from samples.nucleus.models import weight_file
 
     path = weight_file(mode, options.weights, options.logs, nucleus.NucleusConfig.NAME)
-    asked = Settings(options.preset, tuple(options.config), getattr(options, "schedule", None),
-                     tuple(getattr(options, "augment", ())))
+    asked = Settings(
+        options.preset,
+        tuple(options.config),
+        getattr(options, "schedule", None),
+        tuple(getattr(options, "augment", ())),
+    )
     return asked.over(beside(path))
 
 
@@ -194,8 +208,7 @@ def inference_model(options: argparse.Namespace, chosen: PostProcessing):
     config = inference_config(options, _settings(options, "inference"))
     config.PRECISION = options.precision
     # The post-processing has the last word, and merging variants needs the less sure ones too.
-    config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE or 0.0,
-                                          chosen.min_score)
+    config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE or 0.0, chosen.min_score)
     return build_model("inference", config, options.weights, options.logs)
 
 
@@ -218,8 +231,10 @@ def compress(options: argparse.Namespace) -> int:
     description.write(description.own_file(options.output), described)
     ranks = " and ".join(map(str, smaller.config.FPN_CLASSIF_FC_RANKS))
     before, after = (m.keras_model.count_params() for m in (whole, smaller))
-    print(f"Ranks {ranks}: {after:,} parameters in place of {before:,}. Written to "
-          f"{options.output}; --weights takes it as it is")
+    print(
+        f"Ranks {ranks}: {after:,} parameters in place of {before:,}. Written to "
+        f"{options.output}; --weights takes it as it is"
+    )
     return 0
 
 
@@ -231,10 +246,18 @@ def export(options: argparse.Namespace) -> int:
     config = inference_config(options, _settings(options, "inference"))
     config.PRECISION = "float32"
     model = build_model("inference", config, options.weights, options.logs)
-    path = exporting.export(model, options.output, options.format, size=options.size,
-                            max_instances=options.max_instances, classes=nucleus.CLASSES)
-    print(f"Written to {path}: pictures of {options.size} x {options.size} pixels, any number at "
-          "once. What goes in and comes out stands at the top of mrcnn/export.py")
+    path = exporting.export(
+        model,
+        options.output,
+        options.format,
+        size=options.size,
+        max_instances=options.max_instances,
+        classes=nucleus.CLASSES,
+    )
+    print(
+        f"Written to {path}: pictures of {options.size} x {options.size} pixels, any number at "
+        "once. What goes in and comes out stands at the top of mrcnn/export.py"
+    )
     return 0
 
 
@@ -243,8 +266,9 @@ def segmenter(options: argparse.Namespace):
     from mrcnn.segmenter import Segmenter
 
     chosen = _postprocessing(options)
-    return Segmenter(inference_model(options, chosen), nucleus.CLASSES, chosen,
-                     tta.variants_of(options.tta))
+    return Segmenter(
+        inference_model(options, chosen), nucleus.CLASSES, chosen, tta.variants_of(options.tta)
+    )
 
 
 def _facts(options: argparse.Namespace) -> dict[str, str]:
@@ -255,8 +279,12 @@ def _facts(options: argparse.Namespace) -> dict[str, str]:
         facts = {}
     if getattr(options, "submission", None):
         return {**facts, "Detections": options.submission}
-    return {**facts, "Weights": options.weights, "Post-processing": str(_postprocessing(options)),
-            **({"Test-time augmentation": options.tta} if options.tta else {})}
+    return {
+        **facts,
+        "Weights": options.weights,
+        "Post-processing": str(_postprocessing(options)),
+        **({"Test-time augmentation": options.tta} if options.tta else {}),
+    }
 
 
 def detect(options: argparse.Namespace) -> int:
@@ -283,10 +311,18 @@ def detect(options: argparse.Namespace) -> int:
         print(f"{file.path}: skipped: {file.reason}", file=sys.stderr)
     formats = [name for name in formats if not (options.no_pictures and name == "pictures")]
     output = Path(options.output or nucleus.results_folder("detect"))
-    failed = run_detect(segmenter(options), inputs[: options.limit], output, formats,
-                        options.mpp, {str(file.path): file.reason for file in unreadable},
-                        _facts(options), diameter=options.diameter, tile=options.tile,
-                        inverted={"auto": None, "yes": True, "no": False}[options.invert])
+    failed = run_detect(
+        segmenter(options),
+        inputs[: options.limit],
+        output,
+        formats,
+        options.mpp,
+        {str(file.path): file.reason for file in unreadable},
+        _facts(options),
+        diameter=options.diameter,
+        tile=options.tile,
+        inverted={"auto": None, "yes": True, "no": False}[options.invert],
+    )
     return _report_failures(failed)
 
 
@@ -298,8 +334,10 @@ def evaluate(options: argparse.Namespace) -> int:
     _check_data_flags(options, "evaluate")
     detecting = options.min_confidence is not None or options.set or options.plain or options.tta
     if options.submission and detecting:
-        raise UserError("--min-confidence, --set, --plain and --tta are for detecting: they have "
-                        "no effect on --submission")
+        raise UserError(
+            "--min-confidence, --set, --plain and --tta are for detecting: they have "
+            "no effect on --submission"
+        )
     pairs = _own_pairs(options)
     if pairs and options.split:
         from samples.nucleus.own_data import read_split
@@ -308,8 +346,11 @@ def evaluate(options: argparse.Namespace) -> int:
         pairs = [pair for pair in pairs if subsets[pair.name] == "val"]
         if not pairs:
             raise UserError(f"--split {options.split}: leaves no picture for validation")
-    dataset = _own_dataset(pairs) if pairs else \
-        nucleus.load_dataset(options.dataset, options.subset, labelled=True)
+    dataset = (
+        _own_dataset(pairs)
+        if pairs
+        else nucleus.load_dataset(options.dataset, options.subset, labelled=True)
+    )
     output = Path(options.output or nucleus.results_folder("evaluate"))
     if options.submission:
         submission = Submission(options.submission)
@@ -317,8 +358,17 @@ def evaluate(options: argparse.Namespace) -> int:
         source, detector = options.submission, None
     else:
         submission, source, detector = None, options.weights, segmenter(options)
-    failed = run_evaluate(dataset, output, source, detector, submission, options.limit,
-                          not options.no_pictures, options.figures, _facts(options))
+    failed = run_evaluate(
+        dataset,
+        output,
+        source,
+        detector,
+        submission,
+        options.limit,
+        not options.no_pictures,
+        options.figures,
+        _facts(options),
+    )
     return _report_failures(failed)
 
 
@@ -330,8 +380,14 @@ def choose(options: argparse.Namespace) -> int:
     chosen = _postprocessing(options)
     dataset = nucleus.load_dataset(options.dataset, options.subset, labelled=True)
     output = Path(options.output or nucleus.results_folder("choose"))
-    failed = run_choose(inference_model(options, chosen), dataset, output, options.limit,
-                        chosen, tta.variants_of(options.tta))
+    failed = run_choose(
+        inference_model(options, chosen),
+        dataset,
+        output,
+        options.limit,
+        chosen,
+        tta.variants_of(options.tta),
+    )
     return _report_failures(failed)
 
 
@@ -351,8 +407,11 @@ def _compare_ids(submission, dataset, limit: int | None) -> None:
     if absent == wanted:
         raise UserError(f"{submission.path} has none of the {len(wanted)} images of the subset")
     if absent:
-        print(f"{submission.path}: {len(absent)} of {len(wanted)} images are not in it and count "
-              f"as empty (first: {min(absent)})", file=sys.stderr)
+        print(
+            f"{submission.path}: {len(absent)} of {len(wanted)} images are not in it and count "
+            f"as empty (first: {min(absent)})",
+            file=sys.stderr,
+        )
 
 
 def _report_failures(failed: Collection[str]) -> int:
@@ -391,13 +450,18 @@ def synthesize(options: argparse.Namespace) -> int:
         if options.kinds:
             raise UserError("--kinds is for drawn nuclei: it has no effect on --crowd")
         source = Path(options.crowd)
-        dataset = nucleus.load_dataset(str(source.parent), source.name, True,
-                                       kept_kinds(options.leave_out))
+        dataset = nucleus.load_dataset(
+            str(source.parent), source.name, True, kept_kinds(options.leave_out)
+        )
         crowd_images(dataset, options.output, *how, progress=lambda done, total: line.step())
     elif options.leave_out:
         raise UserError("--leave-out goes with --crowd")
     else:
-        synthesize(options.output, *how, options.kinds or DEFAULT_KINDS,
-                   progress=lambda done, total: line.step())
+        synthesize(
+            options.output,
+            *how,
+            options.kinds or DEFAULT_KINDS,
+            progress=lambda done, total: line.step(),
+        )
     print(f"{options.count} pictures in {Path(options.output) / options.subset}")
     return 0

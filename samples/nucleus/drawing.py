@@ -67,9 +67,13 @@ def outline(labels: np.ndarray, thickness: int = 1) -> np.ndarray:
     return edge
 
 
-def truth_and_detections(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
-                         captions: Sequence[tuple[str, int, int]] = (),
-                         title: str = "") -> np.ndarray:
+def truth_and_detections(
+    image: np.ndarray,
+    truth: np.ndarray,
+    labels: np.ndarray,
+    captions: Sequence[tuple[str, int, int]] = (),
+    title: str = "",
+) -> np.ndarray:
     """Outlines as in the report's figure 7: truth green, detections red, both at once yellow.
 
     image uint8 [H, W, 3]; truth int [H, W, L]; labels int [H, W]; captions (text, y, x) in
@@ -97,8 +101,9 @@ def detections_only(image: np.ndarray, labels: np.ndarray, title: str = "") -> n
     return _with_text(canvas, [], title)
 
 
-def figure_7(image: np.ndarray, true_boxes: np.ndarray, boxes: np.ndarray,
-             captions: Sequence[str]) -> np.ndarray:
+def figure_7(
+    image: np.ndarray, true_boxes: np.ndarray, boxes: np.ndarray, captions: Sequence[str]
+) -> np.ndarray:
     """The report's figure 7: boxes of the truth green, of the detections red, with captions.
 
     image uint8 [H, W, 3]; true_boxes [G, 4] and boxes [D, 4] in pixels (y1, x1, y2, x2, ends
@@ -109,14 +114,20 @@ def figure_7(image: np.ndarray, true_boxes: np.ndarray, boxes: np.ndarray,
     for colour, group in ((GREEN, true_boxes), (RED, boxes)):
         for box in np.asarray(group, int).reshape(-1, 4):
             _frame(canvas, box * zoom, colour)
-    texts = [(text, y * zoom, x * zoom) for text, (y, x, _, _) in
-             zip(captions, np.asarray(boxes, int).reshape(-1, 4).tolist(), strict=True)]
-    return _with_text(canvas, texts, "Ground truth and detections: truth green, detected red, "
-                                     "captions score/IoU")
+    texts = [
+        (text, y * zoom, x * zoom)
+        for text, (y, x, _, _) in zip(
+            captions, np.asarray(boxes, int).reshape(-1, 4).tolist(), strict=True
+        )
+    ]
+    return _with_text(
+        canvas, texts, "Ground truth and detections: truth green, detected red, captions score/IoU"
+    )
 
 
-def figure_8(image: np.ndarray, labels: np.ndarray, boxes: np.ndarray,
-             captions: Sequence[str]) -> np.ndarray:
+def figure_8(
+    image: np.ndarray, labels: np.ndarray, boxes: np.ndarray, captions: Sequence[str]
+) -> np.ndarray:
     """The report's figure 8: detections with class, score, box and outline.
 
     labels int [H, W]; the others as for `figure_7`, boxes [D, 4] by ascending label.
@@ -130,8 +141,10 @@ def figure_8(image: np.ndarray, labels: np.ndarray, boxes: np.ndarray,
     numbers = np.unique(labels[labels > 0])
     for box, number in zip(boxes, numbers, strict=True):
         _frame(canvas, box * zoom, colours[number])
-    texts = [(text, y * zoom, x * zoom) for text, (y, x, _, _) in
-             zip(captions, boxes.tolist(), strict=True)]
+    texts = [
+        (text, y * zoom, x * zoom)
+        for text, (y, x, _, _) in zip(captions, boxes.tolist(), strict=True)
+    ]
     return _with_text(canvas, texts, "Detections")
 
 
@@ -142,8 +155,9 @@ def _frame(canvas: np.ndarray, box: Sequence[int], colour: Sequence) -> None:
     canvas[[y1, y2 - 1], x1:x2] = colour
 
 
-def contact_sheet(paths: Sequence[str | os.PathLike], columns: int = 5,
-                  side: int = 480) -> np.ndarray:
+def contact_sheet(
+    paths: Sequence[str | os.PathLike], columns: int = 5, side: int = 480
+) -> np.ndarray:
     """Small copies of picture files in rows, each fitted into side x side pixels.
 
     Returns uint8 [rows * side, columns * side, 3].
@@ -171,8 +185,9 @@ def _palette(count: int) -> np.ndarray:
     return (55 + 200 * np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def _with_text(canvas: np.ndarray, captions: Sequence[tuple[str, int, int]],
-               title: str) -> np.ndarray:
+def _with_text(
+    canvas: np.ndarray, captions: Sequence[tuple[str, int, int]], title: str
+) -> np.ndarray:
     picture = Image.new("RGB", (canvas.shape[1], canvas.shape[0] + HEADER_PIXELS), "white")
     picture.paste(Image.fromarray(canvas), (0, HEADER_PIXELS))
     draw = ImageDraw.Draw(picture)
@@ -216,4 +231,5 @@ def encode_png(picture: np.ndarray) -> bytes:
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered, 2)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks)
+        for name, data in chunks
+    )

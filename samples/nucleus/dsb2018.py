@@ -61,13 +61,14 @@ VAL_IMAGE_IDS = [
 class NucleusDataset(Dataset):
     """One class, "nucleus" (class id 1). Use:
 
-        dataset = NucleusDataset()
-        dataset.load_nucleus("/path/to/dsb2018", "train")
-        dataset.prepare()
+    dataset = NucleusDataset()
+    dataset.load_nucleus("/path/to/dsb2018", "train")
+    dataset.prepare()
     """
 
-    def load_nucleus(self, dataset_dir: str | os.PathLike, subset: str,
-                     kinds: Collection[str] | None = None) -> None:
+    def load_nucleus(
+        self, dataset_dir: str | os.PathLike, subset: str, kinds: Collection[str] | None = None
+    ) -> None:
         """Add the images of a subset, sorted by image id.
 
         dataset_dir: folder that holds `stage1_train/` (or `stage1_train.zip`), `stage1_test/`...
@@ -90,8 +91,9 @@ class NucleusDataset(Dataset):
             raise UserError(f"{dataset_dir}: no images are left in the subset {subset}")
         for image_id in image_ids:
             entry = entries[image_id]
-            self.add_image("nucleus", image_id=image_id, path=store.name(entry.image),
-                           entry=entry, store=store)
+            self.add_image(
+                "nucleus", image_id=image_id, path=store.name(entry.image), entry=entry, store=store
+            )
 
     def _files(self, image_id: int) -> tuple[Entry, FolderStore | ZipStore]:
         info = self.image_info[image_id]
@@ -124,8 +126,10 @@ class NucleusDataset(Dataset):
         """
         entry, store = self._files(image_id)
         if entry.masks is None:
-            raise UserError(f"{store.name(entry.image)}: has no masks folder beside its images "
-                            "folder; such an image works for detect only")
+            raise UserError(
+                f"{store.name(entry.image)}: has no masks folder beside its images "
+                "folder; such an image works for detect only"
+            )
         layers: list[np.ndarray] = []
         size: tuple[int, int] | None = None
         count = 0
@@ -133,15 +137,21 @@ class NucleusDataset(Dataset):
             patch, (y, x), mask_size = decode_mask(store.read(member), store.name(member))
             size = size or mask_size
             if mask_size != size:
-                raise UserError(f"{store.name(member)}: {mask_size[0]} x {mask_size[1]} pixels, "
-                                f"other masks of the image are {size[0]} x {size[1]}")
+                raise UserError(
+                    f"{store.name(member)}: {mask_size[0]} x {mask_size[1]} pixels, "
+                    f"other masks of the image are {size[0]} x {size[1]}"
+                )
             if patch.size:
                 count += 1
                 window = (slice(y, y + patch.shape[0]), slice(x, x + patch.shape[1]))
                 _paint(layers, size, window, patch, count)
         if count < len(entry.masks):
-            warnings.warn(f"{store.name(entry.image)}: {len(entry.masks) - count} of its masks "
-                          "are empty and left out", MRCNNWarning, stacklevel=2)
+            warnings.warn(
+                f"{store.name(entry.image)}: {len(entry.masks) - count} of its masks "
+                "are empty and left out",
+                MRCNNWarning,
+                stacklevel=2,
+            )
         if not layers:
             layers = [np.zeros(size or self.load_image(image_id).shape[:2], np.int32)]
         return np.stack(layers, axis=-1), np.ones(count, np.int32)
@@ -170,13 +180,21 @@ def _part_of(part: str, image_ids: Collection[str]) -> list[str]:
         chosen = set(image_ids) - set(VAL_IMAGE_IDS) - chosen
     absent = chosen - set(image_ids)
     if absent:
-        print(f"Skipped {len(absent)} of {len(chosen)} images of {part}: not in the data set "
-              f"(first: {min(absent)[:12]}...)", file=sys.stderr)
+        print(
+            f"Skipped {len(absent)} of {len(chosen)} images of {part}: not in the data set "
+            f"(first: {min(absent)[:12]}...)",
+            file=sys.stderr,
+        )
     return sorted(chosen - absent)
 
 
-def _paint(layers: list[np.ndarray], size: tuple[int, int], window: tuple[slice, slice],
-           patch: np.ndarray, label: int) -> None:
+def _paint(
+    layers: list[np.ndarray],
+    size: tuple[int, int],
+    window: tuple[slice, slice],
+    patch: np.ndarray,
+    label: int,
+) -> None:
     """Write the label into the first layer where the patch's pixels are free."""
     for layer in layers:
         if not layer[window][patch].any():

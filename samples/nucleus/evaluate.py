@@ -54,8 +54,15 @@ class Evaluation:
         self.scores: list[np.ndarray | None] = []
         self.confusion = np.zeros((2, 2), np.int64)
 
-    def add(self, image_id: str, image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
-            scores: np.ndarray | None = None, seconds: float | None = None) -> dict:
+    def add(
+        self,
+        image_id: str,
+        image: np.ndarray,
+        truth: np.ndarray,
+        labels: np.ndarray,
+        scores: np.ndarray | None = None,
+        seconds: float | None = None,
+    ) -> dict:
         """Score one image and return its row.
 
         image uint8 [H, W, 3]; truth int [H, W, L]; labels int [H, W]; scores [D]: confidences
@@ -102,8 +109,11 @@ class Evaluation:
         Instance scores are means over the images; COCO AP is pooled over all detections, and
         the pixel scores over all pixels. COCO AP is None where confidences are not known.
         """
-        pooled = np.sum([metrics.count_matches(iou) for iou in self.ious] or
-                        [np.zeros((len(IOU_THRESHOLDS), 3), int)], axis=0)
+        pooled = np.sum(
+            [metrics.count_matches(iou) for iou in self.ious]
+            or [np.zeros((len(IOU_THRESHOLDS), 3), int)],
+            axis=0,
+        )
         coco = [None] * 3
         if self.rows and all(s is not None for s in self.scores):
             ap = metrics.coco_ap(self.ious, self.scores)
@@ -134,20 +144,28 @@ class Evaluation:
         for title, members in [*((kind, (kind,)) for kind in KINDS), *GROUPS.items()]:
             rows = [row for row in self.rows if row["kind"] in members]
             if len({row["kind"] for row in rows}) > (title in GROUPS):
-                result[title] = {"images": len(rows), "score": self.mean("score", rows),
-                                 "score_interval": self.interval("score", rows),
-                                 "ap_50": self.mean("ap_50", rows)}
+                result[title] = {
+                    "images": len(rows),
+                    "score": self.mean("score", rows),
+                    "score_interval": self.interval("score", rows),
+                    "ap_50": self.mean("ap_50", rows),
+                }
         return result
 
     def table(self) -> str:
         """The summary for people."""
         summary = self.summary()
-        lines = [f"{summary['images']} images, {summary['true']} true nuclei, "
-                 f"{summary['detected']} detected", ""]
+        lines = [
+            f"{summary['images']} images, {summary['true']} true nuclei, "
+            f"{summary['detected']} detected",
+            "",
+        ]
         for key, title in TITLES.items():
             value = summary[key]
-            lines.append(f"{title:<24}" + ("     - (needs confidences)" if value is None
-                                           else f"{value:8.4f}"))
+            lines.append(
+                f"{title:<24}"
+                + ("     - (needs confidences)" if value is None else f"{value:8.4f}")
+            )
             if key == "score":
                 lines[-1] += "   " + _interval(summary["score_interval"])
         lines += ["", "IoU threshold           " + "".join(f"{t:7.2f}" for t in IOU_THRESHOLDS)]
@@ -155,8 +173,10 @@ class Evaluation:
             lines.append(f"{title:<24}" + "".join(f"{v:7.3f}" for v in summary[key]))
         lines += ["", f"{'Kind of image':<30}{'images':>7}{'at .50':>8}{'score':>8}"]
         for kind, values in summary["by_kind"].items():
-            lines.append(f"{kind:<30}{values['images']:7d}{values['ap_50']:8.4f}"
-                         f"{values['score']:8.4f}   {_interval(values['score_interval'])}")
+            lines.append(
+                f"{kind:<30}{values['images']:7d}{values['ap_50']:8.4f}"
+                f"{values['score']:8.4f}   {_interval(values['score_interval'])}"
+            )
         if summary["seconds_per_image"] is not None:
             lines += ["", f"Detection took {summary['seconds_per_image']:.2f} s an image (median)"]
         return "\n".join(lines)
@@ -168,8 +188,10 @@ class Evaluation:
         with atomic_path(folder / "metrics.json") as temporary:
             text = json.dumps({**facts, **self.summary()}, indent=2)
             temporary.write_text(text + "\n", encoding="utf-8")
-        with atomic_path(folder / "metrics.csv") as temporary, \
-                open(temporary, "w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_path(folder / "metrics.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
             if self.rows:
                 writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
                 writer.writeheader()
@@ -180,8 +202,14 @@ def _interval(ends: Sequence[float]) -> str:
     return f"(95 %: {ends[0]:.3f} to {ends[1]:.3f})"
 
 
-def figure(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
-           scores: np.ndarray | None, row: dict, iou: np.ndarray) -> np.ndarray:
+def figure(
+    image: np.ndarray,
+    truth: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    row: dict,
+    iou: np.ndarray,
+) -> np.ndarray:
     """The picture of one image with captions `score/IoU` (see `drawing`).
 
     row, iou [G, D]: what `Evaluation` holds of the image.
@@ -191,14 +219,21 @@ def figure(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
     for index, (y, x, _, _) in enumerate(_boxes(labels).tolist()):
         confidence = f"{scores[index]:.2f}/" if scores is not None else ""
         captions.append(((confidence + f"{best[index]:.2f}").replace("0.", "."), y, x))
-    title = (f"score {row['score']:.3f}   truth green ({row['true']})   detected red "
-             f"({row['detected']})   both yellow   caption "
-             f"{'score/' if scores is not None else ''}IoU")
+    title = (
+        f"score {row['score']:.3f}   truth green ({row['true']})   detected red "
+        f"({row['detected']})   both yellow   caption "
+        f"{'score/' if scores is not None else ''}IoU"
+    )
     return drawing.truth_and_detections(image, truth, labels, captions, title)
 
 
-def report_figures(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
-                   scores: np.ndarray | None, iou: np.ndarray) -> dict[str, np.ndarray]:
+def report_figures(
+    image: np.ndarray,
+    truth: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    iou: np.ndarray,
+) -> dict[str, np.ndarray]:
     """The report's figures 7 and 8 of one image, by name; arguments as for `figure`."""
     best = iou.max(axis=0) if len(iou) else np.zeros(iou.shape[1])
     confidences = [f"{score:.2f}" for score in scores] if scores is not None else [""] * len(best)
@@ -206,8 +241,10 @@ def report_figures(image: np.ndarray, truth: np.ndarray, labels: np.ndarray,
     true_boxes = np.concatenate([_boxes(layer) for layer in np.moveaxis(truth, -1, 0)])
     compared = [f"{c}/{b:.2f}" for c, b in zip(confidences, best, strict=True)]
     labelled = [f"nucleus {c}" for c in confidences]
-    return {"figure7": drawing.figure_7(image, true_boxes, boxes, compared),
-            "figure8": drawing.figure_8(image, labels, boxes, labelled)}
+    return {
+        "figure7": drawing.figure_7(image, true_boxes, boxes, compared),
+        "figure8": drawing.figure_8(image, labels, boxes, labelled),
+    }
 
 
 def _boxes(labels: np.ndarray) -> np.ndarray:

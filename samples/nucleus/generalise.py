@@ -42,12 +42,17 @@ def run(options: argparse.Namespace, folds: Sequence[str]) -> None:
 
     output = Path(options.output)
     settings = Settings(options.preset, tuple(options.config), None, tuple(options.augment))
-    check_same_run(output, {
-        "weights": options.weights, "steps": options.steps, "seed": options.seed,
-        "also": [list(pair) for pair in options.also],
-        "augmentation": dataclasses.asdict(settings.augmentation(nucleus.AUGMENTATION)),
-        "configuration": settings.applied_to(nucleus.NucleusConfig)().to_dict(),
-    })
+    check_same_run(
+        output,
+        {
+            "weights": options.weights,
+            "steps": options.steps,
+            "seed": options.seed,
+            "also": [list(pair) for pair in options.also],
+            "augmentation": dataclasses.asdict(settings.augmentation(nucleus.AUGMENTATION)),
+            "configuration": settings.applied_to(nucleus.NucleusConfig)().to_dict(),
+        },
+    )
     for fold in folds:
         if not (output / fold / SCORES).is_file():
             run_fold(options, fold, output / fold)
@@ -62,15 +67,33 @@ def run_fold(options: argparse.Namespace, fold: str, folder: Path) -> None:
     left_out = None if fold == NOTHING else fold
     started = any(folder.glob("*/mask_rcnn_*.h5"))
     chosen = {
-        "command": "train", "logs": str(folder), "weights": "last" if started else options.weights,
-        "subset": "fit", "leave_out": left_out, "images": None, "labels": None, "split": None,
-        "epochs": max(1, round(options.steps / STEPS_PER_CHECKPOINT)), "time_budget": None,
-        "steps": min(options.steps, STEPS_PER_CHECKPOINT), "schedule": None, "batch_size": None,
-        "cache": None, "val_share": 0.0, "validate": False,
+        "command": "train",
+        "logs": str(folder),
+        "weights": "last" if started else options.weights,
+        "subset": "fit",
+        "leave_out": left_out,
+        "images": None,
+        "labels": None,
+        "split": None,
+        "epochs": max(1, round(options.steps / STEPS_PER_CHECKPOINT)),
+        "time_budget": None,
+        "steps": min(options.steps, STEPS_PER_CHECKPOINT),
+        "schedule": None,
+        "batch_size": None,
+        "cache": None,
+        "val_share": 0.0,
+        "validate": False,
     }
     commands.train(argparse.Namespace(**{**vars(options), **chosen}))
-    chosen = {"weights": "last", "logs": str(folder), "preset": None, "config": [], "plain": False,
-              "set": [], "tta": None}
+    chosen = {
+        "weights": "last",
+        "logs": str(folder),
+        "preset": None,
+        "config": [],
+        "plain": False,
+        "set": [],
+        "tta": None,
+    }
     detector = commands.segmenter(argparse.Namespace(**{**vars(options), **chosen}))
     rows: list[dict] = []
     for subset in ("tune", "val") if left_out else ("tune",):

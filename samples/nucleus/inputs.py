@@ -21,6 +21,7 @@ class Input(NamedTuple):
 
 def of_dataset(dataset) -> list[Input]:
     """The pictures of a prepared data set, in its order."""
+
     def loader(number: int) -> Callable[[], Any]:
         return lambda: dataset.load_image(number)
 
@@ -39,8 +40,9 @@ def of_files(paths: Sequence[str], channel: str | None = None) -> tuple[list[Inp
     pictures, unreadable = find_pictures(paths, number_or_name)
     if not pictures:
         first = unreadable[0]
-        raise UserError(f"none of {len(unreadable)} files can be read; {first.path}: "
-                        f"{first.reason}")
+        raise UserError(
+            f"none of {len(unreadable)} files can be read; {first.path}: {first.reason}"
+        )
 
     def loader(picture: Any) -> Callable[[], Any]:
         size = picture.dtype.itemsize * picture.shape[0] * picture.shape[1] * picture.shape[2]

@@ -43,8 +43,13 @@ if TYPE_CHECKING:
 # ---- Data ----------------------------------------------------------------------------------------
 
 
-def open_data(dataset_dir: str | os.PathLike | None, subset: str, count: int = 12, size: int = 256,
-              seed: int = 0) -> NucleusDataset:
+def open_data(
+    dataset_dir: str | os.PathLike | None,
+    subset: str,
+    count: int = 12,
+    size: int = 256,
+    seed: int = 0,
+) -> NucleusDataset:
     """A labelled data set to look at, prepared.
 
     Args:
@@ -80,11 +85,17 @@ def list_images(dataset: NucleusDataset) -> pd.DataFrame:
         layers, class_ids = dataset.load_layers(image_id)
         areas = np.bincount(layers.ravel(), minlength=len(class_ids) + 1)[1:]
         typical = np.median(areas) if len(areas) else np.nan
-        rows.append({"image": dataset.image_reference(image_id)[:12],
-                     "kind": kind_of(image, areas), "height": image.shape[0],
-                     "width": image.shape[1], "nuclei": len(areas),
-                     "diameter": 2 * np.sqrt(typical / np.pi),
-                     "covered": areas.sum() / layers[..., 0].size})
+        rows.append(
+            {
+                "image": dataset.image_reference(image_id)[:12],
+                "kind": kind_of(image, areas),
+                "height": image.shape[0],
+                "width": image.shape[1],
+                "nuclei": len(areas),
+                "diameter": 2 * np.sqrt(typical / np.pi),
+                "covered": areas.sum() / layers[..., 0].size,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -143,8 +154,9 @@ def score_maps(scores: np.ndarray, config: Config, image_shape: Sequence[int]) -
     shapes = np.ceil(compute_backbone_shapes(config, image_shape) / stride).astype(int)
     counts = [len(anchors) for anchors in anchors_by_level(config, image_shape)]
     levels = np.split(scores, np.cumsum(counts)[:-1])
-    return [level.reshape(*shape, -1).max(axis=-1)
-            for level, shape in zip(levels, shapes, strict=True)]
+    return [
+        level.reshape(*shape, -1).max(axis=-1) for level, shape in zip(levels, shapes, strict=True)
+    ]
 
 
 def boxes_in_input(layers: np.ndarray, meta: np.ndarray) -> np.ndarray:
@@ -161,8 +173,13 @@ def boxes_in_input(layers: np.ndarray, meta: np.ndarray) -> np.ndarray:
 # ---- Pictures ------------------------------------------------------------------------------------
 
 
-def panels(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int = 3,
-           width: float = 14.0, **options: Any) -> list[Any]:
+def panels(
+    pictures: Sequence[np.ndarray],
+    titles: Sequence[str],
+    columns: int = 3,
+    width: float = 14.0,
+    **options: Any,
+) -> list[Any]:
     """Pictures side by side, as `visualize.display_images`, on axes that more can be drawn on.
 
     Args:
@@ -181,8 +198,9 @@ def panels(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int =
         return []
     rows = -(-len(pictures) // columns)
     height = max(picture.shape[0] / picture.shape[1] for picture in pictures) * width / columns
-    figure, axes = plt.subplots(rows, columns, figsize=(width, rows * (height + 0.3)),
-                                squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, rows * (height + 0.3)), squeeze=False, layout="constrained"
+    )
     for place in axes.flat:
         place.set_axis_off()
     for place, picture, title in zip(axes.flat, pictures, titles, strict=False):
@@ -191,8 +209,9 @@ def panels(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int =
     return list(axes.flat[: len(pictures)])
 
 
-def draw_boxes(axes: Any, boxes: np.ndarray, color: Any = "yellow", width: float = 1.0,
-               style: str = "solid") -> None:
+def draw_boxes(
+    axes: Any, boxes: np.ndarray, color: Any = "yellow", width: float = 1.0, style: str = "solid"
+) -> None:
     """Draw boxes [N, 4] over a picture; what lies beyond the picture is cut off.
 
     color: one for all, or one for each box, as matplotlib has them; width in points; style of the
@@ -203,15 +222,21 @@ def draw_boxes(axes: Any, boxes: np.ndarray, color: Any = "yellow", width: float
 
     limits = axes.get_xlim(), axes.get_ylim()
     # `imshow` puts the centre of the first pixel, not its corner, at 0.
-    patches = [Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1)
-               for y1, x1, y2, x2 in np.asarray(boxes, float).reshape(-1, 4)]
-    axes.add_collection(PatchCollection(patches, facecolor="none", edgecolor=color,
-                                        linewidth=width, linestyle=style))
+    patches = [
+        Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1)
+        for y1, x1, y2, x2 in np.asarray(boxes, float).reshape(-1, 4)
+    ]
+    axes.add_collection(
+        PatchCollection(
+            patches, facecolor="none", edgecolor=color, linewidth=width, linestyle=style
+        )
+    )
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
-def masks_in_place(image: np.ndarray, patches: Sequence[Patch], side: int,
-                   threshold: float = 0.5) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def masks_in_place(
+    image: np.ndarray, patches: Sequence[Patch], side: int, threshold: float = 0.5
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Every mask in the part of the picture around it.
 
     Args:
@@ -250,8 +275,9 @@ def varied_channels(activations: np.ndarray, count: int) -> dict[int, np.ndarray
 # ---- Scores --------------------------------------------------------------------------------------
 
 
-def precision_recall(truths: Sequence[np.ndarray], results: Sequence[Result],
-                     threshold: float = 0.5) -> tuple[float, np.ndarray, np.ndarray]:
+def precision_recall(
+    truths: Sequence[np.ndarray], results: Sequence[Result], threshold: float = 0.5
+) -> tuple[float, np.ndarray, np.ndarray]:
     """Average precision of several pictures together, as `metrics.compute_ap` has it of one.
 
     Args:
@@ -267,8 +293,15 @@ def precision_recall(truths: Sequence[np.ndarray], results: Sequence[Result],
     for masks, result in zip(truths, results, strict=True):
         ones = np.ones(masks.shape[-1], np.int32)
         _, match, _ = metrics.compute_matches(
-            extract_bboxes(masks), ones, masks, result.boxes, result.class_ids, result.scores,
-            result.masks, threshold)
+            extract_bboxes(masks),
+            ones,
+            masks,
+            result.boxes,
+            result.class_ids,
+            result.scores,
+            result.masks,
+            threshold,
+        )
         hits.append(match > -1)
         scores.append(np.sort(result.scores)[::-1])
     order = np.argsort(-np.concatenate(scores), kind="stable")
@@ -281,8 +314,11 @@ def precision_recall(truths: Sequence[np.ndarray], results: Sequence[Result],
     return float(np.sum(np.diff(recalls) * precisions[1:])), precisions, recalls
 
 
-def score_settings(settings: Mapping[str, PostProcessing], detections: Sequence[Detections],
-                   truths: Sequence[np.ndarray]) -> pd.DataFrame:
+def score_settings(
+    settings: Mapping[str, PostProcessing],
+    detections: Sequence[Detections],
+    truths: Sequence[np.ndarray],
+) -> pd.DataFrame:
     """Mean scores of several pictures under settings of the post-processing, a row each.
 
     Args:

@@ -22,8 +22,10 @@ def weight_file(mode: str, weights: str, logs: str, name: str) -> str | None:
     word = weights.lower()
     if word in PUBLIC_WEIGHTS:
         if mode == "inference":
-            raise UserError(f"--weights {weights} cannot detect nuclei: train from it first, then "
-                            "use --weights last")
+            raise UserError(
+                f"--weights {weights} cannot detect nuclei: train from it first, then "
+                "use --weights last"
+            )
         return None
     if word == "last":
         from mrcnn.training.checkpoints import find_last

@@ -35,8 +35,18 @@ from mrcnn.errors import UserError  # noqa: E402
 from samples.nucleus.dsb2018 import VAL_IMAGE_IDS, NucleusDataset  # noqa: E402
 from samples.nucleus.submission import mask_to_rle, rle_decode, rle_encode  # noqa: E402
 
-__all__ = ["VAL_IMAGE_IDS", "NucleusConfig", "NucleusDataset", "NucleusInferenceConfig",
-           "detect", "main", "mask_to_rle", "rle_decode", "rle_encode", "train"]
+__all__ = [
+    "VAL_IMAGE_IDS",
+    "NucleusConfig",
+    "NucleusDataset",
+    "NucleusInferenceConfig",
+    "detect",
+    "main",
+    "mask_to_rle",
+    "rle_decode",
+    "rle_encode",
+    "train",
+]
 
 DEFAULT_LOGS_DIR = os.path.join(ROOT_DIR, "logs")
 RESULTS_DIR = os.path.join(ROOT_DIR, "results", "nucleus")
@@ -46,8 +56,15 @@ SHIPPED_WEIGHTS = os.path.join(ROOT_DIR, "weights", "mask_rcnn_nucleus.h5")
 
 # Chosen by how well a network answers kinds of images that it was never shown (see generalise.py).
 AUGMENTATION = MicrographAugmentation(
-    stain=0.5, colourise=0.3, mix=0.3, objects=0.15, objects_lowest=0.4, shade=0.3, haze=0.3,
-    defocus=0.2, noise=0.2,
+    stain=0.5,
+    colourise=0.3,
+    mix=0.3,
+    objects=0.15,
+    objects_lowest=0.4,
+    shade=0.3,
+    haze=0.3,
+    defocus=0.2,
+    noise=0.2,
 )
 
 
@@ -163,10 +180,17 @@ VALIDATION = {"fit": "tune"}
 MAX_EPOCHS = 9999  # names of checkpoints have four digits
 
 
-def train(model, dataset_dir: str, subset: str, epochs: int | None = None,
-          time_budget: float | None = None, schedule: str = "stagewise",
-          augmentation=None, kinds: Collection[str] | None = None,
-          also: Sequence[tuple[Dataset, float]] = ()) -> None:
+def train(
+    model,
+    dataset_dir: str,
+    subset: str,
+    epochs: int | None = None,
+    time_budget: float | None = None,
+    schedule: str = "stagewise",
+    augmentation=None,
+    kinds: Collection[str] | None = None,
+    also: Sequence[tuple[Dataset, float]] = (),
+) -> None:
     """Train a `MaskRCNN` in "training" mode on a subset of a data set.
 
     Validates on the subset "val" ("tune" where "fit" is trained on) if the data set has it.
@@ -184,9 +208,15 @@ def train(model, dataset_dir: str, subset: str, epochs: int | None = None,
     train_on(model, dataset_train, dataset_val, epochs, time_budget, schedule, augmentation)
 
 
-def train_on(model, dataset_train: Dataset, dataset_val: Dataset | None, epochs: int | None = None,
-             time_budget: float | None = None, schedule: str = "stagewise",
-             augmentation=None) -> None:
+def train_on(
+    model,
+    dataset_train: Dataset,
+    dataset_val: Dataset | None,
+    epochs: int | None = None,
+    time_budget: float | None = None,
+    schedule: str = "stagewise",
+    augmentation=None,
+) -> None:
     """Train a `MaskRCNN` in "training" mode.
 
     dataset_train, dataset_val: prepared; nothing is chosen by validation.
@@ -218,15 +248,22 @@ def train_on(model, dataset_train: Dataset, dataset_val: Dataset | None, epochs:
                 seconds = 60 * stage.end * time_budget
                 until = f"minute {seconds / 60:.1f} of {time_budget:g}"
             print(f"Training {stage.layers}: to {until}")
-            model.train(dataset_train, dataset_val, layers=stage.layers, epochs=end,
-                        learning_rate=model.config.LEARNING_RATE * stage.factor,
-                        augmentation=augmentation, freeze_bn=stage.freeze_bn,
-                        time_budget=seconds)
+            model.train(
+                dataset_train,
+                dataset_val,
+                layers=stage.layers,
+                epochs=end,
+                learning_rate=model.config.LEARNING_RATE * stage.factor,
+                augmentation=augmentation,
+                freeze_bn=stage.freeze_bn,
+                time_budget=seconds,
+            )
         start = end
 
 
-def _train_alternating(model, dataset_train, dataset_val, epochs: int, time_budget: float | None,
-                       augmentation) -> None:
+def _train_alternating(
+    model, dataset_train, dataset_val, epochs: int, time_budget: float | None, augmentation
+) -> None:
     from mrcnn.training.alternating import four_steps, train_alternating
 
     steps = len(four_steps(model.config))
@@ -236,12 +273,14 @@ def _train_alternating(model, dataset_train, dataset_val, epochs: int, time_budg
     seconds = [None] * steps
     if time_budget is not None:
         seconds = [60 * time_budget * (i + 1) / steps for i in range(steps)]
-    train_alternating(model, dataset_train, dataset_val, model.config.LEARNING_RATE, ends,
-                      augmentation, seconds)
+    train_alternating(
+        model, dataset_train, dataset_val, model.config.LEARNING_RATE, ends, augmentation, seconds
+    )
 
 
-def load_dataset(dataset_dir: str, subset: str, labelled: bool = False,
-                 kinds: Collection[str] | None = None) -> NucleusDataset:
+def load_dataset(
+    dataset_dir: str, subset: str, labelled: bool = False, kinds: Collection[str] | None = None
+) -> NucleusDataset:
     """A prepared NucleusDataset; `labelled` demands a masks folder of every image.
 
     kinds: see `NucleusDataset.load_nucleus`.
@@ -251,9 +290,11 @@ def load_dataset(dataset_dir: str, subset: str, labelled: bool = False,
     dataset.prepare()
     bare = [i for i in dataset.image_ids if labelled and not dataset.is_labelled(i)]
     if bare:
-        raise UserError(f"{len(bare)} of {len(dataset.image_ids)} images in {subset} have no "
-                        f"masks folder (first: {dataset.image_reference(bare[0])}); such images "
-                        "work for detect only")
+        raise UserError(
+            f"{len(bare)} of {len(dataset.image_ids)} images in {subset} have no "
+            f"masks folder (first: {dataset.image_reference(bare[0])}); such images "
+            "work for detect only"
+        )
     return dataset
 
 
@@ -262,8 +303,14 @@ def results_folder(name: str) -> Path:
     return Path(RESULTS_DIR) / f"{name}_{datetime.datetime.now():%Y%m%dT%H%M%S}"
 
 
-def detect(model, dataset_dir: str, subset: str, output: str | os.PathLike | None = None,
-           limit: int | None = None, pictures: bool = True) -> list[str]:
+def detect(
+    model,
+    dataset_dir: str,
+    subset: str,
+    output: str | os.PathLike | None = None,
+    limit: int | None = None,
+    pictures: bool = True,
+) -> list[str]:
     """Detect with a `MaskRCNN` in "inference" mode; writes submit.csv, pictures and a report.
 
     output: folder, by default results/nucleus/detect_<time>. limit: only the first images.

@@ -45,8 +45,10 @@ def split(pairs: Sequence[Pair], val_share: float, seed: int) -> dict[str, str]:
     Raises UserError for another share.
     """
     if not 0 <= val_share < 1:
-        raise UserError(f"a share of {val_share:g} for validation: it must be 0, or between 0 and "
-                        "1, such as 0.2")
+        raise UserError(
+            f"a share of {val_share:g} for validation: it must be 0, or between 0 and "
+            "1, such as 0.2"
+        )
     places = {pair.name: _place(pair.name, seed) for pair in pairs}
     subsets = {name: _subset(place, val_share) for name, place in places.items()}
     if subsets and "train" not in subsets.values():
@@ -74,8 +76,12 @@ def write_split(path: str | Path, subsets: Mapping[str, str]) -> None:
         writer.writerows(sorted(subsets.items()))
 
 
-def read_split(path: str | Path, pairs: Sequence[Pair], val_share: float, seed: int,
-               ) -> dict[str, str]:
+def read_split(
+    path: str | Path,
+    pairs: Sequence[Pair],
+    val_share: float,
+    seed: int,
+) -> dict[str, str]:
     """What `write_split` wrote, or a person has made of it: "train" or "val" of every picture.
 
     Names may have their ending, and columns may be separated by semicolons. Pictures that the file
@@ -88,10 +94,14 @@ def read_split(path: str | Path, pairs: Sequence[Pair], val_share: float, seed: 
     listed = _listed(Path(path), names)
     new = [name for name in names if name not in listed]
     if len(new) == len(names):
-        raise UserError(f"{path}: lists none of the {len(names)} pictures (first: {new[0]}); "
-                        "remove it, and the pictures are divided anew")
-    warn_of([name for name in listed if name not in names],
-            f"{path}: rows of pictures that are not there, left out")
+        raise UserError(
+            f"{path}: lists none of the {len(names)} pictures (first: {new[0]}); "
+            "remove it, and the pictures are divided anew"
+        )
+    warn_of(
+        [name for name in listed if name not in names],
+        f"{path}: rows of pictures that are not there, left out",
+    )
     warn_of(new, f"{path}: pictures that it does not list, divided at random")
     subsets = {name: listed.get(name) or _subset(_place(name, seed), val_share) for name in names}
     if "train" not in subsets.values():
@@ -115,8 +125,10 @@ def _listed(path: Path, names: Mapping[str, Any]) -> dict[str, str]:
     for row in rows:
         image, subset = (row["image"] or "").strip(), (row["subset"] or "").strip().lower()
         if subset not in SUBSETS:
-            raise UserError(f"{path}, line {rows.line_num}: the subset of {image} is "
-                            f"{subset or 'missing'}; it must be train or val")
+            raise UserError(
+                f"{path}, line {rows.line_num}: the subset of {image} is "
+                f"{subset or 'missing'}; it must be train or val"
+            )
         name = image if image in names else picture_name(PurePosixPath(image))
         if listed.setdefault(name, subset) != subset:
             raise UserError(f"{path}, line {rows.line_num}: {image} is in both subsets")

@@ -80,12 +80,18 @@ class LabelImage:
         labels, split_up = label_map(read_picture(self.path), str(self.path))
         count = int(labels.max(initial=0))
         if split_up:
-            warn("binary", f"{self.path}: holds one value beside 0 only, so that its connected "
-                           "pieces are taken as instances; the same goes for all label images like "
-                           "it. Nuclei that touch count as one then")
+            warn(
+                "binary",
+                f"{self.path}: holds one value beside 0 only, so that its connected "
+                "pieces are taken as instances; the same goes for all label images like "
+                "it. Nuclei that touch count as one then",
+            )
         elif count > 1 and labels.min() > 0:
-            warn("background", f"{self.path}: no pixel is 0 (black), which stands for the "
-                               "background; is it a label image?")
+            warn(
+                "background",
+                f"{self.path}: no pixel is 0 (black), which stands for the "
+                "background; is it a label image?",
+            )
         return labels[..., np.newaxis], count
 
     def state(self) -> str:
@@ -108,12 +114,16 @@ def label_map(array: np.ndarray, name: str) -> tuple[np.ndarray, bool]:
     if array.dtype.kind == "f":
         whole = np.isfinite(array) & (array == np.rint(array))
         if not whole.all():
-            raise UserError(f"{name}: holds {array[~whole][0]:g}, but a label image has whole "
-                            "numbers, 0 for the background and one for each nucleus")
+            raise UserError(
+                f"{name}: holds {array[~whole][0]:g}, but a label image has whole "
+                "numbers, 0 for the background and one for each nucleus"
+            )
         array = array.astype(np.int64)
     if array.min(initial=0) < 0:
-        raise UserError(f"{name}: holds {array.min()}, but a label image has 0 for the background "
-                        "and a positive number for each nucleus")
+        raise UserError(
+            f"{name}: holds {array.min()}, but a label image has 0 for the background "
+            "and a positive number for each nucleus"
+        )
     if array.ndim == 3:
         array = _one_number_a_colour(array) if array.shape[2] == 3 else array[..., 0]
     values, labels = np.unique(array, return_inverse=True)
@@ -166,18 +176,24 @@ class CocoLabels:
         try:
             if isinstance(shape, dict):
                 if list(shape["size"]) != list(size):
-                    raise ValueError(f"its run lengths are for {shape['size']} pixels, its picture "
-                                     f"has {list(size)}")
+                    raise ValueError(
+                        f"its run lengths are for {shape['size']} pixels, its picture "
+                        f"has {list(size)}"
+                    )
                 counts = shape["counts"]
-                return fill_runs(decode_run_lengths(counts) if isinstance(counts, str) else counts,
-                                 size)
+                return fill_runs(
+                    decode_run_lengths(counts) if isinstance(counts, str) else counts, size
+                )
             if not shape:
-                raise ValueError("it has no outline (segmentation), and boxes do not say which "
-                                 "pixels are nuclei")
+                raise ValueError(
+                    "it has no outline (segmentation), and boxes do not say which pixels are nuclei"
+                )
             return union(fill([ring], size) for ring in shape)
         except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise UserError(f"{self.path}: annotation {annotation.get('id')} of {self.file_name} "
-                            f"cannot be read: {error}") from None
+            raise UserError(
+                f"{self.path}: annotation {annotation.get('id')} of {self.file_name} "
+                f"cannot be read: {error}"
+            ) from None
 
 
 def read_coco(path: Path) -> list[CocoLabels]:
@@ -188,8 +204,10 @@ def read_coco(path: Path) -> list[CocoLabels]:
     """
     try:
         content = json.loads(read_bytes(path).decode("utf-8-sig"))
-        pictures = {entry["id"]: CocoLabels(path, str(entry["file_name"]), _coco_size(entry))
-                    for entry in content["images"]}
+        pictures = {
+            entry["id"]: CocoLabels(path, str(entry["file_name"]), _coco_size(entry))
+            for entry in content["images"]
+        }
         crowds = strays = 0
         categories: Counter[Any] = Counter()
         for annotation in content["annotations"]:
@@ -203,15 +221,21 @@ def read_coco(path: Path) -> list[CocoLabels]:
     except ValueError as error:  # of JSON or of its encoding
         raise UserError(f"{path}: not a JSON file ({error})") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a COCO file: expected images with id and file_name, and "
-                        f"annotations with image_id and segmentation ({error!r})") from None
+        raise UserError(
+            f"{path}: not a COCO file: expected images with id and file_name, and "
+            f"annotations with image_id and segmentation ({error!r})"
+        ) from None
     for count, what in ((crowds, "are crowds"), (strays, "belong to no picture of the file")):
         if count:
-            warnings.warn(f"{path}: {count} annotations {what} and are left out", MRCNNWarning,
-                          stacklevel=2)
+            warnings.warn(
+                f"{path}: {count} annotations {what} and are left out", MRCNNWarning, stacklevel=2
+            )
     if len(categories) > 1:
-        warnings.warn(f"{path}: annotations of {len(categories)} categories, all taken as nuclei",
-                      MRCNNWarning, stacklevel=2)
+        warnings.warn(
+            f"{path}: annotations of {len(categories)} categories, all taken as nuclei",
+            MRCNNWarning,
+            stacklevel=2,
+        )
     return list(pictures.values())
 
 
@@ -258,8 +282,10 @@ class RoiLabels:
             pieces.append(patch)
             planes.add((roi.position, roi.z_position, roi.t_position))
         if len(planes - {(0, 0, 0)}) > 1:
-            raise UserError(f"{self.files[0]}: ROIs of several planes of a stack; save those of "
-                            "each plane for a picture of its own")
+            raise UserError(
+                f"{self.files[0]}: ROIs of several planes of a stack; save those of "
+                "each plane for a picture of its own"
+            )
         return _pack(map(union, instances), size, str(self.files[0]), warn)
 
     def state(self) -> str:
@@ -310,18 +336,23 @@ def roi_rings(roi: Any) -> list[np.ndarray]:
     from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE
 
     if roi.subtype in (ROI_SUBTYPE.TEXT, ROI_SUBTYPE.IMAGE):
-        raise ValueError(f"it is a note of type {roi.subtype.name}; delete it and save the ROIs "
-                         "again")
+        raise ValueError(
+            f"it is a note of type {roi.subtype.name}; delete it and save the ROIs again"
+        )
     if roi.roitype in (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED):
         if roi.options & ROI_OPTIONS.SPLINE_FIT:
-            raise ValueError("it is a fitted spline; make it a polygon (in ImageJ: Edit > "
-                             "Selection > Interpolate) and save the ROIs again")
+            raise ValueError(
+                "it is a fitted spline; make it a polygon (in ImageJ: Edit > "
+                "Selection > Interpolate) and save the ROIs again"
+            )
         return [roi.coordinates()]
     if roi.roitype == ROI_TYPE.RECT and roi.composite:
         return roi.coordinates(multi=True)
     if roi.roitype not in (ROI_TYPE.RECT, ROI_TYPE.OVAL):
-        raise ValueError(f"it is of type {roi.roitype.name}, which has no area; delete it and save "
-                         "the ROIs again")
+        raise ValueError(
+            f"it is of type {roi.roitype.name}, which has no area; delete it and save "
+            "the ROIs again"
+        )
     if roi.subpixelrect:
         left, top, width, height = roi.xd, roi.yd, roi.widthd, roi.heightd
     else:
@@ -338,10 +369,17 @@ def roi_rings(roi: Any) -> list[np.ndarray]:
 # ---- All outlines ------------------------------------------------------------------------------
 
 
-def _pack(patches: Iterable[Patch | None], size: Size, name: str, warn: Warn,
-          ) -> tuple[np.ndarray, int]:
+def _pack(
+    patches: Iterable[Patch | None],
+    size: Size,
+    name: str,
+    warn: Warn,
+) -> tuple[np.ndarray, int]:
     layers, count, empty = pack(patches, size)
     if empty:
-        warn(f"empty {name}", f"{name}: {empty} of {count + empty} outlines hold no pixel of the "
-                              "picture and are left out")
+        warn(
+            f"empty {name}",
+            f"{name}: {empty} of {count + empty} outlines hold no pixel of the "
+            "picture and are left out",
+        )
     return layers, count

@@ -64,8 +64,9 @@ def union(patches: Iterable[Patch | None]) -> Patch | None:
     bottom, right = (max(window[axis].stop for window, _ in patches) for axis in (0, 1))
     inside = np.zeros((bottom - top, right - left), bool)
     for (rows, columns), part in patches:
-        inside[rows.start - top : rows.stop - top,
-               columns.start - left : columns.stop - left] |= part
+        inside[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] |= (
+            part
+        )
     return (slice(top, bottom), slice(left, right)), inside
 
 

@@ -32,14 +32,14 @@ class Pair:
     labels: Labels
 
     def size(self) -> tuple[int, int]:
-        """(H, W) of the picture, from its header. Raises UserError where its labels have another.
-        """
+        """(H, W) of the image, from its header. Raises UserError where its labels have another."""
         size, other = picture_size(self.image), self.labels.size()
         if other is not None and other != size:
-            raise UserError(f"{self.labels.files[0]}: labels of {other[0]} x {other[1]} pixels for "
-                            f"{self.image}, which has {size[0]} x {size[1]}")
+            raise UserError(
+                f"{self.labels.files[0]}: labels of {other[0]} x {other[1]} pixels for "
+                f"{self.image}, which has {size[0]} x {size[1]}"
+            )
         return size
-
 
 
 def find_pairs(images: str | Path, labels: str | Path) -> list[Pair]:
@@ -81,8 +81,13 @@ def _files(folder: Path, without: Path | None = None) -> list[PurePosixPath]:
     found = []
     for directory, folders, names in os.walk(folder, followlinks=True):
         here = Path(directory)
-        folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX"
-                      and not (without and _same(here / name, without))]
+        folders[:] = [
+            name
+            for name in folders
+            if name[0] != "."
+            and name != "__MACOSX"
+            and not (without and _same(here / name, without))
+        ]
         place = PurePosixPath(here.relative_to(folder).as_posix())
         found += [place / name for name in names if name[0] != "."]
     return sorted(found)
@@ -111,18 +116,24 @@ def _pictures(images: Path, labels: Path) -> dict[str, PurePosixPath]:
     found: dict[str, PurePosixPath] = {}
     for path in _files(images, None if _same(images, labels) else labels):
         name = picture_name(path)
-        if not is_picture(path.name) or (_same(images, labels)
-                                         and _bare(name, LABEL_SUFFIXES) != name):
+        if not is_picture(path.name) or (
+            _same(images, labels) and _bare(name, LABEL_SUFFIXES) != name
+        ):
             continue
         if name in found:
-            raise UserError(f"{images}: holds both {found[name]} and {path}; keep one of them here "
-                            f"(labels: in a folder of their own, or named {name}_mask.png)")
+            raise UserError(
+                f"{images}: holds both {found[name]} and {path}; keep one of them here "
+                f"(labels: in a folder of their own, or named {name}_mask.png)"
+            )
         found[name] = path
     return found
 
 
-def _match_folder(pictures: Mapping[str, PurePosixPath], images: Path, folder: Path,
-                  ) -> tuple[dict[str, Labels], list[str]]:
+def _match_folder(
+    pictures: Mapping[str, PurePosixPath],
+    images: Path,
+    folder: Path,
+) -> tuple[dict[str, Labels], list[str]]:
     """(labels by picture name, label files that belong to no picture)."""
     same = _same(images, folder)
     taken = set(pictures.values()) if same else set()
@@ -134,9 +145,13 @@ def _match_folder(pictures: Mapping[str, PurePosixPath], images: Path, folder: P
         if path.suffix.lower() == ".roi":
             by_folder.setdefault(path.parent, []).append(path)
     image_index = _index((picture_name(path), [path]) for path in label_images)
-    roi_index = _index([(str(path.with_suffix("")), [path]) for path in rois]
-                       + [(str(place), sorted(group, key=lambda path: path.stem))
-                          for place, group in by_folder.items()])
+    roi_index = _index(
+        [(str(path.with_suffix("")), [path]) for path in rois]
+        + [
+            (str(place), sorted(group, key=lambda path: path.stem))
+            for place, group in by_folder.items()
+        ]
+    )
     found: dict[str, Labels] = {}
     unused = dict.fromkeys(label_images + rois)
     for name, picture in pictures.items():
@@ -147,8 +162,10 @@ def _match_folder(pictures: Mapping[str, PurePosixPath], images: Path, folder: P
             if name in found or not candidates:
                 continue
             if len(candidates) > 1:
-                raise UserError(f"{folder}: both {candidates[0][0]} and {candidates[1][0]} may be "
-                                f"the labels of {picture}; keep one of them there")
+                raise UserError(
+                    f"{folder}: both {candidates[0][0]} and {candidates[1][0]} may be "
+                    f"the labels of {picture}; keep one of them there"
+                )
             paths = tuple(folder / path for path in candidates[0])
             found[name] = LabelImage(*paths) if index is image_index else RoiLabels(paths)
     return found, [str(folder / path) for path in unused]
@@ -176,8 +193,11 @@ def _look_up(name: str, index: Index) -> list[list[PurePosixPath]]:
     return []
 
 
-def _match_coco(pictures: Mapping[str, PurePosixPath], images: Path, file: Path,
-                ) -> tuple[dict[str, CocoLabels], list[str]]:
+def _match_coco(
+    pictures: Mapping[str, PurePosixPath],
+    images: Path,
+    file: Path,
+) -> tuple[dict[str, CocoLabels], list[str]]:
     """(labels by picture name, what the file lists that is no picture)."""
     by_last: dict[str, list[str]] = {}
     for name in pictures:
@@ -187,13 +207,17 @@ def _match_coco(pictures: Mapping[str, PurePosixPath], images: Path, file: Path,
     unused = []
     for entry in read_coco(file):
         wanted = PurePosixPath(picture_name(PurePosixPath(entry.file_name.replace("\\", "/"))))
-        fits = [(_fit(wanted, PurePosixPath(name), above), name)
-                for name in by_last.get(wanted.name, [])]
+        fits = [
+            (_fit(wanted, PurePosixPath(name), above), name)
+            for name in by_last.get(wanted.name, [])
+        ]
         best = max(fits, default=(NO_FIT, ""))[0]
         names = [name for fit, name in fits if fit == best != NO_FIT]
         if len(names) > 1:
-            raise UserError(f"{file}: {entry.file_name} may be {pictures[names[0]]} or "
-                            f"{pictures[names[1]]} in {images}; write more of its path there")
+            raise UserError(
+                f"{file}: {entry.file_name} may be {pictures[names[0]]} or "
+                f"{pictures[names[1]]} in {images}; write more of its path there"
+            )
         if names:
             claims.setdefault(names[0], []).append((best, entry))
         else:
@@ -202,12 +226,16 @@ def _match_coco(pictures: Mapping[str, PurePosixPath], images: Path, file: Path,
     for name, entries in claims.items():
         entries.sort(key=lambda claim: claim[0], reverse=True)
         if len(entries) > 1 and entries[0][0] == entries[1][0]:
-            raise UserError(f"{file}: lists {pictures[name]} twice, as {entries[0][1].file_name} "
-                            f"and as {entries[1][1].file_name}")
+            raise UserError(
+                f"{file}: lists {pictures[name]} twice, as {entries[0][1].file_name} "
+                f"and as {entries[1][1].file_name}"
+            )
         found[name] = entries[0][1]
         unused += [entry.file_name for _, entry in entries[1:]]
-    warn_of([entry.file_name for entry in found.values() if not entry.annotations],
-            f"{file}: pictures without any annotation, taken as pictures without nuclei")
+    warn_of(
+        [entry.file_name for entry in found.values() if not entry.annotations],
+        f"{file}: pictures without any annotation, taken as pictures without nuclei",
+    )
     return found, unused
 
 
@@ -231,13 +259,17 @@ def _fit(wanted: PurePosixPath, name: PurePosixPath, above: Sequence[str]) -> Fi
     return same, same == len(wanted.parts), wanted == name
 
 
-def _nothing_found(pictures: Mapping[str, PurePosixPath], images: Path, labels: Path,
-                   unused: Sequence[str]) -> str:
+def _nothing_found(
+    pictures: Mapping[str, PurePosixPath], images: Path, labels: Path, unused: Sequence[str]
+) -> str:
     name, picture = next(iter(pictures.items()))
     start = f"{labels}: no labels for any of the {len(pictures)} pictures in {images}"
     if labels.is_file():
-        there = f"the first of {len(unused)} listed there is {unused[0]}" if unused else \
-            "the file lists no pictures"
+        there = (
+            f"the first of {len(unused)} listed there is {unused[0]}"
+            if unused
+            else "the file lists no pictures"
+        )
         return f"{start}; the first of them is {picture}, and {there}"
     bare = PurePosixPath(_bare(name, PICTURE_SUFFIXES)).name
     hint = ""
@@ -246,9 +278,11 @@ def _nothing_found(pictures: Mapping[str, PurePosixPath], images: Path, labels: 
             hint = f". It holds {path}: if that is a COCO file, name the file itself"
         elif path.name.endswith("_seg.npy"):
             hint = ". Cellpose's _seg.npy are not read: save the masks as PNG or TIFF there"
-    return (f"{start}; for {picture} were tried {bare}.png, {bare}.tif, {bare}.tiff, {bare}.zip, "
-            f"{bare}.roi and {bare}/*.roi, also with {', '.join(LABEL_SUFFIXES)} after "
-            f"{bare}{hint}")
+    return (
+        f"{start}; for {picture} were tried {bare}.png, {bare}.tif, {bare}.tiff, {bare}.zip, "
+        f"{bare}.roi and {bare}/*.roi, also with {', '.join(LABEL_SUFFIXES)} after "
+        f"{bare}{hint}"
+    )
 
 
 def warn_of(names: Sequence[str], what: str) -> None:

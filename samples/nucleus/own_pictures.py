@@ -57,12 +57,15 @@ def _tiff_size(path: Path) -> tuple[int, int]:
     with tifffile.TiffFile(path) as tiff:
         series, page = tiff.series[0], tiff.pages[0]
         # Y, X and S (samples: the colours of a pixel) make a picture; all else makes a stack.
-        planes = math.prod(size for axis, size in zip(series.axes, series.shape, strict=True)
-                           if axis not in "YXS")
+        planes = math.prod(
+            size for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXS"
+        )
         if planes > 1:
-            raise UserError(f"{path}: a stack of {planes} planes; save each as a picture of its "
-                            "own (in ImageJ: Image > Stacks > Stack to Images), or channels as one "
-                            "RGB picture")
+            raise UserError(
+                f"{path}: a stack of {planes} planes; save each as a picture of its "
+                "own (in ImageJ: Image > Stacks > Stack to Images), or channels as one "
+                "RGB picture"
+            )
         return page.imagelength, page.imagewidth
 
 

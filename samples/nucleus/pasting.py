@@ -100,10 +100,14 @@ def draw_place(boxes, sources, shape, frame, rng: np.random.Generator) -> tuple[
 def overlap(shape, centre, frame) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Where a patch about a centre lies in the frame, and which part of the patch that is."""
     starts = [place - size // 2 for place, size in zip(centre, shape, strict=True)]
-    inside = tuple(slice(max(start, 0), min(start + size, limit))
-                   for start, size, limit in zip(starts, shape, frame, strict=True))
-    part = tuple(slice(there.start - start, there.stop - start)
-                 for there, start in zip(inside, starts, strict=True))
+    inside = tuple(
+        slice(max(start, 0), min(start + size, limit))
+        for start, size, limit in zip(starts, shape, frame, strict=True)
+    )
+    part = tuple(
+        slice(there.start - start, there.stop - start)
+        for there, start in zip(inside, starts, strict=True)
+    )
     return inside, part
 
 
@@ -114,8 +118,11 @@ def fits(labels: np.ndarray, mask: np.ndarray, centre, areas: np.ndarray) -> boo
     hidden = np.bincount(there, minlength=len(areas))
     hidden[0] = 0
     # Half of the copy has to be in the image: what the frame leaves of it is a sliver otherwise.
-    return (2 * there.size >= mask.sum() and hidden.sum() <= MOST_OVERLAP * there.size
-            and bool((hidden <= MOST_HIDDEN * areas).all()))
+    return (
+        2 * there.size >= mask.sum()
+        and hidden.sum() <= MOST_OVERLAP * there.size
+        and bool((hidden <= MOST_HIDDEN * areas).all())
+    )
 
 
 def paste(canvas: np.ndarray, labels: np.ndarray, pixels, mask, centre, number: int) -> None:

@@ -34,9 +34,13 @@ class Outcome(NamedTuple):
     error: Exception | None = None
 
 
-def run_overlapped(items: Iterable, read: Callable[[Any], Any], work: Callable[[Any, Any], Any],
-                   write: Callable[[Any, Outcome], Any],
-                   report: Callable[[Any, Outcome], None]) -> None:
+def run_overlapped(
+    items: Iterable,
+    read: Callable[[Any], Any],
+    work: Callable[[Any, Any], Any],
+    write: Callable[[Any, Outcome], Any],
+    report: Callable[[Any, Outcome], None],
+) -> None:
     """Take every item through the stages.
 
     `write` gets the Outcome of `read` and `work`; `report` gets the Outcome of `write` (the

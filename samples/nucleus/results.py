@@ -31,9 +31,16 @@ from samples.nucleus import drawing
 from samples.nucleus.submission import SubmissionWriter
 
 # Where each format goes.
-PLACES = {"report": "index.html", "submission": "submit.csv", "pictures": "pictures",
-          "labels": "labels/", "rois": "rois/", "geojson": "geojson/", "coco": "coco.json",
-          "measurements": "measurements.csv"}
+PLACES = {
+    "report": "index.html",
+    "submission": "submit.csv",
+    "pictures": "pictures",
+    "labels": "labels/",
+    "rois": "rois/",
+    "geojson": "geojson/",
+    "coco": "coco.json",
+    "measurements": "measurements.csv",
+}
 FORMATS = tuple(PLACES)
 DEFAULT_FORMATS = ("report", "submission", "pictures")
 DEFAULT_FORMATS_OF_FILES = ("report", "pictures", "labels", "measurements")
@@ -43,21 +50,28 @@ CLASS_NAME = "nucleus"
 class ResultWriter:
     """Writes the results of a run picture by picture."""
 
-    def __init__(self, output: Path, formats: Sequence[str], facts: Mapping[str, str],
-                 microns: float | None = None):
+    def __init__(
+        self,
+        output: Path,
+        formats: Sequence[str],
+        facts: Mapping[str, str],
+        microns: float | None = None,
+    ):
         """facts: about the run, and microns, the side of a pixel, for the report. Raises UserError
         where a package that a format needs is absent, or a file cannot be written."""
         self.output, self.formats = Path(output), tuple(formats)
         if "rois" in formats:
             _demand_roifile()
-        self.submission = SubmissionWriter(self.output / "submit.csv") \
-            if "submission" in formats else None
+        self.submission = (
+            SubmissionWriter(self.output / "submit.csv") if "submission" in formats else None
+        )
         self.coco = Coco() if "coco" in formats else None
         self.table = Table(self.output / "measurements.csv") if "measurements" in formats else None
         self.report = None
         if "report" in formats:
-            self.report = ReportWriter(self.output / "index.html", "Nuclei", facts, microns,
-                                       nouns=("nucleus", "nuclei"))
+            self.report = ReportWriter(
+                self.output / "index.html", "Nuclei", facts, microns, nouns=("nucleus", "nuclei")
+            )
 
     def add(self, name: str, result: Result) -> None:
         """Write what was found in a picture. Raises UserError where the file system refuses."""
@@ -69,8 +83,9 @@ class ResultWriter:
             shown, shown_labels = result.preview()
         if picture:
             title = f"{len(result)} nuclei   {name}"
-            drawing.save_png(self.output / picture,
-                             drawing.detections_only(shown, shown_labels, title))
+            drawing.save_png(
+                self.output / picture, drawing.detections_only(shown, shown_labels, title)
+            )
         if "labels" in self.formats:
             result_files.write_label_image(self.output / "labels" / f"{name}.tif", labels)
         if "rois" in self.formats:
@@ -82,8 +97,7 @@ class ResultWriter:
         if self.table or self.report:
             measured = result.to_dataframe()
         if self.report:
-            self.report.add(name, shown, shown_labels, measured, link=picture,
-                            shape=labels.shape)
+            self.report.add(name, shown, shown_labels, measured, link=picture, shape=labels.shape)
         if self.table:
             self.table.add(name, measured)
 
@@ -107,8 +121,9 @@ class ResultWriter:
 
     def places(self) -> str:
         """Where the results are, in words."""
-        return f"{self.output}: " + ", ".join(place for name, place in PLACES.items()
-                                              if name in self.formats)
+        return f"{self.output}: " + ", ".join(
+            place for name, place in PLACES.items() if name in self.formats
+        )
 
     @property
     def partial(self) -> Path:
@@ -128,10 +143,12 @@ class Coco:
         self.classes = result.classes
         number = len(self.images) + 1
         height, width = result.labels.shape
-        self.images.append({"id": number, "file_name": f"{image_id}.png", "height": height,
-                            "width": width})
-        found = result_files.coco_annotations(result.labels, result.scores, number,
-                                              len(self.annotations) + 1, result.class_ids)
+        self.images.append(
+            {"id": number, "file_name": f"{image_id}.png", "height": height, "width": width}
+        )
+        found = result_files.coco_annotations(
+            result.labels, result.scores, number, len(self.annotations) + 1, result.class_ids
+        )
         self.annotations += [json.dumps(annotation) for annotation in found]
 
     def write(self, path: Path) -> None:
@@ -139,7 +156,8 @@ class Coco:
         head = json.dumps({"images": self.images, "categories": categories})
         with atomic_path(path) as temporary:
             Path(temporary).write_text(
-                head[:-1] + ', "annotations": [\n' + ",\n".join(self.annotations) + "\n]}\n")
+                head[:-1] + ', "annotations": [\n' + ",\n".join(self.annotations) + "\n]}\n"
+            )
 
 
 class Table:
@@ -157,12 +175,22 @@ class Table:
     def add(self, image_id: str, table) -> None:
         """Append a picture's table; columns in microns are empty where a pixel's side is not
         known."""
-        table = table.reindex(columns=[*table.columns, *(name for name in result_files.IN_MICRONS
-                                                         if name not in table)])
+        table = table.reindex(
+            columns=[
+                *table.columns,
+                *(name for name in result_files.IN_MICRONS if name not in table),
+            ]
+        )
         table.insert(0, "image_id", image_id)
         try:
-            table.to_csv(self.partial, mode="a", header=not self._begun, index=False,
-                         lineterminator="\n", float_format="%.6g")
+            table.to_csv(
+                self.partial,
+                mode="a",
+                header=not self._begun,
+                index=False,
+                lineterminator="\n",
+                float_format="%.6g",
+            )
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
         self._begun = True

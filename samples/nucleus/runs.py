@@ -27,8 +27,15 @@ from samples.nucleus.submission import Submission, SubmissionWriter
 WORST = 20
 
 
-def each_image(names: Sequence[str], what: str, failed: dict[str, str], read: Callable,
-               work: Callable, write: Callable, progress: Progress | None = None) -> None:
+def each_image(
+    names: Sequence[str],
+    what: str,
+    failed: dict[str, str],
+    read: Callable,
+    work: Callable,
+    write: Callable,
+    progress: Progress | None = None,
+) -> None:
     """Take the numbers of the images, which have these names, through the stages of
     `run_overlapped`.
 
@@ -48,9 +55,16 @@ def each_image(names: Sequence[str], what: str, failed: dict[str, str], read: Ca
     run_overlapped(range(len(names)), read, work, write, report)
 
 
-def run_detect(segmenter, inputs: Sequence[Input], output: Path, formats: Sequence[str],
-               microns: float | None = None, unreadable: Mapping[str, str] | None = None,
-               facts: Mapping[str, str] | None = None, **how: Any) -> dict[str, str]:
+def run_detect(
+    segmenter,
+    inputs: Sequence[Input],
+    output: Path,
+    formats: Sequence[str],
+    microns: float | None = None,
+    unreadable: Mapping[str, str] | None = None,
+    facts: Mapping[str, str] | None = None,
+    **how: Any,
+) -> dict[str, str]:
     """Detect in pictures into the folder `output`.
 
     segmenter: a `mrcnn.segmenter.Segmenter`; how: further arguments of its `detect`.
@@ -71,8 +85,9 @@ def run_detect(segmenter, inputs: Sequence[Input], output: Path, formats: Sequen
         return inputs[number].load()
 
     def work(number: int, image: Any) -> Any:
-        return segmenter.detect(image, microns=microns or inputs[number].microns,
-                                progress=progress.within, **how)
+        return segmenter.detect(
+            image, microns=microns or inputs[number].microns, progress=progress.within, **how
+        )
 
     def write(number: int, outcome: Outcome) -> str:
         nonlocal total
@@ -96,10 +111,17 @@ def run_detect(segmenter, inputs: Sequence[Input], output: Path, formats: Sequen
     return failed
 
 
-def run_evaluate(dataset, output: Path, source: str, segmenter=None,
-                 submission: Submission | None = None, limit: int | None = None,
-                 pictures: bool = True, figures: bool = False,
-                 facts: Mapping[str, str] | None = None) -> dict[str, str]:
+def run_evaluate(
+    dataset,
+    output: Path,
+    source: str,
+    segmenter=None,
+    submission: Submission | None = None,
+    limit: int | None = None,
+    pictures: bool = True,
+    figures: bool = False,
+    facts: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Score a detector, or a submission file, on a labelled data set.
 
     Writes index.html, metrics.json, metrics.csv, <ImageId>.png, worst.png (the WORST of these
@@ -109,8 +131,13 @@ def run_evaluate(dataset, output: Path, source: str, segmenter=None,
     Returns the names of the images that failed, with the reasons; they are not part of the scores.
     """
     evaluation = Evaluation()
-    page = ReportWriter(output / "index.html", "Nuclei against the truth", facts or {},
-                        kind="evaluate", nouns=("nucleus", "nuclei"))
+    page = ReportWriter(
+        output / "index.html",
+        "Nuclei against the truth",
+        facts or {},
+        kind="evaluate",
+        nouns=("nucleus", "nuclei"),
+    )
     writer = None if segmenter is None else SubmissionWriter(output / "submit.csv")
     names = [dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]]
 
@@ -118,8 +145,10 @@ def run_evaluate(dataset, output: Path, source: str, segmenter=None,
         truth, _ = dataset.load_layers(number)
         image = dataset.load_image(number)
         if truth.shape[:2] != image.shape[:2]:
-            raise UserError(f"masks of {truth.shape[0]} x {truth.shape[1]} pixels for an image of "
-                            f"{image.shape[0]} x {image.shape[1]}")
+            raise UserError(
+                f"masks of {truth.shape[0]} x {truth.shape[1]} pixels for an image of "
+                f"{image.shape[0]} x {image.shape[1]}"
+            )
         return image, truth
 
     def work(number: int, pair: tuple) -> tuple:
@@ -142,11 +171,19 @@ def run_evaluate(dataset, output: Path, source: str, segmenter=None,
             writer.add(image_id, labels, scores)
         row = evaluation.add(image_id, image, truth, labels, scores, seconds)
         if pictures:
-            drawing.save_png(output / f"{image_id}.png",
-                             figure(image, truth, labels, scores, row, evaluation.ious[-1]))
-        page.add(image_id, drawing.brighten(image), labels,
-                 measurements(labels, scores, image), truth, row,
-                 f"{image_id}.png" if pictures else None)
+            drawing.save_png(
+                output / f"{image_id}.png",
+                figure(image, truth, labels, scores, row, evaluation.ious[-1]),
+            )
+        page.add(
+            image_id,
+            drawing.brighten(image),
+            labels,
+            measurements(labels, scores, image),
+            truth,
+            row,
+            f"{image_id}.png" if pictures else None,
+        )
         if figures:
             drawn = report_figures(image, truth, labels, scores, evaluation.ious[-1])
             for name, picture in drawn.items():
@@ -159,19 +196,26 @@ def run_evaluate(dataset, output: Path, source: str, segmenter=None,
         complete = True
     except KeyboardInterrupt:
         if evaluation.rows:
-            print(f"Stopped. The scores of the {len(evaluation.rows)} images so far are in "
-                  f"{output}")
+            print(
+                f"Stopped. The scores of the {len(evaluation.rows)} images so far are in {output}"
+            )
         raise
     finally:
         if writer is not None:
             writer.close(complete)
         page.close(complete, evaluation.summary() if evaluation.rows else None)
         if evaluation.rows:
-            ways = {} if segmenter is None else {
-                "postprocessing": dataclasses.asdict(segmenter.settings),
-                "variants": [str(v) for v in segmenter.variants]}
-            evaluation.write(output, detections=source, **ways, complete=complete,
-                             failed=list(failed))
+            ways = (
+                {}
+                if segmenter is None
+                else {
+                    "postprocessing": dataclasses.asdict(segmenter.settings),
+                    "variants": [str(v) for v in segmenter.variants],
+                }
+            )
+            evaluation.write(
+                output, detections=source, **ways, complete=complete, failed=list(failed)
+            )
     if not evaluation.rows:
         raise UserError(f"none of the {len(failed)} images could be scored")
     print(evaluation.table())

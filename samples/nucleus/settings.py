@@ -23,9 +23,15 @@ from mrcnn.presets import PRESETS
 FILE = "settings.json"  # in a run's folder; a weight file elsewhere has FILE.h5.settings.json
 
 # Keys that have flags of their own, or that everything else relies on.
-FLAGS = {"STEPS_PER_EPOCH": "--steps", "SEED": "--seed", "DATA_WORKERS": "--workers",
-         "CACHE_DIR": "--cache", "PRECISION": "--precision", "IMAGES_PER_GPU": "--batch-size",
-         "DETECTION_MIN_CONFIDENCE": "--min-confidence"}
+FLAGS = {
+    "STEPS_PER_EPOCH": "--steps",
+    "SEED": "--seed",
+    "DATA_WORKERS": "--workers",
+    "CACHE_DIR": "--cache",
+    "PRECISION": "--precision",
+    "IMAGES_PER_GPU": "--batch-size",
+    "DETECTION_MIN_CONFIDENCE": "--min-confidence",
+}
 FIXED = ("NAME", "NUM_CLASSES", "GPU_COUNT", "VALIDATION_STEPS", "IMAGE_RESIZE_MODE")
 
 
@@ -40,8 +46,12 @@ class Settings:
 
     def over(self, older: Settings) -> Settings:
         """These on top of older ones."""
-        return Settings(self.preset or older.preset, (*older.config, *self.config),
-                        self.schedule or older.schedule, (*older.augment, *self.augment))
+        return Settings(
+            self.preset or older.preset,
+            (*older.config, *self.config),
+            self.schedule or older.schedule,
+            (*older.augment, *self.augment),
+        )
 
     def augmentation(self, base: MicrographAugmentation) -> MicrographAugmentation:
         """`base` with the changes of `augment`.
@@ -73,8 +83,9 @@ def _parsed(setting: str) -> tuple:
     if not equals or key not in RULES:
         near = difflib.get_close_matches(key, RULES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"--config {setting}: expected KEY=VALUE with a key of the "
-                        f"configuration{hint}")
+        raise UserError(
+            f"--config {setting}: expected KEY=VALUE with a key of the configuration{hint}"
+        )
     if key in FLAGS or key in FIXED:
         instead = f"use {FLAGS[key]}" if key in FLAGS else "it is part of the application"
         raise UserError(f"--config {setting}: {key} cannot be changed so: {instead}")
@@ -111,11 +122,16 @@ def beside(weights: str | Path | None) -> Settings:
 def _read(path: Path) -> Settings:
     try:
         found = json.loads(path.read_text())
-        settings = Settings(found["preset"], tuple(map(str, found["config"])), found["schedule"],
-                            tuple(map(str, found.get("augment", ()))))
+        settings = Settings(
+            found["preset"],
+            tuple(map(str, found["config"])),
+            found["schedule"],
+            tuple(map(str, found.get("augment", ()))),
+        )
         if settings.preset is not None and settings.preset not in PRESETS:
             raise ValueError(f"there is no preset {settings.preset}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and name the settings with --preset "
-                        "and --config") from error
+        raise UserError(
+            f"{path}: damaged ({error}); delete it and name the settings with --preset and --config"
+        ) from error
     return settings

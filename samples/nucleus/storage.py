@@ -126,8 +126,13 @@ class ZipStore:
         entries = []
         for image_id in sorted(images):
             found = masks.get(image_id)
-            entries.append(Entry(image_id, choose_image(image_id, images[image_id]),
-                                 None if found is None else sorted(found)))
+            entries.append(
+                Entry(
+                    image_id,
+                    choose_image(image_id, images[image_id]),
+                    None if found is None else sorted(found),
+                )
+            )
         return entries
 
     def name(self, member: str) -> str:
@@ -177,8 +182,10 @@ def open_subset(dataset_dir: str | os.PathLike, subset: str) -> FolderStore | Zi
     else:
         there = sorted(p.name for p in root.iterdir() if p.is_dir() or p.suffix == ".zip")
         listing = ", ".join(there[:6]) + (", ..." if len(there) > 6 else "")
-        raise UserError(f"{root} holds neither a folder {subset} nor {subset}.zip "
-                        f"(it holds: {listing or 'nothing'})")
+        raise UserError(
+            f"{root} holds neither a folder {subset} nor {subset}.zip "
+            f"(it holds: {listing or 'nothing'})"
+        )
     if not store.entries:
         raise UserError(f"{root}: no images in {subset}, expected <ImageId>/images/<ImageId>.png")
     return store

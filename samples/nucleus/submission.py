@@ -51,8 +51,10 @@ def label_runs(labels: np.ndarray) -> dict[int, str]:
     numbers = np.stack([starts[order] + 1, lengths[order]], axis=1).ravel().tolist()
     present, first = np.unique(values[order], return_index=True)
     ends = [*(2 * first[1:]).tolist(), len(numbers)]
-    return {label: " ".join(map(str, numbers[2 * begin : end]))
-            for label, begin, end in zip(present.tolist(), first.tolist(), ends, strict=True)}
+    return {
+        label: " ".join(map(str, numbers[2 * begin : end]))
+        for label, begin, end in zip(present.tolist(), first.tolist(), ends, strict=True)
+    }
 
 
 def rle_encode(mask: np.ndarray) -> str:
@@ -242,8 +244,10 @@ class Submission:
             except UserError as error:
                 raise UserError(f"{self.path} line {number}: {error}") from None
             if labels[pixels].any():
-                raise UserError(f"{self.path} line {number}: overlaps an earlier mask of "
-                                f"{image_id}; Kaggle does not accept that")
+                raise UserError(
+                    f"{self.path} line {number}: overlaps an earlier mask of "
+                    f"{image_id}; Kaggle does not accept that"
+                )
             labels[pixels] = label
         return np.ascontiguousarray(labels.reshape(int(shape[1]), int(shape[0])).T)
 

@@ -234,8 +234,13 @@ def _connective_tissue(scene: Scene, rng, radius: float) -> np.ndarray:
     return np.clip(amount, 0, None) * (1 - clear)
 
 
-def _out_of_focus(shape: tuple[int, int], make, rng, count: int, blur: float | None = None,
-                  ) -> np.ndarray:
+def _out_of_focus(
+    shape: tuple[int, int],
+    make,
+    rng,
+    count: int,
+    blur: float | None = None,
+) -> np.ndarray:
     """Pale smudges of nuclei above or below the plane in focus, which nobody annotates.
 
     blur: sigma in pixels, by default 3 to 5.

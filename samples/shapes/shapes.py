@@ -73,8 +73,15 @@ class ShapesDataset(utils.Dataset):
         rng = np.random.default_rng(seed)
         for i in range(count):
             background, shapes = self.random_image(rng, height, width)
-            self.add_image("shapes", image_id=i, path=None, width=width, height=height,
-                           bg_color=background, shapes=shapes)
+            self.add_image(
+                "shapes",
+                image_id=i,
+                path=None,
+                width=width,
+                height=height,
+                bg_color=background,
+                shapes=shapes,
+            )
 
     def load_image(self, image_id: int) -> np.ndarray:
         """Draw the image, uint8 [H, W, 3]; later shapes cover earlier ones."""
@@ -116,8 +123,9 @@ class ShapesDataset(utils.Dataset):
             pixels = draw.disk((y, x), s + 0.5, shape=mask.shape)
         else:
             half_base = s / np.sin(np.radians(60))
-            pixels = draw.polygon([y - s, y + s, y + s], [x, x - half_base, x + half_base],
-                                  shape=mask.shape)
+            pixels = draw.polygon(
+                [y - s, y + s, y + s], [x, x - half_base, x + half_base], shape=mask.shape
+            )
         mask[tuple(pixels)] = True
         return mask
 
@@ -206,16 +214,24 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=["train", "detect"])
-    parser.add_argument("--weights", required=True,
-                        help='"none" (train only), "last", "imagenet", "coco" or a .h5 file')
-    parser.add_argument("--logs", default=DEFAULT_LOGS_DIR, metavar="DIR",
-                        help="logs and checkpoints (default: logs/ of the repository)")
+    parser.add_argument(
+        "--weights",
+        required=True,
+        help='"none" (train only), "last", "imagenet", "coco" or a .h5 file',
+    )
+    parser.add_argument(
+        "--logs",
+        default=DEFAULT_LOGS_DIR,
+        metavar="DIR",
+        help="logs and checkpoints (default: logs/ of the repository)",
+    )
     parser.add_argument("--epochs", type=int, default=2, help="train until so many epochs are done")
     parser.add_argument("--steps", type=int, help="batches per epoch")
     parser.add_argument("--layers", default="all", help='"heads", "3+", "4+", "5+" or "all"')
     parser.add_argument("--count", type=int, default=4, help="images to detect in")
-    parser.add_argument("--output", default="shapes_found", metavar="DIR",
-                        help="where detect puts its pictures")
+    parser.add_argument(
+        "--output", default="shapes_found", metavar="DIR", help="where detect puts its pictures"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 

@@ -24,7 +24,8 @@ def scene(rng, grey=True):
 def test_density_and_back():
     image = np.arange(255, dtype=np.uint8)[:, None, None].repeat(3, axis=-1)
     np.testing.assert_allclose(
-        micrographs.from_density(micrographs.to_density(image)), image, atol=1e-3)
+        micrographs.from_density(micrographs.to_density(image)), image, atol=1e-3
+    )
     # Twice the stain lets the square of the light through.
     twice = micrographs.from_density(2 * micrographs.to_density(image))
     np.testing.assert_allclose(1 - twice / 255, (1 - image / 255.0) ** 2, atol=1e-4)

@@ -62,10 +62,12 @@ def test_a_pass_holds_each_image_floor_or_ceil_of_its_share(seed):
 
 def test_copies_of_an_image_are_spread_over_the_pass():
     weights = np.r_[30.0, np.ones(30)]
-    places = np.concatenate([
-        np.flatnonzero(pass_order(np.arange(31), weights, generator(number)) == 0)
-        for number in range(100)
-    ])
+    places = np.concatenate(
+        [
+            np.flatnonzero(pass_order(np.arange(31), weights, generator(number)) == 0)
+            for number in range(100)
+        ]
+    )
     assert abs(places.mean() - 15) < 1.5 and places.std() > 7
 
 

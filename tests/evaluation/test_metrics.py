@@ -19,8 +19,11 @@ def random_labels(rng, size=24, count=6):
 def stack(labels):
     """Label map -> bool [H, W, N], one mask a value that occurs."""
     values = [v for v in np.unique(labels) if v]
-    return np.stack([labels == v for v in values], -1) if values else np.zeros(
-        (*labels.shape, 0), bool)
+    return (
+        np.stack([labels == v for v in values], -1)
+        if values
+        else np.zeros((*labels.shape, 0), bool)
+    )
 
 
 def naive_iou(truth, prediction):
@@ -63,8 +66,9 @@ def test_iou_of_overlapping_instances():
     np.testing.assert_allclose(metrics.iou_matrix(truth, prediction), expected)
     layers = truth[..., [0, 1, 3, 4]] * np.array([1, 2, 3, 4])
     np.testing.assert_allclose(metrics.iou_matrix(layers, prediction), expected[[0, 1, 3, 4]])
-    np.testing.assert_allclose(metrics.compute_overlaps_masks(truth, prediction), expected,
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.compute_overlaps_masks(truth, prediction), expected, rtol=1e-6
+    )
 
 
 def test_label_values_need_not_be_consecutive():
@@ -98,8 +102,9 @@ def test_scores_by_hand():
     prediction[9, :4] = 9
     iou = metrics.iou_matrix(truth, prediction)
     np.testing.assert_allclose(iou, [[8 / 12, 0], [0, 0]])
-    np.testing.assert_array_equal(metrics.count_matches(iou)[[0, 3, 4]],
-                                  [[1, 1, 1], [1, 1, 1], [0, 2, 2]])
+    np.testing.assert_array_equal(
+        metrics.count_matches(iou)[[0, 3, 4]], [[1, 1, 1], [1, 1, 1], [0, 2, 2]]
+    )
     assert metrics.competition_score(iou) == pytest.approx(4 * (1 / 3) / 10)
     np.testing.assert_allclose(metrics.f1(iou), [0.5] * 4 + [0] * 6)
     assert metrics.panoptic_quality(iou) == pytest.approx((8 / 12) / (1 + 0.5 + 0.5))
@@ -134,16 +139,22 @@ def test_permutation_of_labels_changes_nothing(seed):
     np.testing.assert_allclose(metrics.threshold_scores(one), metrics.threshold_scores(other))
     assert metrics.panoptic_quality(one) == pytest.approx(metrics.panoptic_quality(other))
     assert metrics.aggregated_jaccard_index(truth, prediction) == pytest.approx(
-        metrics.aggregated_jaccard_index(relabel[truth], relabel[prediction]))
+        metrics.aggregated_jaccard_index(relabel[truth], relabel[prediction])
+    )
 
 
 def test_empty_images():
     nothing, one = np.zeros((5, 5), int), np.zeros((5, 5), int)
     one[1:3, 1:3] = 1
     no_masks = np.zeros((5, 5, 0), bool)
-    for truth, prediction, value in [(nothing, nothing, 1.0), (one, nothing, 0.0),
-                                     (nothing, one, 0.0), (one, one, 1.0),
-                                     (no_masks, nothing, 1.0), (no_masks, one, 0.0)]:
+    for truth, prediction, value in [
+        (nothing, nothing, 1.0),
+        (one, nothing, 0.0),
+        (nothing, one, 0.0),
+        (one, one, 1.0),
+        (no_masks, nothing, 1.0),
+        (no_masks, one, 0.0),
+    ]:
         iou = metrics.iou_matrix(truth, prediction)
         assert metrics.competition_score(iou) == value
         np.testing.assert_array_equal(metrics.f1(iou), value)
@@ -167,8 +178,9 @@ def naive_coco(ious, scores, threshold):
     for n, (_, hit) in enumerate(found, 1):
         hits += hit
         curve.append((hits / truths, hits / n))
-    points = [max((p for r, p in curve if r >= point), default=0.0)
-              for point in np.linspace(0, 1, 101)]
+    points = [
+        max((p for r, p in curve if r >= point), default=0.0) for point in np.linspace(0, 1, 101)
+    ]
     return np.mean(points)
 
 
@@ -209,8 +221,10 @@ def test_pixel_scores_against_loops(seed):
     n = np.array([[((truth == i) & (prediction == j)).sum() for j in range(3)] for i in range(3)])
     confusion = metrics.pixel_confusion(truth, prediction, classes=3)
     np.testing.assert_array_equal(confusion, n)
-    iu = [((truth == i) & (prediction == i)).sum() / ((truth == i) | (prediction == i)).sum()
-          for i in range(3)]
+    iu = [
+        ((truth == i) & (prediction == i)).sum() / ((truth == i) | (prediction == i)).sum()
+        for i in range(3)
+    ]
     assert metrics.pixel_accuracy(n) == pytest.approx((truth == prediction).mean())
     assert metrics.mean_iu(n) == pytest.approx(np.mean(iu))
     share = [(truth == i).mean() for i in range(3)]
@@ -221,8 +235,12 @@ def test_pixel_scores_against_loops(seed):
 
 def test_pixel_scores_skip_classes_that_do_not_occur():
     confusion = metrics.pixel_confusion(np.zeros((3, 3), int), np.zeros((3, 3), int))
-    for score in (metrics.pixel_accuracy, metrics.mean_accuracy, metrics.mean_iu,
-                  metrics.frequency_weighted_iu):
+    for score in (
+        metrics.pixel_accuracy,
+        metrics.mean_accuracy,
+        metrics.mean_iu,
+        metrics.frequency_weighted_iu,
+    ):
         assert score(confusion) == 1.0
 
 
@@ -246,12 +264,14 @@ def test_compute_matches_and_ap():
     boxes, masks = squares([(10, 9), (1, 1), (1, 2)])
     ids, scores = np.array([1, 1, 1]), np.array([0.5, 0.9, 0.8])
     gt_match, pred_match, overlaps = metrics.compute_matches(
-        gt_boxes, np.array([1, 1]), gt_masks, boxes, ids, scores, masks)
+        gt_boxes, np.array([1, 1]), gt_masks, boxes, ids, scores, masks
+    )
     np.testing.assert_array_equal(gt_match, [0, 2])
     np.testing.assert_array_equal(pred_match, [0, -1, 1])  # the first truth is not taken twice
     assert overlaps.shape == (3, 2) and overlaps[0, 0] == 1
     ap, precisions, recalls, _ = metrics.compute_ap(
-        gt_boxes, np.array([1, 1]), gt_masks, boxes, ids, scores, masks)
+        gt_boxes, np.array([1, 1]), gt_masks, boxes, ids, scores, masks
+    )
     np.testing.assert_allclose(precisions, [1, 1, 2 / 3, 2 / 3, 0])
     np.testing.assert_allclose(recalls, [0, 0.5, 0.5, 1, 1])
     assert ap == pytest.approx(0.5 + 0.5 * 2 / 3)
@@ -263,7 +283,8 @@ def test_compute_matches_respects_classes_and_padding():
     masks = np.concatenate([gt_masks, np.zeros((20, 20, 3), bool)], -1)
     arguments = (gt_boxes, np.array([1]), gt_masks, np.array([0.9]))
     gt_match, pred_match, _ = metrics.compute_matches(
-        padded, np.array([2, 0, 0, 0]), masks, *arguments[:2], arguments[3], arguments[2])
+        padded, np.array([2, 0, 0, 0]), masks, *arguments[:2], arguments[3], arguments[2]
+    )
     assert gt_match.tolist() == [-1] and pred_match.tolist() == [-1]
 
 

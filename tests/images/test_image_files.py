@@ -20,10 +20,17 @@ from mrcnn.errors import MissingFileError, UserError
 from mrcnn.images import listing, pillow, tiff_pages
 from mrcnn.images.image_files import find_pictures
 
-WINDOWS = [(slice(0, 1), slice(0, 1)), (slice(3, 20), slice(5, 33)),
-           (slice(15, 33), slice(31, 65)), (slice(None), slice(7, 8)), (slice(30, 31), slice(None)),
-           (slice(-4, None), slice(-9, -2)), (slice(10, 1000), slice(20, 1000)),
-           (slice(5, 5), slice(0, 9)), (slice(9, 4), slice(1, 2))]
+WINDOWS = [
+    (slice(0, 1), slice(0, 1)),
+    (slice(3, 20), slice(5, 33)),
+    (slice(15, 33), slice(31, 65)),
+    (slice(None), slice(7, 8)),
+    (slice(30, 31), slice(None)),
+    (slice(-4, None), slice(-9, -2)),
+    (slice(10, 1000), slice(20, 1000)),
+    (slice(5, 5), slice(0, 9)),
+    (slice(9, 4), slice(1, 2)),
+]
 
 
 def random_pixels(*shape, dtype=np.uint8, seed=0):
@@ -110,15 +117,21 @@ def test_png_of_sixteen_bit_colours_is_exact(tmp_path, channels, kind):
 
 def png(pixels, kind):
     """A PNG file of 16 bits, by the book: Pillow cannot write those with colours."""
+
     def chunk(name, data):
-        return (struct.pack(">I", len(data)) + name + data
-                + struct.pack(">I", zlib.crc32(name + data)))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     rows = pixels.astype(">u2").reshape(len(pixels), -1).view(np.uint8)
     filtered = np.pad(rows, ((0, 0), (1, 0)))  # filter 0
     header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, kind, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-            + chunk(b"IDAT", zlib.compress(filtered.tobytes())) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(filtered.tobytes()))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
@@ -178,8 +191,14 @@ LAYOUTS = {
 def test_tiff_layouts(tmp_path, layout, shape, byteorder):
     pixels = random_pixels(*shape, dtype=np.uint16)
     photometric = "rgb" if len(shape) == 3 else "minisblack"
-    tifffile.imwrite(tmp_path / "a.tif", pixels, byteorder=byteorder, photometric=photometric,
-                     metadata=None, **LAYOUTS[layout])
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        pixels,
+        byteorder=byteorder,
+        photometric=photometric,
+        metadata=None,
+        **LAYOUTS[layout],
+    )
     picture = picture_of(tmp_path / "a.tif")
     assert_reads(picture, pixels[..., :3] if len(shape) == 3 else pixels)
     assert picture.channels == (("red", "green", "blue") if len(shape) == 3 else ())
@@ -189,18 +208,32 @@ def test_tiff_layouts(tmp_path, layout, shape, byteorder):
 @pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
 def test_tiff_with_channels_first(tmp_path, layout, photometric):
     pixels = random_pixels(3, 50, 70, dtype=np.uint16)
-    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric,
-                     planarconfig="separate", **LAYOUTS[layout])
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        pixels,
+        photometric=photometric,
+        planarconfig="separate",
+        **LAYOUTS[layout],
+    )
     assert_reads(picture_of(tmp_path / "a.tif"), pixels.transpose(1, 2, 0))
     for channel in (1, "2", 3):
         chosen = picture_of(tmp_path / "a.tif", channel)
         assert_reads(chosen, pixels[int(channel) - 1])
 
 
-@pytest.mark.parametrize("dtype", [bool, np.int8, np.int16, np.uint32, np.int32, np.uint64,
-                                   np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("layout", [{}, {"byteorder": ">"}, {"tile": (16, 16), "byteorder": ">"},
-                                    {"compression": "zlib", "rowsperstrip": 9}])
+@pytest.mark.parametrize(
+    "dtype",
+    [bool, np.int8, np.int16, np.uint32, np.int32, np.uint64, np.float16, np.float32, np.float64],
+)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"byteorder": ">"},
+        {"tile": (16, 16), "byteorder": ">"},
+        {"compression": "zlib", "rowsperstrip": 9},
+    ],
+)
 def test_tiff_types(tmp_path, dtype, layout):
     pixels = random_pixels(50, 70, dtype=dtype)
     tifffile.imwrite(tmp_path / "a.tif", pixels, **layout)
@@ -212,8 +245,13 @@ def test_tiff_codecs_of_imagecodecs(tmp_path, compression):
     pytest.importorskip("imagecodecs")
     rgb = compression in ("jpeg", "jpeg2000")
     pixels = random_pixels(50, 70, *([3] if rgb else []))
-    tifffile.imwrite(tmp_path / "a.tif", pixels, compression=compression, tile=(16, 32),
-                     photometric="rgb" if rgb else "minisblack")
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        pixels,
+        compression=compression,
+        tile=(16, 32),
+        photometric="rgb" if rgb else "minisblack",
+    )
     assert_reads(picture_of(tmp_path / "a.tif"), tifffile.imread(tmp_path / "a.tif"))
 
 
@@ -249,14 +287,18 @@ def test_tiff_float_predictor(tmp_path, layout):
 def test_without_imagecodecs_the_reason_says_what_to_install(tmp_path):
     Image.fromarray(random_pixels(50, 70)).save(tmp_path / "a.tif", compression="tiff_lzw")
     Image.fromarray(random_pixels(50, 70)).save(tmp_path / "b.tif", compression="tiff_deflate")
-    code = ("import sys; sys.modules['imagecodecs'] = None\n"
-            "from mrcnn.images.image_files import find_pictures\n"
-            "pictures, [unreadable] = find_pictures([sys.argv[1]])\n"
-            "print(pictures[0].read().shape, unreadable.path.name, unreadable.reason)")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True,
-                          text=True, check=True)
-    assert done.stdout.strip() == ("(50, 70, 1) a.tif is compressed with LZW: "
-                                   "pip install imagecodecs")
+    code = (
+        "import sys; sys.modules['imagecodecs'] = None\n"
+        "from mrcnn.images.image_files import find_pictures\n"
+        "pictures, [unreadable] = find_pictures([sys.argv[1]])\n"
+        "print(pictures[0].read().shape, unreadable.path.name, unreadable.reason)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == (
+        "(50, 70, 1) a.tif is compressed with LZW: pip install imagecodecs"
+    )
     assert done.stderr == ""
 
 
@@ -271,19 +313,30 @@ def test_tiff_palettes(tmp_path):
     blue[2] = np.arange(256) * 257
     tifffile.imwrite(tmp_path / "blue.tif", indices, photometric="palette", colormap=blue)
     assert_reads(picture_of(tmp_path / "blue.tif"), indices)
-    tifffile.imwrite(tmp_path / "imagej.tif", indices, imagej=True, photometric="palette",
-                     colormap=colours.T.astype(np.uint16) * 257)
+    tifffile.imwrite(
+        tmp_path / "imagej.tif",
+        indices,
+        imagej=True,
+        photometric="palette",
+        colormap=colours.T.astype(np.uint16) * 257,
+    )
     assert_reads(picture_of(tmp_path / "imagej.tif"), indices)
 
 
 def test_grey_with_alpha_and_two_other_samples(tmp_path):
     pixels = random_pixels(50, 70, 2)
     for extra in ("unassalpha", "unspecified"):
-        tifffile.imwrite(tmp_path / f"{extra}.tif", pixels, photometric="minisblack",
-                         planarconfig="contig", extrasamples=[extra])
+        tifffile.imwrite(
+            tmp_path / f"{extra}.tif",
+            pixels,
+            photometric="minisblack",
+            planarconfig="contig",
+            extrasamples=[extra],
+        )
     assert_reads(picture_of(tmp_path / "unassalpha.tif"), pixels[..., 0])
-    assert reason(tmp_path / "unspecified.tif") == ("has 2 channels (1 to 2): "
-                                                    "choose one with --channel")
+    assert reason(tmp_path / "unspecified.tif") == (
+        "has 2 channels (1 to 2): choose one with --channel"
+    )
     assert_reads(picture_of(tmp_path / "unspecified.tif", 2), pixels[..., 1])
 
 
@@ -315,11 +368,23 @@ def test_of_several_series_the_largest(tmp_path, bigger):
 def test_of_pyramids_the_full_resolution(tmp_path, ome, subifds):
     pixels = random_pixels(200, 300, 3)
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=ome) as writer:
-        writer.write(pixels, tile=(64, 64), photometric="rgb", compression="zlib",
-                     subifds=2 if subifds else None, metadata=None if not ome else {})
+        writer.write(
+            pixels,
+            tile=(64, 64),
+            photometric="rgb",
+            compression="zlib",
+            subifds=2 if subifds else None,
+            metadata=None if not ome else {},
+        )
         for step in (2, 4):
-            writer.write(pixels[::step, ::step], tile=(64, 64), photometric="rgb", subfiletype=1,
-                         compression="zlib", metadata=None)
+            writer.write(
+                pixels[::step, ::step],
+                tile=(64, 64),
+                photometric="rgb",
+                subfiletype=1,
+                compression="zlib",
+                metadata=None,
+            )
     picture = picture_of(tmp_path / "a.ome.tif")
     assert picture.name == "a"
     assert_reads(picture, pixels)
@@ -328,13 +393,24 @@ def test_of_pyramids_the_full_resolution(tmp_path, ome, subifds):
 def test_ome_axes_channels_and_microns(tmp_path):
     pixels = random_pixels(2, 3, 4, 50, 70, dtype=np.uint16)  # T C Z Y X
     tifffile.imwrite(
-        tmp_path / "movie.ome.tif", pixels, ome=True, tile=(16, 32), compression="zlib",
-        metadata={"axes": "TCZYX", "PhysicalSizeX": 325, "PhysicalSizeXUnit": "nm",
-                  "PhysicalSizeY": 0.325, "PhysicalSizeYUnit": "µm",
-                  "Channel": {"Name": ["DAPI", "actin", "488"]}})
+        tmp_path / "movie.ome.tif",
+        pixels,
+        ome=True,
+        tile=(16, 32),
+        compression="zlib",
+        metadata={
+            "axes": "TCZYX",
+            "PhysicalSizeX": 325,
+            "PhysicalSizeXUnit": "nm",
+            "PhysicalSizeY": 0.325,
+            "PhysicalSizeYUnit": "µm",
+            "Channel": {"Name": ["DAPI", "actin", "488"]},
+        },
+    )
     pictures = pictures_of(tmp_path / "movie.ome.tif")
     assert [picture.name for picture in pictures] == [
-        f"movie_t{t:04d}_z{z:03d}" for t in (1, 2) for z in (1, 2, 3, 4)]
+        f"movie_t{t:04d}_z{z:03d}" for t in (1, 2) for z in (1, 2, 3, 4)
+    ]
     for index, picture in enumerate(pictures):
         assert_reads(picture, pixels[index // 4, :, index % 4].transpose(1, 2, 0))
         assert picture.channels == ("DAPI", "actin", "488")
@@ -345,15 +421,20 @@ def test_ome_axes_channels_and_microns(tmp_path):
         assert chosen.channels == (("DAPI", "actin", "488")[index],)
     for channel in ("GFP", 4, 0, "-1"):
         assert reason(tmp_path / "movie.ome.tif", channel) == (
-            f"has no channel {channel}, only 1 DAPI, 2 actin, 3 488")
+            f"has no channel {channel}, only 1 DAPI, 2 actin, 3 488"
+        )
 
 
-@pytest.mark.parametrize("sizes, mpp", [
-    ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.504}, 0.502),
-    ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.51}, None),
-    ({"PhysicalSizeX": 2, "PhysicalSizeXUnit": "pixel"}, None),
-    ({"PhysicalSizeX": -1, "PhysicalSizeY": -1}, None),
-    ({}, None)])
+@pytest.mark.parametrize(
+    "sizes, mpp",
+    [
+        ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.504}, 0.502),
+        ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.51}, None),
+        ({"PhysicalSizeX": 2, "PhysicalSizeXUnit": "pixel"}, None),
+        ({"PhysicalSizeX": -1, "PhysicalSizeY": -1}, None),
+        ({}, None),
+    ],
+)
 def test_ome_pixels_that_are_not_square(tmp_path, sizes, mpp):
     tifffile.imwrite(tmp_path / "a.ome.tif", random_pixels(50, 70), metadata=sizes)
     found = picture_of(tmp_path / "a.ome.tif").mpp
@@ -362,12 +443,19 @@ def test_ome_pixels_that_are_not_square(tmp_path, sizes, mpp):
 
 def test_wrong_metadata_does_not_matter(tmp_path):
     pixels = random_pixels(50, 70)
-    for name, description in (("a", "ImageJ=1.54\nimages=1\nchannels=x\nunit=um"),
-                              ("b", "ImageJ=1.54\nimages=9\nslices=9"),
-                              ("c", '<OME><Image><Pixels SizeX="70"'),
-                              ("d", '{"shape": [1, 2, 3]}')):
-        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, metadata=None, description=description,
-                         compression="zlib")
+    for name, description in (
+        ("a", "ImageJ=1.54\nimages=1\nchannels=x\nunit=um"),
+        ("b", "ImageJ=1.54\nimages=9\nslices=9"),
+        ("c", '<OME><Image><Pixels SizeX="70"'),
+        ("d", '{"shape": [1, 2, 3]}'),
+    ):
+        tifffile.imwrite(
+            tmp_path / f"{name}.tif",
+            pixels,
+            metadata=None,
+            description=description,
+            compression="zlib",
+        )
         assert_reads(picture_of(tmp_path / f"{name}.tif"), pixels)
 
 
@@ -390,15 +478,19 @@ def multi_file_set(folder, pixels):
     parts = "".join(
         f'<TiffData FirstT="{number}" IFD="0" PlaneCount="1"><UUID FileName="{name}">'
         f"urn:uuid:{number:08d}-0000-0000-0000-000000000000</UUID></TiffData>"
-        for number, name in enumerate(names))
+        for number, name in enumerate(names)
+    )
     for number, name in enumerate(names):
-        xml = ('<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
-               f'UUID="urn:uuid:{number:08d}-0000-0000-0000-000000000000">'
-               '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" '
-               f'SizeX="70" SizeY="50" SizeC="1" SizeZ="1" SizeT="{len(names)}">'
-               f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{parts}</Pixels></Image></OME>')
-        tifffile.imwrite(folder / name, pixels[number], description=xml, metadata=None,
-                         compression="zlib")
+        xml = (
+            '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:uuid:{number:08d}-0000-0000-0000-000000000000">'
+            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" '
+            f'SizeX="70" SizeY="50" SizeC="1" SizeZ="1" SizeT="{len(names)}">'
+            f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{parts}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(
+            folder / name, pixels[number], description=xml, metadata=None, compression="zlib"
+        )
     return names
 
 
@@ -417,10 +509,19 @@ def test_ome_sets_of_files_are_found_once(tmp_path):
 
 def test_imagej_hyperstack(tmp_path):
     pixels = random_pixels(2, 4, 3, 50, 70, dtype=np.uint16)  # T Z C Y X
-    labels = [f"c:{c + 1}/3 z:{z + 1}/4 t:{t + 1}/2 - {name}"
-              for t in range(2) for z in range(4) for c, name in enumerate(("DNA", "GFP", "TRITC"))]
-    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, resolution=(2, 2),
-                     metadata={"axes": "TZCYX", "unit": "um", "Labels": labels})
+    labels = [
+        f"c:{c + 1}/3 z:{z + 1}/4 t:{t + 1}/2 - {name}"
+        for t in range(2)
+        for z in range(4)
+        for c, name in enumerate(("DNA", "GFP", "TRITC"))
+    ]
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        pixels,
+        imagej=True,
+        resolution=(2, 2),
+        metadata={"axes": "TZCYX", "unit": "um", "Labels": labels},
+    )
     pictures = pictures_of(tmp_path / "a.tif")
     assert [p.name for p in pictures][:2] == ["a_t0001_z001", "a_t0001_z002"]
     for index, picture in enumerate(pictures):
@@ -432,9 +533,13 @@ def test_imagej_hyperstack(tmp_path):
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_imagej_files_that_describe_the_first_page_only(tmp_path, compression):
     pixels = random_pixels(5, 2, 50, 70, dtype=np.uint16)  # Z C Y X
-    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "ZCYX"},
-                     **({"truncate": True} if compression is None else
-                        {"compression": compression}))
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        pixels,
+        imagej=True,
+        metadata={"axes": "ZCYX"},
+        **({"truncate": True} if compression is None else {"compression": compression}),
+    )
     for channel in (1, 2):
         pictures = pictures_of(tmp_path / "a.tif", channel=channel)
         assert len(pictures) == 5
@@ -449,25 +554,49 @@ def test_imagej_colours(tmp_path):
         assert_reads(picture, page)
 
 
-@pytest.mark.parametrize("unit, resolution, mpp", [
-    ("micron", 4, 0.25), ("\\u00B5m", 4, 0.25), ("nm", 0.01, 0.1),
-    ("cm", 20_000, 0.5), ("inch", 72, None), ("pixel", 4, None), ("furlong", 4, None)])
+@pytest.mark.parametrize(
+    "unit, resolution, mpp",
+    [
+        ("micron", 4, 0.25),
+        ("\\u00B5m", 4, 0.25),
+        ("nm", 0.01, 0.1),
+        ("cm", 20_000, 0.5),
+        ("inch", 72, None),
+        ("pixel", 4, None),
+        ("furlong", 4, None),
+    ],
+)
 def test_imagej_units(tmp_path, unit, resolution, mpp):
-    tifffile.imwrite(tmp_path / "a.tif", random_pixels(50, 70), imagej=True,
-                     resolution=(resolution, resolution), metadata={"unit": unit})
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        random_pixels(50, 70),
+        imagej=True,
+        resolution=(resolution, resolution),
+        metadata={"unit": unit},
+    )
     found = picture_of(tmp_path / "a.tif").mpp
     assert found == (None if mpp is None else pytest.approx(mpp))
 
 
-@pytest.mark.parametrize("unit, resolution, mpp", [
-    ("INCH", (72, 72), None), ("INCH", (96, 96), None), ("INCH", (300, 300), None),
-    ("CENTIMETER", (118, 118), None), ("INCH", (50800, 50800), 0.5),
-    ("CENTIMETER", (10000, 10000), 1), ("CENTIMETER", (10000, 5000), None),
-    ("CENTIMETER", (0, 0), None), ("CENTIMETER", (10**8, 10**8), None),
-    ("NONE", (10000, 10000), None)])
+@pytest.mark.parametrize(
+    "unit, resolution, mpp",
+    [
+        ("INCH", (72, 72), None),
+        ("INCH", (96, 96), None),
+        ("INCH", (300, 300), None),
+        ("CENTIMETER", (118, 118), None),
+        ("INCH", (50800, 50800), 0.5),
+        ("CENTIMETER", (10000, 10000), 1),
+        ("CENTIMETER", (10000, 5000), None),
+        ("CENTIMETER", (0, 0), None),
+        ("CENTIMETER", (10**8, 10**8), None),
+        ("NONE", (10000, 10000), None),
+    ],
+)
 def test_tiff_resolution(tmp_path, unit, resolution, mpp):
-    tifffile.imwrite(tmp_path / "a.tif", random_pixels(50, 70), resolution=resolution,
-                     resolutionunit=unit)
+    tifffile.imwrite(
+        tmp_path / "a.tif", random_pixels(50, 70), resolution=resolution, resolutionunit=unit
+    )
     found = picture_of(tmp_path / "a.tif").mpp
     assert found == (None if mpp is None else pytest.approx(mpp))
 
@@ -477,11 +606,19 @@ def test_slide_scanner(tmp_path):
     pixels = random_pixels(200, 300, 3)
     head = "Aperio Image Library v11.2.1\r\n"
     with tifffile.TiffWriter(tmp_path / "slide.svs") as writer:
-        for part, options in ((pixels, {"tile": (64, 64)}), (pixels[::8, ::8], {}),
-                              (pixels[::4, ::4], {"tile": (64, 64)}),
-                              (pixels[:40, :30], {"subfiletype": 1})):
-            writer.write(part, photometric="rgb", metadata=None, **options,
-                         description=f"{head}300x200 |AppMag = 20|MPP = 0.4990|Left = 25.69")
+        for part, options in (
+            (pixels, {"tile": (64, 64)}),
+            (pixels[::8, ::8], {}),
+            (pixels[::4, ::4], {"tile": (64, 64)}),
+            (pixels[:40, :30], {"subfiletype": 1}),
+        ):
+            writer.write(
+                part,
+                photometric="rgb",
+                metadata=None,
+                **options,
+                description=f"{head}300x200 |AppMag = 20|MPP = 0.4990|Left = 25.69",
+            )
     picture = picture_of(tmp_path / "slide.svs")
     assert_reads(picture, pixels)
     assert picture.mpp == 0.499
@@ -489,13 +626,18 @@ def test_slide_scanner(tmp_path):
 
 def test_five_channels_need_a_choice(tmp_path):
     pixels = random_pixels(5, 50, 70, dtype=np.uint16)
-    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, metadata={
-        "axes": "CYX", "Channel": {"Name": ["DAPI", "FITC", "Cy3", "Cy5", "Cy7"]}})
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif",
+        pixels,
+        metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "FITC", "Cy3", "Cy5", "Cy7"]}},
+    )
     assert reason(tmp_path / "a.ome.tif") == (
-        "has 5 channels (1 DAPI, 2 FITC, 3 Cy3, 4 Cy5, 5 Cy7): choose one with --channel")
+        "has 5 channels (1 DAPI, 2 FITC, 3 Cy3, 4 Cy5, 5 Cy7): choose one with --channel"
+    )
     assert_reads(picture_of(tmp_path / "a.ome.tif", "cy5"), pixels[3])
-    tifffile.imwrite(tmp_path / "b.tif", pixels[:4], metadata={"axes": "CYX"},
-                     photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "b.tif", pixels[:4], metadata={"axes": "CYX"}, photometric="minisblack"
+    )
     assert reason(tmp_path / "b.tif") == "has 4 channels (1 to 4): choose one with --channel"
     assert_reads(picture_of(tmp_path / "b.tif", 4), pixels[3])
 
@@ -516,14 +658,27 @@ def test_tiffs_that_are_refused(tmp_path):
     assert "complex" in reason(tmp_path / "complex.tif")
     tifffile.imwrite(tmp_path / "cmyk.tif", random_pixels(50, 70, 4), photometric="separated")
     assert "SEPARATED" in reason(tmp_path / "cmyk.tif")
-    tifffile.imwrite(tmp_path / "axes.tif", random_pixels(5, 50, 70), photometric="minisblack",
-                     metadata={"axes": "TZX"})
+    tifffile.imwrite(
+        tmp_path / "axes.tif",
+        random_pixels(5, 50, 70),
+        photometric="minisblack",
+        metadata={"axes": "TZX"},
+    )
     assert "has no picture" in reason(tmp_path / "axes.tif")
-    tifffile.imwrite(tmp_path / "both.tif", random_pixels(2, 50, 70, 3), photometric="rgb",
-                     metadata={"axes": "CYXS"})
+    tifffile.imwrite(
+        tmp_path / "both.tif",
+        random_pixels(2, 50, 70, 3),
+        photometric="rgb",
+        metadata={"axes": "CYXS"},
+    )
     assert "2 channels of 3 samples" in reason(tmp_path / "both.tif")
-    tifffile.imwrite(tmp_path / "deep.tif", random_pixels(32, 64, 64), volumetric=True,
-                     tile=(16, 16, 16), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "deep.tif",
+        random_pixels(32, 64, 64),
+        volumetric=True,
+        tile=(16, 16, 16),
+        photometric="minisblack",
+    )
     assert "depth" in reason(tmp_path / "deep.tif")
 
 
@@ -542,9 +697,15 @@ def test_windows_of_a_huge_tiled_tiff_take_little_memory(tmp_path):
     tile = random_pixels(256, 256, dtype=np.uint16)
     across = -(-20_000 // 256)
     wanted = {0, 40 * across + 50, 40 * across + 51}
-    tifffile.imwrite(tmp_path / "a.tif", shape=(20_000, 20_000), dtype=np.uint16, tile=(256, 256),
-                     data=(tile if index in wanted else None for index in range(across**2)),
-                     compression="zlib", metadata=None)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        shape=(20_000, 20_000),
+        dtype=np.uint16,
+        tile=(256, 256),
+        data=(tile if index in wanted else None for index in range(across**2)),
+        compression="zlib",
+        metadata=None,
+    )
     assert os.path.getsize(tmp_path / "a.tif") < 2e6
     y, x = 40 * 256, 50 * 256
     tracemalloc.start()
@@ -595,8 +756,9 @@ def test_a_large_compressed_strip_is_decoded_once(tmp_path, monkeypatch):
 
 def test_threads_read_at_the_same_time(tmp_path):
     pixels = random_pixels(300, 400, 3)
-    tifffile.imwrite(tmp_path / "tiles.tif", pixels, tile=(32, 32), compression="zlib",
-                     photometric="rgb")
+    tifffile.imwrite(
+        tmp_path / "tiles.tif", pixels, tile=(32, 32), compression="zlib", photometric="rgb"
+    )
     tifffile.imwrite(tmp_path / "whole.tif", pixels, photometric="rgb")
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(pixels).save(tmp_path / "b.png")
@@ -641,29 +803,44 @@ def zarr():
 @pytest.mark.parametrize("dtype", ["<u2", ">u2", "u1", "f4", "?"])
 def test_zarr_arrays(tmp_path, zarr, version, dtype):
     pixels = random_pixels(50, 70, dtype=np.dtype(dtype).newbyteorder("=")).astype(dtype)
-    array = zarr.create_array(tmp_path / "a.zarr", shape=(50, 70), chunks=(16, 32), dtype=dtype,
-                              zarr_format=version)
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(50, 70), chunks=(16, 32), dtype=dtype, zarr_format=version
+    )
     array[:] = pixels
     picture = picture_of(tmp_path / "a.zarr")
     assert_reads(picture, pixels)
     assert picture.name == "a" and picture.mpp is None
 
 
-@pytest.mark.parametrize("shape, names, axes", [
-    ((50, 70, 3), None, "YXS"), ((50, 70, 4), None, "YXS"), ((3, 50, 70), None, "CYX"),
-    ((7, 50, 70), None, "ZYX"), ((3, 50, 70), ["z", "y", "x"], "ZYX"),
-    ((70, 50, 3), ["x", "y", "c"], "XYC"), ((2, 3, 50, 70), ["time", "channel", "y", "x"], "TCYX")])
+@pytest.mark.parametrize(
+    "shape, names, axes",
+    [
+        ((50, 70, 3), None, "YXS"),
+        ((50, 70, 4), None, "YXS"),
+        ((3, 50, 70), None, "CYX"),
+        ((7, 50, 70), None, "ZYX"),
+        ((3, 50, 70), ["z", "y", "x"], "ZYX"),
+        ((70, 50, 3), ["x", "y", "c"], "XYC"),
+        ((2, 3, 50, 70), ["time", "channel", "y", "x"], "TCYX"),
+    ],
+)
 def test_zarr_axes(tmp_path, zarr, shape, names, axes):
     pixels = random_pixels(*shape, dtype=np.uint16)
-    array = zarr.create_array(tmp_path / "a.zarr", shape=shape, dtype=np.uint16,
-                              chunks=tuple(-(-size // 3) for size in shape), zarr_format=3,
-                              dimension_names=names)
+    array = zarr.create_array(
+        tmp_path / "a.zarr",
+        shape=shape,
+        dtype=np.uint16,
+        chunks=tuple(-(-size // 3) for size in shape),
+        zarr_format=3,
+        dimension_names=names,
+    )
     array[:] = pixels
     beyond = [axis for axis in axes if axis not in "YXCS"]
     channels = [axis for axis in axes if axis in "CS"]
     order = [axes.index(axis) for axis in (*beyond, "Y", "X", *channels)]
     planes = pixels.transpose(order).reshape(
-        -1, 50, 70, shape[axes.index(channels[0])] if channels else 1)
+        -1, 50, 70, shape[axes.index(channels[0])] if channels else 1
+    )
     planes = planes[..., :3] if axes == "YXS" else planes
     pictures = pictures_of(tmp_path / "a.zarr")
     assert len(pictures) == len(planes)
@@ -675,22 +852,44 @@ def ome_zarr(zarr, path, pixels, version, axes="tczyx", **attributes):
     """An OME-Zarr picture of two levels."""
     units = {"x": "micrometer", "y": "micrometer", "z": "nanometer", "t": "second"}
     types = {"c": "channel", "t": "time"}
-    described = [{"name": axis, "type": types.get(axis, "space"),
-                  **({"unit": units[axis]} if axis in units else {})} for axis in axes]
+    described = [
+        {
+            "name": axis,
+            "type": types.get(axis, "space"),
+            **({"unit": units[axis]} if axis in units else {}),
+        }
+        for axis in axes
+    ]
     scale = [{"x": 0.5, "y": 0.5, "z": 300}.get(axis, 1.0) for axis in axes]
-    multiscales = [{"axes": described, "datasets": [
-        {"path": f"{level}", "coordinateTransformations": [
-            {"type": "scale", "scale": [one * 2**level if axis in "yx" else one
-                                        for one, axis in zip(scale, axes, strict=True)]}]}
-        for level in (0, 1)],
-        "coordinateTransformations": [{"type": "scale", "scale": [1.3] * len(axes)}]}]
+    multiscales = [
+        {
+            "axes": described,
+            "datasets": [
+                {
+                    "path": f"{level}",
+                    "coordinateTransformations": [
+                        {
+                            "type": "scale",
+                            "scale": [
+                                one * 2**level if axis in "yx" else one
+                                for one, axis in zip(scale, axes, strict=True)
+                            ],
+                        }
+                    ],
+                }
+                for level in (0, 1)
+            ],
+            "coordinateTransformations": [{"type": "scale", "scale": [1.3] * len(axes)}],
+        }
+    ]
     ome = {"multiscales": multiscales, **attributes}
     group = zarr.open_group(path, mode="w", zarr_format=3 if version == "0.5" else 2)
     group.attrs.update({"ome": {"version": version, **ome}} if version == "0.5" else ome)
     for level in (0, 1):
         part = pixels[..., :: 2**level, :: 2**level]
-        array = group.create_array(str(level), shape=part.shape, dtype=part.dtype,
-                                   chunks=(1,) * (part.ndim - 2) + (16, 32))
+        array = group.create_array(
+            str(level), shape=part.shape, dtype=part.dtype, chunks=(1,) * (part.ndim - 2) + (16, 32)
+        )
         array[:] = part
     return group
 
@@ -702,7 +901,8 @@ def test_ome_zarr(tmp_path, zarr, version):
     ome_zarr(zarr, tmp_path / "movie.ome.zarr", pixels, version, omero={"channels": names})
     pictures = pictures_of(tmp_path)
     assert [picture.name for picture in pictures] == [
-        f"movie_t{t:04d}_z{z:03d}" for t in (1, 2) for z in (1, 2)]
+        f"movie_t{t:04d}_z{z:03d}" for t in (1, 2) for z in (1, 2)
+    ]
     for index, picture in enumerate(pictures):
         assert_reads(picture, pixels[index // 2, :, index % 2].transpose(1, 2, 0))
         assert picture.channels == ("DAPI", "GFP", "RFP")
@@ -723,14 +923,19 @@ def test_ome_zarr_plates_and_label_images(tmp_path, zarr):
     for folder in (root / "B", root / "B/10", root / "B/2"):
         (folder / ".zgroup").write_text('{"zarr_format": 2}')
     pictures = pictures_of(root)
-    assert [picture.name for picture in pictures] == ["plate_B_2_0", "plate_B_2_1",
-                                                      "plate_B_10_0", "plate_B_10_1"]
+    assert [picture.name for picture in pictures] == [
+        "plate_B_2_0",
+        "plate_B_2_1",
+        "plate_B_10_0",
+        "plate_B_10_1",
+    ]
     assert_reads(pictures[0], pixels[0])
 
 
 def test_zarr_windows_read_only_their_chunks(tmp_path, zarr):
-    array = zarr.create_array(tmp_path / "a.zarr", shape=(100_000, 100_000), chunks=(256, 256),
-                              dtype=np.uint16)
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(100_000, 100_000), chunks=(256, 256), dtype=np.uint16
+    )
     tile = random_pixels(256, 256, dtype=np.uint16)
     array[512:768, 256:512] = tile
     picture = picture_of(tmp_path / "a.zarr")
@@ -750,15 +955,22 @@ def test_zarr_threads(tmp_path, zarr):
     array = zarr.create_array(tmp_path / "a.zarr", shape=(300, 400), chunks=(64, 64), dtype="u2")
     array[:] = pixels
     picture, found = picture_of(tmp_path / "a.zarr"), {}
-    threads = [threading.Thread(target=lambda n=n: found.update(
-        {n: picture.read((slice(n, n + 99), slice(9 * n, 9 * n + 70)))})) for n in range(8)]
+    threads = [
+        threading.Thread(
+            target=lambda n=n: found.update(
+                {n: picture.read((slice(n, n + 99), slice(9 * n, 9 * n + 70)))}
+            )
+        )
+        for n in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for number, part in found.items():
         np.testing.assert_array_equal(
-            part[..., 0], pixels[number : number + 99, 9 * number : 9 * number + 70])
+            part[..., 0], pixels[number : number + 99, 9 * number : 9 * number + 70]
+        )
     assert len(found) == 8
 
 
@@ -812,10 +1024,17 @@ def test_zarr_is_never_unpickled(tmp_path, zarr, place, dtype):
 # --- broken files -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, options", [
-    ("a.png", {}), ("a.jpg", {}), ("a.bmp", {}), ("whole.tif", {}),
-    ("strips.tif", {"rowsperstrip": 5, "compression": "zlib"}),
-    ("tiles.tif", {"tile": (16, 16)})])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("a.png", {}),
+        ("a.jpg", {}),
+        ("a.bmp", {}),
+        ("whole.tif", {}),
+        ("strips.tif", {"rowsperstrip": 5, "compression": "zlib"}),
+        ("tiles.tif", {"tile": (16, 16)}),
+    ],
+)
 def test_truncated_files_name_themselves(tmp_path, name, options):
     pixels, path = random_pixels(50, 70), tmp_path / name
     if name.endswith("tif"):
@@ -845,8 +1064,9 @@ def test_garbage_inside_files(tmp_path):
 
 
 def test_broken_zarr_chunks(tmp_path, zarr):
-    array = zarr.create_array(tmp_path / "a.zarr", shape=(50, 70), chunks=(50, 70), dtype="u2",
-                              compressors=None)
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(50, 70), chunks=(50, 70), dtype="u2", compressors=None
+    )
     array[:] = 1
     chunk = tmp_path / "a.zarr" / "c" / "0" / "0"
     chunk.write_bytes(chunk.read_bytes()[:100])
@@ -877,7 +1097,12 @@ def test_unreadable_files_do_not_stop_the_rest(tmp_path):
     pictures, unreadable = find_pictures([tmp_path])
     assert [picture.name for picture in pictures] == ["good"]
     assert {one.path.name: one.reason for one in unreadable}.keys() == {
-        "text.tif", "empty.png", "head.png", "head.tif", "away.jpg"}
+        "text.tif",
+        "empty.png",
+        "head.png",
+        "head.tif",
+        "away.jpg",
+    }
     reasons = {one.path.name: one.reason for one in unreadable}
     assert reasons["text.tif"] == "is no picture (PNG, JPEG, BMP, TIFF or Zarr)"
     assert reasons["empty.png"] == "is empty"
@@ -900,7 +1125,8 @@ def test_no_permission(tmp_path):
     assert [picture.name for picture in pictures] == ["a"]
     assert {(one.path.name, one.reason) for one in unreadable} == {
         ("b.png", "cannot be read (Permission denied)"),
-        ("inner", "cannot be read (Permission denied)")}
+        ("inner", "cannot be read (Permission denied)"),
+    }
 
 
 # --- what the user names ------------------------------------------------------------------------
@@ -909,6 +1135,7 @@ def test_no_permission(tmp_path):
 @pytest.fixture
 def tree(tmp_path):
     """A function that makes files of one pixel, and the folders they are in."""
+
     def plant(*names):
         for name in names:
             path = tmp_path / name
@@ -916,12 +1143,21 @@ def tree(tmp_path):
             kind = "PNG" if path.suffix.lower() != ".tif" else "TIFF"
             Image.new("L", (1, 1)).save(path, format=kind)
         return tmp_path
+
     return plant
 
 
 def test_folders_are_searched_in_natural_order(tree):
-    root = tree("well10/a.png", "well2/b10.PNG", "well2/b9.png", "well2/deep/er/c.tif",
-                ".hidden/d.png", "well2/.e.png", "__MACOSX/well2/._b9.png", "__MACOSX/f.png")
+    root = tree(
+        "well10/a.png",
+        "well2/b10.PNG",
+        "well2/b9.png",
+        "well2/deep/er/c.tif",
+        ".hidden/d.png",
+        "well2/.e.png",
+        "__MACOSX/well2/._b9.png",
+        "__MACOSX/f.png",
+    )
     (root / "well2" / "readme.md").write_text("")
     names = [picture.name for picture in pictures_of(root)]
     assert names == ["well2_b9", "well2_b10", "well2_deep_er_c", "well10_a"]
@@ -963,25 +1199,58 @@ def test_duplicates_are_found_once(tree, monkeypatch):
 
 
 def test_kaggle_layout(tree):
-    root = tree(*(f"stage1/{name}/images/{name}.png" for name in ("id2", "id10")),
-                *(f"stage1/id2/masks/m{number}.png" for number in range(3)),
-                "stage1/odd/images/photo.png", "stage1/odd/masks/m.png", "masks/own.png")
-    assert [picture.name for picture in pictures_of(root / "stage1")] == ["id2", "id10",
-                                                                          "odd_photo"]
+    root = tree(
+        *(f"stage1/{name}/images/{name}.png" for name in ("id2", "id10")),
+        *(f"stage1/id2/masks/m{number}.png" for number in range(3)),
+        "stage1/odd/images/photo.png",
+        "stage1/odd/masks/m.png",
+        "masks/own.png",
+    )
+    assert [picture.name for picture in pictures_of(root / "stage1")] == [
+        "id2",
+        "id10",
+        "odd_photo",
+    ]
     assert [picture.name for picture in pictures_of(str(root / "stage1" / "**" / "*.png"))] == [
-        "id2", "id10", "odd_photo"]
+        "id2",
+        "id10",
+        "odd_photo",
+    ]
     assert picture_of(root / "stage1" / "id10").name == "id10"
     assert len(pictures_of(root / "stage1" / "id2" / "masks")) == 3  # named itself
     assert picture_of(root / "masks").name == "own"
 
 
 def test_names_are_unlike_and_safe(tree):
-    root = tree("a.png", "A.tif", "a.jpg", "b/c.png", "b_c.png", "d e/ä µ.png", "f;g.png",
-                "con.png", "h.ome.tif", "h.png", "i:j?.png", "  .x. .png")
+    root = tree(
+        "a.png",
+        "A.tif",
+        "a.jpg",
+        "b/c.png",
+        "b_c.png",
+        "d e/ä µ.png",
+        "f;g.png",
+        "con.png",
+        "h.ome.tif",
+        "h.png",
+        "i:j?.png",
+        "  .x. .png",
+    )
     names = [picture.name for picture in pictures_of(root)]
     assert len({name.casefold() for name in names}) == len(names) == 12
-    assert {"a_png", "A_tif", "a_jpg", "b_c_png", "b_c_png_2", "d e_ä µ", "f;g", "con_",
-            "h_ome_tif", "h_png", "i_j_"} <= set(names)
+    assert {
+        "a_png",
+        "A_tif",
+        "a_jpg",
+        "b_c_png",
+        "b_c_png_2",
+        "d e_ä µ",
+        "f;g",
+        "con_",
+        "h_ome_tif",
+        "h_png",
+        "i_j_",
+    } <= set(names)
     for name in names:
         (root / "out").mkdir(exist_ok=True)
         (root / "out" / f"{name}.csv").write_text("")
@@ -990,11 +1259,18 @@ def test_names_are_unlike_and_safe(tree):
 
 
 def test_names_of_planes_are_unlike_those_of_files(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", random_pixels(2, 5, 5), metadata={"axes": "ZYX"},
-                     photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        random_pixels(2, 5, 5),
+        metadata={"axes": "ZYX"},
+        photometric="minisblack",
+    )
     Image.new("L", (5, 5)).save(tmp_path / "a_z002.png")
     assert [picture.name for picture in pictures_of(tmp_path)] == [
-        "a_tif_z001", "a_tif_z002", "a_z002_png"]
+        "a_tif_z001",
+        "a_tif_z002",
+        "a_z002_png",
+    ]
 
 
 def test_long_names_keep_their_end():

@@ -137,8 +137,9 @@ def test_several_pictures_are_as_each_alone(model):
 def test_no_object_size_no_first_look(model):
     config = type("Plain", (ZoomConfig,), {"OBJECT_SIZE": None})()
     plain = MaskRCNN("inference", config, model.model_dir)
-    for weight, value in zip(plain.keras_model.weights, model.keras_model.get_weights(),
-                             strict=True):
+    for weight, value in zip(
+        plain.keras_model.weights, model.keras_model.get_weights(), strict=True
+    ):
         weight.assign(value)
     image = picture(64, 64)
     assert plain.find_zooms([image]) == [None]

@@ -53,9 +53,18 @@ def test_fast_equals_plain_on_several_shapes(rng):
         assert_same(fast(*inputs), model.predict_on_batch(list(inputs)))
 
 
-@pytest.mark.parametrize("shape, factor", [
-    ((1024, 1024), 1), ((1024, 1088), 2), ((2048, 2048), 4), ((512, 1024), 0.5), ((448, 512), 0.25),
-    ((64, 64), 0.125), ((64, 30016), 2)])
+@pytest.mark.parametrize(
+    "shape, factor",
+    [
+        ((1024, 1024), 1),
+        ((1024, 1088), 2),
+        ((2048, 2048), 4),
+        ((512, 1024), 0.5),
+        ((448, 512), 0.25),
+        ((64, 64), 0.125),
+        ((64, 30016), 2),
+    ],
+)
 def test_limits_grow_with_the_area(shape, factor):
     config = TinyConfig()
     assert limit_factor(config, shape) == 1
@@ -111,8 +120,9 @@ def test_backbone_of_the_users_own(rng):
 def test_bfloat16_is_near_float32(rng):
     _, exact = build(TinyConfig())
     _, rounded = build(TinyConfig(), "mixed_bfloat16")
-    assert all(v.dtype == "bfloat16" for layer in rounded.bank.layers.values()
-               for v in layer.variables)
+    assert all(
+        v.dtype == "bfloat16" for layer in rounded.bank.layers.values() for v in layer.variables
+    )
     inputs = batch(exact.config, rng)
     a, b = exact(*inputs), rounded(*inputs)
     assert all(array.dtype == np.float32 for array in b)

@@ -34,10 +34,17 @@ def model(tmp_path_factory):
     return model_of(config, tmp_path_factory.mktemp("logs"))
 
 
-@pytest.mark.parametrize("side, zooms, chosen", [
-    (224, (1,), 0), (224, (0.5, 1, 2), 1), (100, (0.5, 1, 2), 2), (500, (0.5, 1, 2), 0),
-    (224 / 1.4, (1, 2), 0), (224 / 1.42, (1, 2), 1),
-])
+@pytest.mark.parametrize(
+    "side, zooms, chosen",
+    [
+        (224, (1,), 0),
+        (224, (0.5, 1, 2), 1),
+        (100, (0.5, 1, 2), 2),
+        (500, (0.5, 1, 2), 0),
+        (224 / 1.4, (1, 2), 0),
+        (224 / 1.42, (1, 2), 1),
+    ],
+)
 def test_the_rule_of_224_pixels(side, zooms, chosen):
     boxes = np.array([[5, 7, 5 + side / 2, 7 + side * 2]])
     assert nearest_zoom(boxes, zooms).tolist() == [chosen]
@@ -46,8 +53,9 @@ def test_the_rule_of_224_pixels(side, zooms, chosen):
     assert chosen == int(np.argmin(factors))
 
 
-@pytest.mark.parametrize("architecture, convention", [
-    ("fpn", "exact"), ("fpn", "matterport"), ("c4", "exact")])
+@pytest.mark.parametrize(
+    "architecture, convention", [("fpn", "exact"), ("fpn", "matterport"), ("c4", "exact")]
+)
 def test_own_proposals_give_the_same_detections(architecture, convention, rng, tmp_path):
     class Own(PadConfig):
         ARCHITECTURE, PIXEL_CONVENTION = architecture, convention
@@ -58,8 +66,11 @@ def test_own_proposals_give_the_same_detections(architecture, convention, rng, t
     molded, metas, _ = model.mold_inputs([image])
     rois = model._fast()(molded, metas).rois[0]
     exact = config.exact_pixels
-    pixels = rois * np.tile(image.shape[:2], 2) if exact else \
-        rois * (np.tile(image.shape[:2], 2) - 1) + np.array([0, 0, 1, 1])
+    pixels = (
+        rois * np.tile(image.shape[:2], 2)
+        if exact
+        else rois * (np.tile(image.shape[:2], 2) - 1) + np.array([0, 0, 1, 1])
+    )
     pixels = pixels[(rois != 0).any(axis=1)]
     [expected], [found] = model.detect([image]), model.detect_proposals([image], [pixels])
     assert len(found["scores"]) == len(expected["scores"]) > 3
@@ -97,8 +108,10 @@ def test_more_proposals_than_the_network_takes_at_once(rng, model):
     corners = rng.uniform(0, 40, (95, 2))
     boxes = np.concatenate([corners, corners + 20], axis=1)
     [found] = model.detect_proposals([image], [boxes])
-    parts = [model.detect_proposals([image], [part])[0]["scores"]
-             for part in (boxes[:40], boxes[40:80], boxes[80:])]
+    parts = [
+        model.detect_proposals([image], [part])[0]["scores"]
+        for part in (boxes[:40], boxes[40:80], boxes[80:])
+    ]
     best = np.sort(np.concatenate(parts))[::-1][:30]
     np.testing.assert_allclose(found["scores"], best, atol=1e-5)
 

@@ -20,9 +20,16 @@ from samples.nucleus.submission import label_map
 
 SHAPE = (40, 48, 3)
 PLAIN = PostProcessing.plain()
-EVERYTHING = PostProcessing(min_score=0.3, mask_threshold=0.45, max_covered=0.4,
-                            overlaps="product", largest_piece=True, min_typical_area=0.3,
-                            min_area=6, fill_holes=True)
+EVERYTHING = PostProcessing(
+    min_score=0.3,
+    mask_threshold=0.45,
+    max_covered=0.4,
+    overlaps="product",
+    largest_piece=True,
+    min_typical_area=0.3,
+    min_area=6,
+    fill_holes=True,
+)
 
 
 def random_detections(seed, count=25, shape=SHAPE):
@@ -33,8 +40,9 @@ def random_detections(seed, count=25, shape=SHAPE):
         height, width = rng.integers(1, 16, 2)
         y, x = rng.integers(0, shape[0] - height + 1), rng.integers(0, shape[1] - width + 1)
         noise = ndimage.uniform_filter(rng.random((height, width)), 3)
-        centre = np.hypot(*np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width),
-                                       indexing="ij"))
+        centre = np.hypot(
+            *np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+        )
         patch = np.clip(1.1 - 0.7 * centre + 2 * (noise - 0.5), 0, 1).astype(np.float32)
         patches.append((int(y), int(x), patch))
     return Detections(rng.permutation(np.linspace(0.2, 0.99, count)), patches)
@@ -61,17 +69,22 @@ def naive(detections, shape, s):
     masks = {i: planes[i] >= s.mask_threshold for i in ranked}
     kept = []
     for i in ranked:
+
         def covered(j, i=i):
             smaller = min(masks[i].sum(), masks[j].sum())
             return (masks[i] & masks[j]).sum() / smaller if smaller else 0
+
         if s.max_covered is None or all(covered(j) <= s.max_covered for j in kept):
             kept.append(i)
     owners = {i: np.zeros(shape[:2], bool) for i in kept}
     for y, x in itertools.product(range(shape[0]), range(shape[1])):
         claims = [i for i in kept if masks[i][y, x]]
         if claims:
-            value = {"score": lambda i: scores[i], "probability": lambda i, p=(y, x): planes[i][p],
-                     "product": lambda i, p=(y, x): planes[i][p] * scores[i]}[s.overlaps]
+            value = {
+                "score": lambda i: scores[i],
+                "probability": lambda i, p=(y, x): planes[i][p],
+                "product": lambda i, p=(y, x): planes[i][p] * scores[i],
+            }[s.overlaps]
             owners[max(claims, key=value)][y, x] = True  # of equal ones the first: better score
     if s.largest_piece:
         owners = {i: largest_piece(mask) for i, mask in owners.items()}
@@ -81,16 +94,21 @@ def naive(detections, shape, s):
     owners = {i: mask for i, mask in owners.items() if mask.sum() >= smallest}
     if s.fill_holes:
         free = ~np.any([np.zeros(shape[:2], bool), *owners.values()], axis=0)
-        owners = {i: mask | (ndimage.binary_fill_holes(mask) & free)
-                  for i, mask in owners.items()}
+        owners = {i: mask | (ndimage.binary_fill_holes(mask) & free) for i, mask in owners.items()}
     return np.array(list(owners.values())), scores[list(owners)]
 
 
-SWITCHED = [PLAIN, DEFAULTS, EVERYTHING,
-            *(replace(PLAIN, overlaps=o, max_covered=c) for o in ("probability", "product")
-              for c in (None, 0.3)),
-            *(replace(EVERYTHING, **{f.name: getattr(PLAIN, f.name)})
-              for f in fields(PostProcessing))]
+SWITCHED = [
+    PLAIN,
+    DEFAULTS,
+    EVERYTHING,
+    *(
+        replace(PLAIN, overlaps=o, max_covered=c)
+        for o in ("probability", "product")
+        for c in (None, 0.3)
+    ),
+    *(replace(EVERYTHING, **{f.name: getattr(PLAIN, f.name)}) for f in fields(PostProcessing)),
+]
 
 
 @pytest.mark.parametrize("settings", SWITCHED, ids=str)
@@ -132,8 +150,11 @@ def test_the_order_of_the_detections_does_not_matter(settings):
     detections = random_detections(5)
     order = np.random.default_rng(0).permutation(25)
     shuffled = Detections(detections.scores[order], [detections.patches[i] for i in order])
-    for found, again in zip(postprocess(detections, SHAPE, settings),
-                            postprocess(shuffled, SHAPE, settings), strict=True):
+    for found, again in zip(
+        postprocess(detections, SHAPE, settings),
+        postprocess(shuffled, SHAPE, settings),
+        strict=True,
+    ):
         np.testing.assert_array_equal(found, again)
 
 
@@ -145,12 +166,16 @@ def test_of_equal_scores_the_first_counts_as_the_higher():
 
 
 @pytest.mark.parametrize("settings", [PLAIN, DEFAULTS, EVERYTHING], ids=str)
-@pytest.mark.parametrize("detections", [
-    Detections(np.zeros(0), []),
-    Detections(np.array([0.1, 0.05]), [(0, 0, np.ones((3, 3), np.float32))] * 2),  # not sure
-    Detections(np.array([0.9]), [(1, 1, np.zeros((3, 3), np.float32))]),  # no pixel
-    Detections(np.array([0.9]), [(1, 1, np.zeros((0, 3), np.float32))]),
-], ids=["none", "unsure", "empty mask", "empty patch"])
+@pytest.mark.parametrize(
+    "detections",
+    [
+        Detections(np.zeros(0), []),
+        Detections(np.array([0.1, 0.05]), [(0, 0, np.ones((3, 3), np.float32))] * 2),  # not sure
+        Detections(np.array([0.9]), [(1, 1, np.zeros((3, 3), np.float32))]),  # no pixel
+        Detections(np.array([0.9]), [(1, 1, np.zeros((0, 3), np.float32))]),
+    ],
+    ids=["none", "unsure", "empty mask", "empty patch"],
+)
 def test_nothing_found(detections, settings):
     labels, scores = postprocess(detections, (12, 9), settings)
     assert labels.shape == (12, 9) and not labels.any() and scores.shape == (0,)
@@ -167,8 +192,10 @@ def test_contested_pixels_go_to_the_more_confident_mask():
     left, right = np.ones((4, 6), np.float32), np.ones((4, 6), np.float32)
     left[:, 4:], right[:, :2] = [0.8, 0.6], [0.6, 0.7]  # columns 4 and 5 of the picture
     detections = Detections(np.array([0.9, 0.7]), [(0, 0, left), (0, 4, right)])
-    owner = {o: postprocess(detections, (4, 10), replace(PLAIN, overlaps=o))[0][0, 4:6].tolist()
-             for o in ("score", "probability", "product")}
+    owner = {
+        o: postprocess(detections, (4, 10), replace(PLAIN, overlaps=o))[0][0, 4:6].tolist()
+        for o in ("score", "probability", "product")
+    }
     assert owner == {"score": [1, 1], "probability": [1, 2], "product": [1, 1]}
 
 
@@ -184,8 +211,9 @@ def test_a_hole_that_holds_another_nucleus_is_filled_around_it_only():
 def test_a_bay_at_the_edge_of_the_picture_is_no_hole():
     bay = np.ones((5, 5), np.float32)
     bay[:3, 2] = 0
-    labels, _ = postprocess(Detections(np.array([0.9]), [(0, 0, bay)]), (5, 5),
-                            replace(PLAIN, fill_holes=True))
+    labels, _ = postprocess(
+        Detections(np.array([0.9]), [(0, 0, bay)]), (5, 5), replace(PLAIN, fill_holes=True)
+    )
     np.testing.assert_array_equal(labels, bay)
 
 
@@ -194,8 +222,12 @@ def test_pairs_of_masks(seed):
     detections = random_detections(seed)
     masks = planes_of(detections, SHAPE) >= 0.5
     pairs = mask_pairs([(y, x, p >= 0.5) for y, x, p in detections.patches], SHAPE)
-    expected = [(i, j, (masks[i] & masks[j]).sum()) for i in range(25) for j in range(25)
-                if i != j and (masks[i] & masks[j]).any()]
+    expected = [
+        (i, j, (masks[i] & masks[j]).sum())
+        for i in range(25)
+        for j in range(25)
+        if i != j and (masks[i] & masks[j]).any()
+    ]
     assert len(expected) > 10
     assert list(zip(pairs.first, pairs.second, pairs.shared, strict=True)) == expected
     for i, j, shared, iou, covered in zip(*pairs, strict=True):
@@ -220,14 +252,23 @@ def test_settings_as_text_make_the_same_settings():
     assert DEFAULTS.changed(["min_area=7", "min_area=off"]).min_area is None
 
 
-@pytest.mark.parametrize("text, message", [
-    ("min_score", "expected NAME=VALUE"), ("max_size=3", "one of min_score, mask_threshold"),
-    ("min_score=high", "a number is needed"), ("min_score=1.5", "between 0 and 1"),
-    ("min_score=nan", "between 0 and 1"), ("min_score=off", "cannot be switched off"),
-    ("overlaps=off", "cannot be switched off"), ("overlaps=vote", "one of score, probability"),
-    ("fill_holes=1", "expected on or off"), ("min_area=2.5", "a whole number"),
-    ("min_area=-1", "must not be negative"), ("max_covered=-0.1", "between 0 and 1"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("min_score", "expected NAME=VALUE"),
+        ("max_size=3", "one of min_score, mask_threshold"),
+        ("min_score=high", "a number is needed"),
+        ("min_score=1.5", "between 0 and 1"),
+        ("min_score=nan", "between 0 and 1"),
+        ("min_score=off", "cannot be switched off"),
+        ("overlaps=off", "cannot be switched off"),
+        ("overlaps=vote", "one of score, probability"),
+        ("fill_holes=1", "expected on or off"),
+        ("min_area=2.5", "a whole number"),
+        ("min_area=-1", "must not be negative"),
+        ("max_covered=-0.1", "between 0 and 1"),
+    ],
+)
 def test_wrong_settings(text, message):
     with pytest.raises(UserError, match=message):
         DEFAULTS.changed([text])

@@ -18,8 +18,10 @@ def test_cores_divide_the_picture_and_windows_surround_them(shape, zoom):
     for tile in found:
         (y1, x1, y2, x2), (top, left, bottom, right) = tile
         decided[top:bottom, left:right] += 1
-        for start, stop, core_start, core_stop, size in ((y1, y2, top, bottom, shape[0]),
-                                                         (x1, x2, left, right, shape[1])):
+        for start, stop, core_start, core_stop, size in (
+            (y1, y2, top, bottom, shape[0]),
+            (x1, x2, left, right, shape[1]),
+        ):
             assert 0 <= start <= core_start < core_stop <= stop <= size
             assert start == 0 or core_start - start >= HALO / zoom - 1
             assert stop == size or stop - core_stop >= HALO / zoom - 1
@@ -142,8 +144,9 @@ def test_specks_are_judged_by_the_whole_picture():
         truth[30:50, left : left + 20] = number
     truth[80:83, 270:273] = 20  # alone with one other in its tile
     settings = PostProcessing(min_typical_area=0.1, min_area=None)
-    labels, scores, _ = stitched(truth, tiles_of(truth.shape, 1, tile=90, halo=20), 20,
-                                 settings=settings)
+    labels, scores, _ = stitched(
+        truth, tiles_of(truth.shape, 1, tile=90, halo=20), 20, settings=settings
+    )
     assert labels.max() == len(scores) == 10 and not labels[80:83, 270:273].any()
 
 

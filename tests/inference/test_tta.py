@@ -31,12 +31,12 @@ def test_every_patch_comes_back_to_its_own_pixels(variant):
     changed = variant.apply(image)
     rng = np.random.default_rng(1)
     for _ in range(30):
-        (top, bottom), (left, right) = (np.sort(rng.integers(0, side + 1, 2))
-                                        for side in changed.shape[:2])
+        (top, bottom), (left, right) = (
+            np.sort(rng.integers(0, side + 1, 2)) for side in changed.shape[:2]
+        )
         y, x, patch = variant.restore((top, left, changed[top:bottom, left:right]), image.shape)
         assert patch.shape[0] * patch.shape[1] == (bottom - top) * (right - left)
-        np.testing.assert_array_equal(
-            image[y : y + patch.shape[0], x : x + patch.shape[1]], patch)
+        np.testing.assert_array_equal(image[y : y + patch.shape[0], x : x + patch.shape[1]], patch)
 
 
 def test_there_are_eight_orientations():
@@ -79,8 +79,7 @@ def network(tmp_path_factory):
 
 def test_variants_through_a_network_as_done_by_hand(network):
     image = picture(3)
-    variants = [Variant(mirrored=True, turns=3), Variant(scale=0.7),
-                Variant(turns=1, scale=1.3)]
+    variants = [Variant(mirrored=True, turns=3), Variant(scale=0.7), Variant(turns=1, scale=1.3)]
     found = detect_variants(network, image, variants)
     zoom = 64 / 37  # IMAGE_MIN_DIM
     for variant, (scores, patches, _) in zip(variants, found, strict=True):
@@ -90,8 +89,9 @@ def test_variants_through_a_network_as_done_by_hand(network):
         np.testing.assert_array_equal(scores, result["scores"])
         for patch, original in zip(patches, result["patches"], strict=True):
             plane = np.rot90(on_plane(original, changed.shape), -variant.turns)
-            np.testing.assert_array_equal(on_plane(patch, image.shape),
-                                          np.fliplr(plane) if variant.mirrored else plane)
+            np.testing.assert_array_equal(
+                on_plane(patch, image.shape), np.fliplr(plane) if variant.mirrored else plane
+            )
 
 
 def test_one_variant_is_the_plain_detection(network):
@@ -118,14 +118,22 @@ class BrightBlobs:
     def _detect(image):
         blobs, count = ndimage.label(image[..., 0] > 128)
         boxes = ndimage.find_objects(blobs)
-        patches = [(rows.start, columns.start,
-                    (blobs[rows, columns] == i) * image[rows, columns, 0].astype(np.float32) / 255)
-                   for i, (rows, columns) in enumerate(boxes, 1)]
+        patches = [
+            (
+                rows.start,
+                columns.start,
+                (blobs[rows, columns] == i) * image[rows, columns, 0].astype(np.float32) / 255,
+            )
+            for i, (rows, columns) in enumerate(boxes, 1)
+        ]
         return {"patches": patches, "scores": [0.5 + p.sum() / 1e4 for _, _, p in patches]}
 
 
-@pytest.mark.parametrize("variants", [tta.SETS["flips"], tta.SETS["turns"], ORIENTATIONS[5:7]],
-                         ids=["flips", "turns", "two"])
+@pytest.mark.parametrize(
+    "variants",
+    [tta.SETS["flips"], tta.SETS["turns"], ORIENTATIONS[5:7]],
+    ids=["flips", "turns", "two"],
+)
 def test_merging_what_turns_with_the_picture_changes_nothing(variants):
     smooth = ndimage.gaussian_filter(picture(2, (60, 83)).astype(float), 2)
     smooth = (smooth - smooth.min()) / np.ptp(smooth) * 255
@@ -161,30 +169,46 @@ def random_variants(seed, variants=4, nuclei=9):
         for y, x, height, width in boxes[rng.random(nuclei) < 0.8].repeat(2, axis=0):
             if rng.random() < 0.6:
                 dy, dx = rng.integers(0, 3, 2)
-                patches.append((int(y + dy - 1) if y else int(dy), int(x + dx),
-                                rng.uniform(0.35, 1, (height - 2, width - 2)).astype(np.float32)))
+                patches.append(
+                    (
+                        int(y + dy - 1) if y else int(dy),
+                        int(x + dx),
+                        rng.uniform(0.35, 1, (height - 2, width - 2)).astype(np.float32),
+                    )
+                )
         found.append(Detections(np.array([next(score) for _ in patches]), patches))
     return found
 
 
 def naive_merge(found, shape, same):
     """As documented, with whole planes and full search."""
-    pool = [(score, v, on_plane(patch, shape)) for v, detections in enumerate(found)
-            for score, patch in zip(*detections[:2], strict=True)]
+    pool = [
+        (score, v, on_plane(patch, shape))
+        for v, detections in enumerate(found)
+        for score, patch in zip(*detections[:2], strict=True)
+    ]
     pool.sort(key=lambda item: -item[0])
     merged = []
     while pool:
         group = [pool.pop(0)]
         mask = group[0][2] >= 0.5
         for v in range(len(found)):
-            ious = [((mask & (p >= 0.5)).sum() / (mask | (p >= 0.5)).sum(), i)
-                    for i, (_, w, p) in enumerate(pool) if w == v != group[0][1]]
+            ious = [
+                ((mask & (p >= 0.5)).sum() / (mask | (p >= 0.5)).sum(), i)
+                for i, (_, w, p) in enumerate(pool)
+                if w == v != group[0][1]
+            ]
             iou, i = max(ious, default=(0, None), key=lambda pair: (pair[0], -(pair[1])))
             if iou > same:
                 group.append(pool[i])
         pool = [item for item in pool if not any(item is member for member in group)]
-        merged.append((sum(item[0] for item in group) / len(found),
-                       np.mean([item[2] for item in group], axis=0), len(group)))
+        merged.append(
+            (
+                sum(item[0] for item in group) / len(found),
+                np.mean([item[2] for item in group], axis=0),
+                len(group),
+            )
+        )
     return merged
 
 
@@ -204,9 +228,11 @@ def test_merge_as_the_naive_one(seed, same):
 def test_the_order_of_variants_and_detections_does_not_matter():
     found = random_variants(7)
     rng = np.random.default_rng(0)
-    shuffled = [Detections(d.scores[order], [d.patches[i] for i in order])
-                for d in (found[2], found[0], found[3], found[1])
-                for order in [rng.permutation(len(d.scores))]]
+    shuffled = [
+        Detections(d.scores[order], [d.patches[i] for i in order])
+        for d in (found[2], found[0], found[3], found[1])
+        for order in [rng.permutation(len(d.scores))]
+    ]
     one, other = merge(found, SHAPE), merge(shuffled, SHAPE)
     np.testing.assert_allclose(one.scores, other.scores)
     for first, second in zip(one.patches, other.patches, strict=True):
@@ -218,15 +244,18 @@ def test_what_one_variant_of_four_sees_has_a_quarter_of_its_score():
     patch = (3, 4, np.ones((5, 5), np.float32))
     nothing = Detections(np.zeros(0), [])
     scores, [merged], _ = merge(
-        [nothing, Detections(np.array([0.8]), [patch]), nothing, nothing], SHAPE)
+        [nothing, Detections(np.array([0.8]), [patch]), nothing, nothing], SHAPE
+    )
     assert scores == pytest.approx([0.2]) and merged[:2] == (3, 4)
     np.testing.assert_array_equal(merged[2], patch[2])
 
 
 def test_two_halves_are_not_one_nucleus():
     whole = Detections(np.array([0.9]), [(0, 0, np.ones((4, 8), np.float32))])
-    halves = Detections(np.array([0.8, 0.7]), [(0, 0, np.ones((4, 4), np.float32)),
-                                               (0, 4, np.ones((4, 4), np.float32))])
+    halves = Detections(
+        np.array([0.8, 0.7]),
+        [(0, 0, np.ones((4, 4), np.float32)), (0, 4, np.ones((4, 4), np.float32))],
+    )
     assert merge([whole, halves], SHAPE).scores.tolist() == pytest.approx([0.45, 0.4, 0.35])
 
 
@@ -234,8 +263,10 @@ def test_merging_nothing():
     nothing = Detections(np.zeros(0), [])
     scores, patches, _ = merge([nothing, nothing], SHAPE)
     assert scores.shape == (0,) and patches == []
-    model = SimpleNamespace(find_zooms=lambda images: [None], detect_patches=lambda images, **_: [
-        {"scores": np.zeros(0), "patches": []} for _ in images])
+    model = SimpleNamespace(
+        find_zooms=lambda images: [None],
+        detect_patches=lambda images, **_: [{"scores": np.zeros(0), "patches": []} for _ in images],
+    )
     assert detect(model, picture(), tta.FLIPS).patches == []
 
 

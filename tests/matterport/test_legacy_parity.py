@@ -47,10 +47,18 @@ def model(shared_dir, tmp_path_factory):
 @pytest.fixture(scope="module")
 def computed(model, expected):
     layers = {
-        "mrcnn_detection": "mrcnn_detection", "mrcnn_class": "mrcnn_class",
-        "mrcnn_bbox": "mrcnn_bbox", "mrcnn_mask": "mrcnn_mask", "ROI": "ROI",
-        "rpn_class": "rpn_class", "rpn_bbox": "rpn_bbox", "fpn_p2": "fpn_p2", "fpn_p3": "fpn_p3",
-        "fpn_p4": "fpn_p4", "fpn_p5": "fpn_p5", "fpn_p6": "fpn_p6",
+        "mrcnn_detection": "mrcnn_detection",
+        "mrcnn_class": "mrcnn_class",
+        "mrcnn_bbox": "mrcnn_bbox",
+        "mrcnn_mask": "mrcnn_mask",
+        "ROI": "ROI",
+        "rpn_class": "rpn_class",
+        "rpn_bbox": "rpn_bbox",
+        "fpn_p2": "fpn_p2",
+        "fpn_p3": "fpn_p3",
+        "fpn_p4": "fpn_p4",
+        "fpn_p5": "fpn_p5",
+        "fpn_p6": "fpn_p6",
     }
     outputs = [(name, model.keras_model.get_layer(layer).output) for name, layer in layers.items()]
     return model.run_graph(expected["molded"], outputs, expected["image_meta"])
@@ -67,8 +75,17 @@ def test_molding_and_anchors(model, expected):
 
 @pytest.mark.parametrize(
     "name",
-    ["fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5", "fpn_p6", "rpn_class", "rpn_bbox", "mrcnn_class",
-     "mrcnn_bbox"],
+    [
+        "fpn_p2",
+        "fpn_p3",
+        "fpn_p4",
+        "fpn_p5",
+        "fpn_p6",
+        "rpn_class",
+        "rpn_bbox",
+        "mrcnn_class",
+        "mrcnn_bbox",
+    ],
 )
 def test_features_and_raw_outputs(name, computed, expected):
     got, wanted = computed[name], expected[name]
@@ -114,8 +131,12 @@ def test_detect_molded(model, expected):
     [result] = model.detect_molded(expected["molded"], expected["image_meta"])
     assert result["masks"].shape == (256, 256, 50)
     wanted = unmolding.unmold_detections(
-        expected["mrcnn_detection"][0], expected["mrcnn_mask"][0], (256, 256, 3), (256, 256, 3),
-        (0, 0, 256, 256), model.config,
+        expected["mrcnn_detection"][0],
+        expected["mrcnn_mask"][0],
+        (256, 256, 3),
+        (256, 256, 3),
+        (0, 0, 256, 256),
+        model.config,
     )
     np.testing.assert_array_equal(result["rois"], wanted[0])
 
@@ -128,7 +149,8 @@ def test_written_file_has_the_same_layers_and_tensors(model, shared_dir, tmp_pat
         with h5py.File(file) as h5:
             return {
                 (layer, name.decode() if isinstance(name, bytes) else name): h5[layer][name][()]
-                for layer in h5 for name in h5[layer].attrs["weight_names"]
+                for layer in h5
+                for name in h5[layer].attrs["weight_names"]
             }
 
     old, new = tensors(shared_dir / "legacy" / "mask_rcnn_legacy.h5"), tensors(path)

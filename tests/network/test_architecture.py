@@ -33,8 +33,9 @@ def test_records():
     assert single == ((16,), ((8, 16, 32),), 1024, 1, 9)
 
 
-@pytest.mark.parametrize("kind, pool, mask", [(TinyConfig, 7, 28), (C4Config, 14, 14),
-                                              (DilatedConfig, 14, 28)])
+@pytest.mark.parametrize(
+    "kind, pool, mask", [(TinyConfig, 7, 28), (C4Config, 14, 14), (DilatedConfig, 14, 28)]
+)
 def test_sizes_follow_the_architecture(kind, pool, mask):
     config = kind()
     assert config.POOL_SIZE == pool and list(config.MASK_SHAPE) == [mask, mask]
@@ -48,14 +49,23 @@ def test_sizes_that_are_set_stay():
     assert Own().POOL_SIZE == 6 and tuple(Own().MASK_SHAPE) == (8, 8)
 
 
-@pytest.mark.parametrize("keys, name", [
-    ({"DILATED_STAGE5": True}, "DILATED_STAGE5"),
-    ({"ARCHITECTURE": "c4", "MASK_SHAPE": (20, 20)}, "MASK_SHAPE"),
-    ({"ARCHITECTURE": "c4", "FPN_CLASSIF_FC_RANKS": (4, 4)}, "FPN_CLASSIF_FC_RANKS"),
-    ({"ARCHITECTURE": "c4", "BACKBONE": lambda *a, **k: None,
-      "COMPUTE_BACKBONE_SHAPE": lambda shape: None}, "ARCHITECTURE"),
-    ({"ARCHITECTURE": "C4"}, "ARCHITECTURE"),
-])
+@pytest.mark.parametrize(
+    "keys, name",
+    [
+        ({"DILATED_STAGE5": True}, "DILATED_STAGE5"),
+        ({"ARCHITECTURE": "c4", "MASK_SHAPE": (20, 20)}, "MASK_SHAPE"),
+        ({"ARCHITECTURE": "c4", "FPN_CLASSIF_FC_RANKS": (4, 4)}, "FPN_CLASSIF_FC_RANKS"),
+        (
+            {
+                "ARCHITECTURE": "c4",
+                "BACKBONE": lambda *a, **k: None,
+                "COMPUTE_BACKBONE_SHAPE": lambda shape: None,
+            },
+            "ARCHITECTURE",
+        ),
+        ({"ARCHITECTURE": "C4"}, "ARCHITECTURE"),
+    ],
+)
 def test_wrong_combinations_are_named(keys, name):
     keys = {key: staticmethod(v) if callable(v) else v for key, v in keys.items()}
     with pytest.raises(UserError, match=f"^{name} = ") as error:
@@ -99,7 +109,12 @@ def test_inference(rng):
     pictures, metas = batch(config, rng)
     outputs = [np.asarray(o) for o in model.predict_on_batch([pictures, metas])]
     assert [o.shape for o in outputs] == [
-        (2, 10, 6), (2, 40, 3), (2, 40, 3, 4), (2, 10, side, side, 3), (2, 40, 4), (2, 144, 2),
+        (2, 10, 6),
+        (2, 40, 3),
+        (2, 40, 3, 4),
+        (2, 10, side, side, 3),
+        (2, 40, 4),
+        (2, 144, 2),
         (2, 144, 4),
     ]
     swapped = model.predict_on_batch([pictures[::-1].copy(), metas])  # images do not mix

@@ -24,8 +24,12 @@ def naive(rois, probs, deltas, window, config):
     kept = []
     for k in set(rows[:, 4]):
         mine = rows[rows[:, 4] == k]
-        kept += [mine[i] for i in reference.greedy_nms(
-            mine[:, :4], mine[:, 5], config.DETECTION_NMS_THRESHOLD, len(mine))]
+        kept += [
+            mine[i]
+            for i in reference.greedy_nms(
+                mine[:, :4], mine[:, 5], config.DETECTION_NMS_THRESHOLD, len(mine)
+            )
+        ]
     kept = sorted(kept, key=lambda row: -row[5])[: config.DETECTION_MAX_INSTANCES]
     out = np.zeros((config.DETECTION_MAX_INSTANCES, 6))
     out[: len(kept)] = np.reshape(kept, (-1, 6))

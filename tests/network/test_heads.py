@@ -9,8 +9,9 @@ from mrcnn.network.layers import FullWindowConv2D
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("window, dtype, atol", [(7, "float32", 1e-5), (1, "float32", 1e-5),
-                                                 (7, "mixed_bfloat16", 0.1)])
+@pytest.mark.parametrize(
+    "window, dtype, atol", [(7, "float32", 1e-5), (1, "float32", 1e-5), (7, "mixed_bfloat16", 0.1)]
+)
 def test_full_window_convolution_equals_convolution(window, dtype, atol, rng):
     inputs = rng.normal(size=(5, window, window, 6)).astype("float32")
     plain = keras.layers.Conv2D(4, window)

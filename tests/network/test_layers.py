@@ -13,8 +13,11 @@ pytestmark = pytest.mark.backend
 def make(kind, shape, dtype="float32", training=None, trainable=True):
     """A model that scales and normalises its input; loss: the mean of sin(output) * weight."""
     image, weight = keras.Input(shape[1:]), keras.Input(shape[1:])
-    scaled = keras.layers.Conv2D(shape[-1], 1, name="below", dtype=dtype)(image) \
-        if len(shape) == 4 else keras.layers.Dense(shape[-1], name="below", dtype=dtype)(image)
+    scaled = (
+        keras.layers.Conv2D(shape[-1], 1, name="below", dtype=dtype)(image)
+        if len(shape) == 4
+        else keras.layers.Dense(shape[-1], name="below", dtype=dtype)(image)
+    )
     layer = kind(name="norm", dtype=dtype, trainable=trainable)
     outputs = layer(scaled, training=training)
 
@@ -26,10 +29,14 @@ def make(kind, shape, dtype="float32", training=None, trainable=True):
     model = Weighted([image, weight], outputs)
     model.compile(keras.optimizers.SGD(1.0), jit_compile=False)
     rng = np.random.default_rng(3)
-    model.set_weights([
-        rng.uniform(0.5, 1.5, v.shape) if v.path.endswith(("gamma", "variance"))
-        else rng.normal(size=v.shape) for v in model.weights
-    ])
+    model.set_weights(
+        [
+            rng.uniform(0.5, 1.5, v.shape)
+            if v.path.endswith(("gamma", "variance"))
+            else rng.normal(size=v.shape)
+            for v in model.weights
+        ]
+    )
     return model
 
 
@@ -37,13 +44,15 @@ def assert_same_model(ours, theirs, data, tolerance):
     np.testing.assert_allclose(
         ops.convert_to_numpy(ops.cast(ours.predict_on_batch(data), "float32")),
         ops.convert_to_numpy(ops.cast(theirs.predict_on_batch(data), "float32")),
-        rtol=tolerance, atol=tolerance,
+        rtol=tolerance,
+        atol=tolerance,
     )
     losses = [float(model.train_on_batch(data)) for model in (ours, theirs)]
     assert losses[0] == pytest.approx(losses[1], abs=tolerance)
     for one, two in zip(ours.weights, theirs.weights, strict=True):
-        np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(two),
-                                   atol=tolerance, err_msg=one.path)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(one), ops.convert_to_numpy(two), atol=tolerance, err_msg=one.path
+        )
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 4, 6), (1, 2, 1, 6), (8, 6)])
@@ -54,8 +63,10 @@ def test_as_keras_in_values_gradients_and_moving_statistics(shape, trainable, rn
     theirs = make(keras.layers.BatchNormalization, shape, trainable=trainable)
     before = [ops.convert_to_numpy(w) for w in ours.weights]
     assert_same_model(ours, theirs, data, 2e-4)
-    moved = {w.path: (ops.convert_to_numpy(w) != old).any()
-             for w, old in zip(ours.weights, before, strict=True)}
+    moved = {
+        w.path: (ops.convert_to_numpy(w) != old).any()
+        for w, old in zip(ours.weights, before, strict=True)
+    }
     assert moved["norm/moving_variance"] == moved["norm/gamma"] == trainable
 
 
@@ -81,6 +92,9 @@ def test_frozen_by_the_graph_but_gamma_and_beta_learn(rng):
     expected = make(keras.layers.BatchNormalization, (3, 5, 4, 6)).predict_on_batch(data)
     np.testing.assert_allclose(model.predict_on_batch(data), expected, atol=1e-4)
     model.train_on_batch(data)
-    moved = {w.path.split("/")[1] for w in model.weights
-             if (ops.convert_to_numpy(w) != before[w.path]).any()}
+    moved = {
+        w.path.split("/")[1]
+        for w in model.weights
+        if (ops.convert_to_numpy(w) != before[w.path]).any()
+    }
     assert moved == {"kernel", "bias", "gamma", "beta"}

@@ -25,7 +25,9 @@ def test_rpn_losses_against_oracle(rng):
     probabilities = reference.softmax(logits)
     terms = [
         -np.log(probabilities[b, a, int(match[b, a] == 1)])
-        for b in range(2) for a in range(30) if match[b, a] != 0
+        for b in range(2)
+        for a in range(30)
+        if match[b, a] != 0
     ]
     assert value(losses.rpn_class_loss_graph(match[..., None], logits)) == pytest.approx(
         np.mean(terms), rel=1e-4
@@ -84,8 +86,14 @@ def test_box_and_mask_losses_look_at_the_true_class_of_positives(rng):
 def test_nothing_to_see_is_zero_and_large_logits_are_finite():
     none = np.zeros((1, 2), "int32")
     assert value(losses.rpn_class_loss_graph(none, np.ones((1, 2, 2), "float32"))) == 0
-    assert value(losses.mrcnn_bbox_loss_graph(
-        np.ones((1, 2, 4), "float32"), none, np.ones((1, 2, 3, 4), "float32"))) == 0
+    assert (
+        value(
+            losses.mrcnn_bbox_loss_graph(
+                np.ones((1, 2, 4), "float32"), none, np.ones((1, 2, 3, 4), "float32")
+            )
+        )
+        == 0
+    )
     masks = np.ones((1, 2, 3, 3), "float32")
     logits = np.full((1, 2, 3, 3, 2), -500.0, "float32")
     got = losses.mrcnn_mask_loss_graph(masks, np.ones((1, 2), "int32"), logits, from_logits=True)
@@ -96,8 +104,12 @@ def test_box_losses_with_the_divisors_of_the_report(rng):
     # Equation 16: sums over anchors and coordinates, divided by the places of anchors.
     match = rng.integers(-1, 2, (2, 30))
     deltas, targets = rng.normal(size=(2, 2, 30, 4)).astype("float32")
-    total = sum(reference.smooth_l1(targets[b, a] - deltas[b, a]).sum()
-                for b in range(2) for a in range(30) if match[b, a] == 1)
+    total = sum(
+        reference.smooth_l1(targets[b, a] - deltas[b, a]).sum()
+        for b in range(2)
+        for a in range(30)
+        if match[b, a] == 1
+    )
     got = value(losses.rpn_anchor_box_loss(targets, match, deltas, places=7))
     assert got == pytest.approx(total / 2 / 7, rel=1e-4)
 
@@ -106,8 +118,12 @@ def test_box_losses_with_the_divisors_of_the_report(rng):
     used = np.array([[True] * 4 + [False], [True] * 5])
     target = rng.normal(size=(2, 5, 4)).astype("float32")
     predicted = rng.normal(size=(2, 5, 3, 4)).astype("float32")
-    total = sum(reference.smooth_l1(target[b, t] - predicted[b, t, ids[b, t]]).sum()
-                for b in range(2) for t in range(5) if ids[b, t] > 0)
+    total = sum(
+        reference.smooth_l1(target[b, t] - predicted[b, t, ids[b, t]]).sum()
+        for b in range(2)
+        for t in range(5)
+        if ids[b, t] > 0
+    )
     got = value(losses.mrcnn_bbox_loss_graph(target, ids, predicted, used))
     assert got == pytest.approx(total / 9, rel=1e-4)
 

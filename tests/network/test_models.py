@@ -37,8 +37,9 @@ def set_weights(model, seed=0):
 def batch(config, rng, images=2):
     shape = tuple(int(n) for n in config.IMAGE_SHAPE)
     pictures = rng.normal(scale=40, size=(images, *shape)).astype("float32")
-    meta = compose_image_meta(0, shape, shape, (0, 0, *shape[:2]), 1.0,
-                              np.ones(config.NUM_CLASSES, "int32"))
+    meta = compose_image_meta(
+        0, shape, shape, (0, 0, *shape[:2]), 1.0, np.ones(config.NUM_CLASSES, "int32")
+    )
     return pictures, np.tile(np.asarray(meta, "float32"), (images, 1))
 
 
@@ -50,16 +51,21 @@ def training_batch(config, rng, images=2, objects=2):
     boxes[:, :objects] = np.array([[4, 4, 24, 30], [30, 28, 60, 50]])[:objects]
     masks = np.ones((images, config.MAX_GT_INSTANCES, *config.MINI_MASK_SHAPE), "uint8")
     return {
-        "input_image": pictures, "input_image_meta": metas, "input_gt_class_ids": ids,
-        "input_gt_boxes": boxes, "input_gt_masks": masks,
+        "input_image": pictures,
+        "input_image_meta": metas,
+        "input_gt_class_ids": ids,
+        "input_gt_boxes": boxes,
+        "input_gt_masks": masks,
     }
 
 
 def test_masks_see_enlarged_regions(tiny_config, rng):
     bank = LayerBank("float32")
     shape = (1, 64, 64, tiny_config.TOP_DOWN_PYRAMID_SIZE)
-    levels = [ops.convert_to_tensor(rng.normal(size=shape).astype("float32"))[:, ::s, ::s]
-              for s in (4, 8, 16, 32)]
+    levels = [
+        ops.convert_to_tensor(rng.normal(size=shape).astype("float32"))[:, ::s, ::s]
+        for s in (4, 8, 16, 32)
+    ]
     metas = ops.convert_to_tensor(batch(tiny_config, rng, 1)[1])
     boxes = np.array([[[0.2, 0.3, 0.5, 0.5], [0.1, 0.1, 0.9, 0.7]]], "float32")
 
@@ -67,7 +73,8 @@ def test_masks_see_enlarged_regions(tiny_config, rng):
         tiny_config.MASK_ROI_SCALE = scale
         regions = ops.convert_to_tensor(regions)
         return ops.convert_to_numpy(
-            models.segment(regions, levels, metas, tiny_config, bank, logits=True))
+            models.segment(regions, levels, metas, tiny_config, bank, logits=True)
+        )
 
     larger = scale_boxes(boxes[0], 1.25)[None].astype("float32")
     np.testing.assert_allclose(masks(boxes, 1.25), masks(larger, 1.0), atol=1e-5)
@@ -100,8 +107,12 @@ def inference():
 def test_inference_shapes(inference):
     _, _, _, _, outputs = inference
     assert {name: array.shape for name, array in outputs.items()} == {
-        "detections": (2, 10, 6), "classes": (2, 40, 3), "deltas": (2, 40, 3, 4),
-        "masks": (2, 10, 28, 28, 3), "rois": (2, 40, 4), "rpn_class": (2, 1023, 2),
+        "detections": (2, 10, 6),
+        "classes": (2, 40, 3),
+        "deltas": (2, 40, 3, 4),
+        "masks": (2, 10, 28, 28, 3),
+        "rois": (2, 40, 4),
+        "rpn_class": (2, 1023, 2),
         "rpn_bbox": (2, 1023, 4),
     }
     assert (outputs["detections"][..., 4] > 0).any()
@@ -168,7 +179,11 @@ def test_backbones(architecture, stage4):
     image = keras.Input((64, 96, 3))
     stages = resnet_graph(image, architecture, stage5=True)
     assert [s.shape[1:] for s in stages] == [
-        (16, 24, 64), (16, 24, 256), (8, 12, 512), (4, 6, 1024), (2, 3, 2048)
+        (16, 24, 64),
+        (16, 24, 256),
+        (8, 12, 512),
+        (4, 6, 1024),
+        (2, 3, 2048),
     ]
     names = {layer.name for layer in keras.Model(image, stages).layers}
     assert f"res4{stage4}_branch2c" in names and f"bn4{stage4}_branch2c" in names

@@ -25,8 +25,9 @@ def test_against_greedy_oracle(function, threshold, rng):
     boxes = np.stack([reference.random_boxes(rng, 60) for _ in range(3)])
     scores = rng.uniform(size=(3, 60)).astype("float32")
     scores[1, ::3] = nms.NO_SCORE
-    expected = [reference.greedy_nms(b, s, threshold, 25)
-                for b, s in zip(boxes, scores, strict=True)]
+    expected = [
+        reference.greedy_nms(b, s, threshold, 25) for b, s in zip(boxes, scores, strict=True)
+    ]
     assert run(function, boxes, scores, 25, threshold) == expected
 
 

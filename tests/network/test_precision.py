@@ -6,10 +6,13 @@ from mrcnn.network import precision
 from samples.nucleus import cli, nucleus
 
 
-@pytest.mark.parametrize("fast, policy, line", [
-    (True, "mixed_bfloat16", "Convolutions in bfloat16: this device has instructions for it"),
-    (False, "float32", "Convolutions in float32: this device is no faster in bfloat16"),
-])
+@pytest.mark.parametrize(
+    "fast, policy, line",
+    [
+        (True, "mixed_bfloat16", "Convolutions in bfloat16: this device has instructions for it"),
+        (False, "float32", "Convolutions in float32: this device is no faster in bfloat16"),
+    ],
+)
 def test_auto_follows_the_device(fast, policy, line, monkeypatch):
     monkeypatch.setattr(precision, "bfloat16_is_fast", lambda: fast)
     assert precision.dtype_policy("auto") == policy

@@ -69,8 +69,9 @@ def test_long_bins_within_the_windows_are_seen_completely(rng):
     # One bin of 32 cells: the largest that two windows of 16 cover.
     features = [rng.normal(size=(1, 64, 64, 2)).astype("float32")]
     box = np.array([[[0, 0.25, 0.5, 0.75]]], "float32")
-    got = ops.convert_to_numpy(roi_pool.PyramidROIPool((1, 1), exact=True)(
-        [box, metas(256, 1), *features]))
+    got = ops.convert_to_numpy(
+        roi_pool.PyramidROIPool((1, 1), exact=True)([box, metas(256, 1), *features])
+    )
     np.testing.assert_allclose(got[0, 0, 0, 0], features[0][0, :32, 16:48].max(axis=(0, 1)))
 
 
@@ -128,8 +129,9 @@ def test_gradient_goes_to_the_maxima(rng):
     features = [rng.permutation(32 * 32).reshape(1, 32, 32, 1).astype("float32")]
     boxes = reference.random_boxes(rng, 6, smallest=0.1)[None]
     upstream = rng.normal(size=(1, 6, 3, 3, 1)).astype("float32")
-    got = gradient(roi_pool.PyramidROIPool((3, 3), exact=True), boxes, metas(128, 1), features,
-                   upstream)
+    got = gradient(
+        roi_pool.PyramidROIPool((3, 3), exact=True), boxes, metas(128, 1), features, upstream
+    )
     expected = np.zeros((32, 32))
     for box, rows in zip(boxes[0].astype("float64"), upstream[0], strict=True):
         cells = to_cells(box, 128, 4, exact=True)
@@ -156,7 +158,15 @@ def test_align_with_four_samples_a_bin(exact, join, rng):
         for region in range(6):
             source = features[levels[image, region]][image].astype("float64")
             fine = reference.crop_and_resize(source, boxes[image, region], (6, 4), exact)
-            expected = np.array([[getattr(np, {"average": "mean", "max": "max"}[join])(
-                fine[2 * r : 2 * r + 2, 2 * c : 2 * c + 2], axis=(0, 1))
-                for c in range(2)] for r in range(3)])
+            expected = np.array(
+                [
+                    [
+                        getattr(np, {"average": "mean", "max": "max"}[join])(
+                            fine[2 * r : 2 * r + 2, 2 * c : 2 * c + 2], axis=(0, 1)
+                        )
+                        for c in range(2)
+                    ]
+                    for r in range(3)
+                ]
+            )
             np.testing.assert_allclose(got[image, region], expected, atol=2e-4)

@@ -38,15 +38,16 @@ def make_models(shapes, stride, samples, dtype="float32"):
     targets = keras.Input((samples, 4))
     models = []
     for sampled in (False, True):
-        below = [keras.layers.Conv2D(DEPTH, 1, name=f"below{i}", dtype=dtype)(image)
-                 for i, image in enumerate(images)]
+        below = [
+            keras.layers.Conv2D(DEPTH, 1, name=f"below{i}", dtype=dtype)(image)
+            for i, image in enumerate(images)
+        ]
         rpn = build_rpn_model(stride, RATIOS, DEPTH, 5, dtype)
         if sampled:
             layer = SampledRpn(rpn, stride, RATIOS, dtype=dtype)
             logits, deltas = layer([index, *below])
         else:
-            whole = [ops.concatenate(parts, axis=1)
-                     for parts in zip(*map(rpn, below), strict=True)]
+            whole = [ops.concatenate(parts, axis=1) for parts in zip(*map(rpn, below), strict=True)]
             logits, deltas = (
                 ops.take_along_axis(whole[i], index[..., None], axis=1) for i in (0, 2)
             )
@@ -56,8 +57,7 @@ def make_models(shapes, stride, samples, dtype="float32"):
         ]
         # The proposals' path keeps the model's layers among the graph's.
         whole = ops.stop_gradient(rpn(below[0])[0])
-        model = SumOfLosses([*images, index, match, targets],
-                            [*losses, 0.0 * ops.sum(whole)])
+        model = SumOfLosses([*images, index, match, targets], [*losses, 0.0 * ops.sum(whole)])
         model.logits_and_deltas = keras.Model(model.inputs, [logits, deltas])
         model.compile(keras.optimizers.SGD(1.0), jit_compile=False)
         models.append(model)
@@ -81,8 +81,11 @@ def make_batch(rng, shapes, stride, samples, objects=True):
 
 
 def weights_of(model):
-    return {(layer, name): ops.convert_to_numpy(variable)
-            for layer, pairs in layer_tensors(model).items() for name, variable in pairs}
+    return {
+        (layer, name): ops.convert_to_numpy(variable)
+        for layer, pairs in layer_tensors(model).items()
+        for name, variable in pairs
+    }
 
 
 @pytest.mark.parametrize("objects", [True, False])
@@ -92,8 +95,11 @@ def test_same_outputs_losses_and_gradients(shapes, stride, objects, rng):
     samples = min(40, anchor_count(shapes, stride))
     dense, sampled = make_models(shapes, stride, samples)
     data = make_batch(rng, shapes, stride, samples, objects)
-    for one, two in zip(dense.logits_and_deltas.predict_on_batch(data),
-                        sampled.logits_and_deltas.predict_on_batch(data), strict=True):
+    for one, two in zip(
+        dense.logits_and_deltas.predict_on_batch(data),
+        sampled.logits_and_deltas.predict_on_batch(data),
+        strict=True,
+    ):
         np.testing.assert_allclose(two, one, atol=1e-5)
     before = weights_of(dense)
     expected, got = dense.train_on_batch(data), sampled.train_on_batch(data)
@@ -109,8 +115,11 @@ def test_same_outputs_losses_and_gradients(shapes, stride, objects, rng):
 def test_bfloat16_gives_float32_near_the_same(rng):
     dense, sampled = make_models(EVEN, 1, 40, "mixed_bfloat16")
     data = make_batch(rng, EVEN, 1, 40)
-    for one, two in zip(dense.logits_and_deltas.predict_on_batch(data),
-                        sampled.logits_and_deltas.predict_on_batch(data), strict=True):
+    for one, two in zip(
+        dense.logits_and_deltas.predict_on_batch(data),
+        sampled.logits_and_deltas.predict_on_batch(data),
+        strict=True,
+    ):
         assert str(np.asarray(two).dtype) == "float32"
         np.testing.assert_allclose(two, one, atol=0.05 * np.abs(one).max())
 
@@ -129,9 +138,13 @@ def test_no_second_copy_of_the_weights():
     model = TrainingModel(inputs, outputs, config)
     assert not model.get_layer("rpn_sampled").weights
     assert [w.path for w in model.weights if "rpn_conv_shared" in w.path] == [
-        "rpn_conv_shared/kernel", "rpn_conv_shared/bias"
+        "rpn_conv_shared/kernel",
+        "rpn_conv_shared/bias",
     ]
     assert "rpn_conv_shared" in set_trainable(model, "rpn_.*")
     trained = {v.path for v in model.trainable_variables}
-    assert trained == {f"{layer}/{name}" for name in ("kernel", "bias")
-                       for layer in ("rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred")}
+    assert trained == {
+        f"{layer}/{name}"
+        for name in ("kernel", "bias")
+        for layer in ("rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred")
+    }

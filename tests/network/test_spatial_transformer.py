@@ -32,8 +32,9 @@ def equation_8(features, y, x):
 
 def equation_9(shape, y, x):
     """Derivatives of a sample by every cell [H, W]."""
-    return np.array([[kernel(x - m) * kernel(y - n) for m in range(shape[1])]
-                     for n in range(shape[0])])
+    return np.array(
+        [[kernel(x - m) * kernel(y - n) for m in range(shape[1])] for n in range(shape[0])]
+    )
 
 
 def side(position, cell):
@@ -45,13 +46,19 @@ def side(position, cell):
 
 def equation_10(features, y, x):
     """Derivative of a sample by x, [C]; the report's cases, in the order of the literature."""
-    return sum(features[n, m] * kernel(y - n) * side(x, m)
-               for n in range(features.shape[0]) for m in range(features.shape[1]))
+    return sum(
+        features[n, m] * kernel(y - n) * side(x, m)
+        for n in range(features.shape[0])
+        for m in range(features.shape[1])
+    )
 
 
 def equation_11(features, y, x):
-    return sum(features[n, m] * kernel(x - m) * side(y, n)
-               for n in range(features.shape[0]) for m in range(features.shape[1]))
+    return sum(
+        features[n, m] * kernel(x - m) * side(y, n)
+        for n in range(features.shape[0])
+        for m in range(features.shape[1])
+    )
 
 
 def places(rng, count=9):
@@ -79,7 +86,8 @@ def gradients(features, y, x, upstream):
         import jax
 
         found = jax.grad(lambda *a: ops.sum(sample_points(*a) * upstream), argnums=(0, 1, 2))(
-            *map(ops.convert_to_tensor, arrays))
+            *map(ops.convert_to_tensor, arrays)
+        )
         return [np.asarray(g) for g in found]
     if backend == "torch":
         import torch
@@ -121,9 +129,11 @@ def test_gradients_at_whole_numbers_are_those_to_the_right(rng):
     for point, (row, column) in enumerate([(1, 2), (3, 4)]):
         here = features[0, row, column]
         np.testing.assert_allclose(
-            by_y[0, point], (features[0, row + 1, column] - here) @ upstream[0, point], atol=1e-5)
+            by_y[0, point], (features[0, row + 1, column] - here) @ upstream[0, point], atol=1e-5
+        )
         np.testing.assert_allclose(
-            by_x[0, point], (features[0, row, column + 1] - here) @ upstream[0, point], atol=1e-5)
+            by_x[0, point], (features[0, row, column + 1] - here) @ upstream[0, point], atol=1e-5
+        )
 
 
 def test_points_of_a_transform():

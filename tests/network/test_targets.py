@@ -52,9 +52,12 @@ def test_positives_first(rng):
 
 def test_more_places_than_candidates(rng):
     positive = np.array([[True, False, False]])
-    index, is_positive, used = map(array, targets.positives_first(
-        positive, ~positive, 4, 8, rng.uniform(size=(1, 3)).astype("float32")
-    ))
+    index, is_positive, used = map(
+        array,
+        targets.positives_first(
+            positive, ~positive, 4, 8, rng.uniform(size=(1, 3)).astype("float32")
+        ),
+    )
     assert sorted(index[0, :3]) == [0, 1, 2] and used[0].sum() == 3 and is_positive[0].sum() == 1
 
 
@@ -121,8 +124,9 @@ def test_sampled_anchors(tiny_config):
         assert negative[i, index[i][match[i] == -1]].all()
     for i, s in zip(*np.nonzero(match == 1), strict=True):
         anchor = all_anchors[index[i, s]]
-        overlaps = [reference.iou(anchor, b) if c > 0 else 0
-                    for c, b in zip(ids[i], boxes[i], strict=True)]
+        overlaps = [
+            reference.iou(anchor, b) if c > 0 else 0 for c, b in zip(ids[i], boxes[i], strict=True)
+        ]
         expected = reference.refinement(anchor, boxes[i, np.argmax(overlaps)])
         np.testing.assert_allclose(deltas[i, s] * tiny_config.RPN_BBOX_STD_DEV, expected, atol=1e-4)
     assert (deltas[match != 1] == 0).all()
@@ -168,8 +172,10 @@ def test_regions_against_oracle(tiny_config, exact, mini, scale, rng):
         assert i == 2 or rois[i].any(axis=1).all()
         for t in np.flatnonzero(rois[i].any(axis=1)):
             assert (np.abs(proposals[i] - rois[i, t]).max(axis=1) < 1e-6).any()
-            overlaps = [reference.iou(rois[i, t], b) if c > 0 else 0
-                        for c, b in zip(ids[i], boxes[i], strict=True)]
+            overlaps = [
+                reference.iou(rois[i, t], b) if c > 0 else 0
+                for c, b in zip(ids[i], boxes[i], strict=True)
+            ]
             k = int(np.argmax(overlaps))
             if t >= positives:
                 assert max(overlaps) < 0.5
@@ -254,11 +260,21 @@ def test_background_of_an_overlap(rng):
     overlaps = np.array([[[0.0], [0.05], [0.1], [0.3], [0.49], [0.5], [0.9]]], "float32")
     crowd, real = np.zeros((1, 7), bool), np.ones((1, 7), bool)
     priority = rng.random((1, 7)).astype("float32")
-    for low, high, expected in [(0.0, 0.5, {0, 1, 2, 3, 4}), (0.1, 0.5, {2, 3, 4}),
-                                (0.1, 0.3, {2})]:
-        index, positive, used = map(ops.convert_to_numpy, targets.sample_rois(
-            *map(ops.convert_to_tensor, (overlaps, crowd, real)), 7, 2,
-            ops.convert_to_tensor(priority), (low, high)))
+    for low, high, expected in [
+        (0.0, 0.5, {0, 1, 2, 3, 4}),
+        (0.1, 0.5, {2, 3, 4}),
+        (0.1, 0.3, {2}),
+    ]:
+        index, positive, used = map(
+            ops.convert_to_numpy,
+            targets.sample_rois(
+                *map(ops.convert_to_tensor, (overlaps, crowd, real)),
+                7,
+                2,
+                ops.convert_to_tensor(priority),
+                (low, high),
+            ),
+        )
         chosen = index[0][used[0] & ~positive[0]]
         assert set(chosen) == expected and len(chosen) == len(expected)
         assert set(index[0][positive[0]]) == {5, 6}

@@ -43,10 +43,18 @@ def test_a_nearly_empty_8_bit_picture_is_not_stretched_into_noise(rng):
     np.testing.assert_array_equal(found.apply(image), standardise(image, CONFIG))
 
 
-@pytest.mark.parametrize("dtype, factor, offset", [
-    (np.uint16, 37, 1000), (np.int32, 1000, -50_000), (np.uint32, 10_000, 5),
-    (np.float32, 0.01, -3), (np.float64, 1e-9, 1e-6), (np.int16, 100, -20_000),
-    (np.float16, 1, 0)])
+@pytest.mark.parametrize(
+    "dtype, factor, offset",
+    [
+        (np.uint16, 37, 1000),
+        (np.int32, 1000, -50_000),
+        (np.uint32, 10_000, 5),
+        (np.float32, 0.01, -3),
+        (np.float64, 1e-9, 1e-6),
+        (np.int16, 100, -20_000),
+        (np.float16, 1, 0),
+    ],
+)
 def test_scale_and_offset_of_the_values_do_not_matter(rng, dtype, factor, offset):
     image = picture(rng, (60, 80))
     reference = measure(image, CONFIG).apply(image).astype(int)
@@ -115,8 +123,9 @@ def test_of_other_types_a_grid_of_values_is_enough(rng, monkeypatch):
     monkeypatch.setattr(exposure, "MOST_VALUES", 5000)
     monkeypatch.setattr(exposure, "BAND_ROWS", 8)
     image = rng.normal(size=(300, 300)).astype(np.float32)
-    np.testing.assert_allclose(percentiles(image, [1, 50, 99]), np.percentile(image, [1, 50, 99]),
-                               atol=0.2)
+    np.testing.assert_allclose(
+        percentiles(image, [1, 50, 99]), np.percentile(image, [1, 50, 99]), atol=0.2
+    )
 
 
 def test_parts_are_shown_as_the_whole(rng):

@@ -54,7 +54,8 @@ def test_all_whole_numbers_are_rounded(picture, dtype):
 def test_the_range_of_the_result_does_not_depend_on_the_exposure(picture):
     brighter = (picture * 3).astype(np.uint8)
     np.testing.assert_allclose(
-        standardise(picture, stretched()).astype(int), standardise(brighter, stretched()), atol=1)
+        standardise(picture, stretched()).astype(int), standardise(brighter, stretched()), atol=1
+    )
 
 
 def test_an_empty_picture_is_not_blown_up():
@@ -71,8 +72,11 @@ def test_light_grounds_become_dark(picture):
     np.testing.assert_array_equal(standardise(picture, config), picture)
     np.testing.assert_array_equal(standardise(255 - picture, config), picture)
     both = stretched(DARK_GROUND=True)
-    np.testing.assert_allclose(standardise(picture, both).astype(int),
-                               standardise(255 - picture, stretched(DARK_GROUND=True)), atol=40)
+    np.testing.assert_allclose(
+        standardise(picture, both).astype(int),
+        standardise(255 - picture, stretched(DARK_GROUND=True)),
+        atol=40,
+    )
     assert np.median(standardise(255 - picture, both)) < 127
 
 

@@ -47,9 +47,7 @@ def test_exact_resize_mask_does_not_move_discs(scale):
     masks = some_masks(np.random.default_rng(1), 60)
     resized = mk.resize_mask(masks, scale, [(0, 0)] * 3, exact=True)
     factor = np.array(resized.shape[:2]) / masks.shape[:2]
-    offsets = [
-        centroid(resized[..., i]) / factor - centroid(masks[..., i]) for i in range(60)
-    ]
+    offsets = [centroid(resized[..., i]) / factor - centroid(masks[..., i]) for i in range(60)]
     assert np.abs(np.mean(offsets, axis=0)).max() < 0.05
     assert np.abs(offsets).max() < 0.5
 
@@ -136,8 +134,10 @@ def test_layers_round_trip_with_overlapping_masks(seed):
     layers = mk.masks_to_layers(masks)
     assert layers.dtype == np.int32 and layers.shape[:2] == masks.shape[:2]
     assert 1 < layers.shape[-1] <= 12
-    homes = [{layer for layer in range(layers.shape[-1]) if (layers[..., layer] == i + 1).any()}
-             for i in range(12)]
+    homes = [
+        {layer for layer in range(layers.shape[-1]) if (layers[..., layer] == i + 1).any()}
+        for i in range(12)
+    ]
     assert all(len(home) == 1 for home in homes)
     np.testing.assert_array_equal(mk.layers_to_masks(layers, 12), masks)
 

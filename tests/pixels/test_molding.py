@@ -44,8 +44,16 @@ def test_sparse_weights_are_the_dense_ones(size, support):
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_contiguous_pixels_change_the_memory_only(dtype, channels):
     image = np.arange(4 * 6 * channels).reshape(4, 6, channels).astype(dtype)
-    views = [image, image[::-1, ::-1], np.rot90(image), image.transpose(1, 0, 2), image[:0],
-             image[..., :1], image[..., ::-1], np.broadcast_to(image[..., :1], (4, 6, 3))]
+    views = [
+        image,
+        image[::-1, ::-1],
+        np.rot90(image),
+        image.transpose(1, 0, 2),
+        image[:0],
+        image[..., :1],
+        image[..., ::-1],
+        np.broadcast_to(image[..., :1], (4, 6, 3)),
+    ]
     for view in views:
         result = contiguous_pixels(view)
         assert result.flags.c_contiguous and result.dtype == dtype
@@ -101,8 +109,19 @@ def test_nearest_indices_have_no_mean_offset(sizes):
 
 @pytest.mark.parametrize(
     ("shape", "count"),
-    [((4, 5), 1), ((4, 5), 3), ((4, 5, 1), 3), ((4, 5, 2), 1), ((4, 5, 2), 3), ((4, 5, 3), 3),
-     ((4, 5, 4), 3), ((4, 5, 3), 1), ((4, 5, 4), 1), ((4, 5, 4), 4), ((4, 5, 7), 7)],
+    [
+        ((4, 5), 1),
+        ((4, 5), 3),
+        ((4, 5, 1), 3),
+        ((4, 5, 2), 1),
+        ((4, 5, 2), 3),
+        ((4, 5, 3), 3),
+        ((4, 5, 4), 3),
+        ((4, 5, 3), 1),
+        ((4, 5, 4), 1),
+        ((4, 5, 4), 4),
+        ((4, 5, 7), 7),
+    ],
 )
 def test_adapt_channels(shape, count):
     image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -187,8 +206,12 @@ def test_exact_molding_does_not_move_a_rectangle(size):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [((0, 64, 0, "stretch"), "unknown"), ((0, None, 0, "square"), "max_dim"),
-     ((None, 64, 0, "crop"), "min_dim"), ((100, 64, 0, "pad64"), "64 divides")],
+    [
+        ((0, 64, 0, "stretch"), "unknown"),
+        ((0, None, 0, "square"), "max_dim"),
+        ((None, 64, 0, "crop"), "min_dim"),
+        ((100, 64, 0, "pad64"), "64 divides"),
+    ],
 )
 def test_resize_image_refuses(arguments, words):
     with pytest.raises(UserError, match=words):
@@ -240,8 +263,10 @@ def test_image_meta_round_trip():
         "scale": 1.5,
         "active_class_ids": [1, 0, 1],
     }
-    for parsed, pick in [(molding.parse_image_meta(np.stack([meta, meta])), 1),
-                         (molding.parse_image_meta(meta), ...)]:
+    for parsed, pick in [
+        (molding.parse_image_meta(np.stack([meta, meta])), 1),
+        (molding.parse_image_meta(meta), ...),
+    ]:
         assert {key: value[pick].tolist() for key, value in parsed.items()} == expected
 
 

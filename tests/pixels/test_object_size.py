@@ -46,17 +46,18 @@ def test_training_crops_show_objects_at_the_wanted_size(side):
             layers[y : y + side, x : x + side] = count
     image = np.repeat((layers > 0) * 255, 3, axis=-1).astype(np.uint8)
     example = make_example(
-        image, layers, np.ones(count, np.int32), config, np.random.default_rng(0))
+        image, layers, np.ones(count, np.int32), config, np.random.default_rng(0)
+    )
     assert example.scale == pytest.approx(16 / side, rel=0.02)
     assert example.image.shape == (64, 64, 3)
 
 
 def test_crops_without_objects_take_the_configured_scale():
     config = config_with(
-        IMAGE_RESIZE_MODE="crop", IMAGE_MIN_DIM=64, OBJECT_SIZE=16, IMAGE_MIN_SCALE=2.0)
+        IMAGE_RESIZE_MODE="crop", IMAGE_MIN_DIM=64, OBJECT_SIZE=16, IMAGE_MIN_SCALE=2.0
+    )
     image, layers = np.zeros((80, 90, 3), np.uint8), np.zeros((80, 90, 1), np.int32)
-    example = make_example(
-        image, layers, np.zeros(0, np.int32), config, np.random.default_rng(0))
+    example = make_example(image, layers, np.zeros(0, np.int32), config, np.random.default_rng(0))
     assert example.scale == 2.0
 
 

@@ -67,10 +67,16 @@ def test_pasting_has_no_mean_offset_and_no_mean_growth():
 
 @pytest.mark.parametrize(
     ("box", "rows", "columns"),
-    [((2, 3, 5, 7), (2, 5), (3, 7)), ((2.4, 3.4, 5.4, 7.4), (2, 5), (3, 7)),
-     ((2.6, 3.6, 5.6, 7.6), (3, 6), (4, 8)), ((-3.0, -2, 4, 2), (0, 4), (0, 2)),
-     ((6, 8, 40, 50), (6, 10), (8, 12)), ((2.6, 3, 3.4, 9), (3, 3), (3, 9)),
-     ((20, 20, 30, 30), (20, 20), (20, 20)), ((-9, -9, -1, -1), (0, 0), (0, 0))],
+    [
+        ((2, 3, 5, 7), (2, 5), (3, 7)),
+        ((2.4, 3.4, 5.4, 7.4), (2, 5), (3, 7)),
+        ((2.6, 3.6, 5.6, 7.6), (3, 6), (4, 8)),
+        ((-3.0, -2, 4, 2), (0, 4), (0, 2)),
+        ((6, 8, 40, 50), (6, 10), (8, 12)),
+        ((2.6, 3, 3.4, 9), (3, 3), (3, 9)),
+        ((20, 20, 30, 30), (20, 20), (20, 20)),
+        ((-9, -9, -1, -1), (0, 0), (0, 0)),
+    ],
 )
 def test_a_full_mask_covers_the_pixel_centres_inside_its_box(box, rows, columns):
     y, x, patch = unmolding.paste_mask(np.ones((28, 28)), box, (10, 12))
@@ -97,8 +103,10 @@ def test_many_masks_are_pasted_pixel_by_pixel(seed):
     patches = unmolding.paste_masks(masks, boxes, (40, 44))
     assert len(patches) == 12 and any(patch.any() for *_, patch in patches)
     for mask, box, (top, left, patch) in zip(masks, boxes, patches, strict=True):
-        inside = [[p for p in range(size) if box[axis] <= p + 0.5 < box[axis + 2]]
-                  for axis, size in enumerate((40, 44))]
+        inside = [
+            [p for p in range(size) if box[axis] <= p + 0.5 < box[axis + 2]]
+            for axis, size in enumerate((40, 44))
+        ]
         assert patch.shape == (len(inside[0]), len(inside[1]))
         expected = [[interpolated(mask, box, y, x) >= 0.5 for x in inside[1]] for y in inside[0]]
         np.testing.assert_array_equal(patch, np.array(expected, bool).reshape(patch.shape))
@@ -158,7 +166,11 @@ def test_exact_results_come_back_to_the_original_pixels(scale, seen):
 @pytest.mark.parametrize("convention", ["matterport", "exact"])
 def test_no_detections(convention):
     results = unmolding.unmold_detections(
-        np.zeros((3, 6)), np.zeros((3, 28, 28, 2)), (20, 30, 3), (64, 64, 3), (0, 0, 64, 64),
+        np.zeros((3, 6)),
+        np.zeros((3, 28, 28, 2)),
+        (20, 30, 3),
+        (64, 64, 3),
+        (0, 0, 64, 64),
         make_config(PIXEL_CONVENTION=convention),
     )
     assert [result.shape for result in results] == [(0, 4), (0,), (0,), (20, 30, 0)]
@@ -170,7 +182,11 @@ def test_patches_are_the_masks(convention):
     low = rng.uniform(0, 0.5, (6, 2))
     detections = np.hstack([low, low + rng.uniform(0.1, 0.5, (6, 2)), np.ones((6, 2))])
     arguments = (
-        detections, rng.random((6, 28, 28, 2)), (50, 70), (64, 64), (8, 0, 56, 64),
+        detections,
+        rng.random((6, 28, 28, 2)),
+        (50, 70),
+        (64, 64),
+        (8, 0, 56, 64),
         make_config(PIXEL_CONVENTION=convention),
     )
     boxes, class_ids, scores, masks = unmolding.unmold_detections(*arguments)
@@ -191,13 +207,19 @@ def test_patches_are_the_masks(convention):
 
 @pytest.mark.parametrize("convention", ["matterport", "exact"])
 def test_boxes_without_area_are_left_out(convention):
-    detections = np.array([
-        [0.5, 0.5, 0.5, 0.9, 1, 0.9],
-        [0.2, 0.2, 0.6, 0.6, 1, 0.8],
-        [0.6, 0.6, 0.2, 0.2, 1, 0.7],
-    ])
+    detections = np.array(
+        [
+            [0.5, 0.5, 0.5, 0.9, 1, 0.9],
+            [0.2, 0.2, 0.6, 0.6, 1, 0.8],
+            [0.6, 0.6, 0.2, 0.2, 1, 0.7],
+        ]
+    )
     boxes, class_ids, scores, masks = unmolding.unmold_detections(
-        detections, np.ones((3, 28, 28, 2)), (64, 64), (64, 64), (0, 0, 64, 64),
+        detections,
+        np.ones((3, 28, 28, 2)),
+        (64, 64),
+        (64, 64),
+        (0, 0, 64, 64),
         make_config(PIXEL_CONVENTION=convention),
     )
     assert scores.tolist() == [pytest.approx(0.8)] and len(boxes) == len(class_ids) == 1
@@ -218,9 +240,7 @@ def test_mask_threshold_is_honoured():
 
 def test_parity_with_the_legacy_implementation(shared_dir):
     stored = np.load(shared_dir / "legacy" / "expected.npz")
-    config = make_config(
-        IMAGE_MIN_DIM=256, IMAGE_MAX_DIM=256, MEAN_PIXEL=[43.53, 39.56, 48.22]
-    )
+    config = make_config(IMAGE_MIN_DIM=256, IMAGE_MAX_DIM=256, MEAN_PIXEL=[43.53, 39.56, 48.22])
     image = stored["image"]
     molded, metas, windows = molding.mold_inputs([image], config)
     np.testing.assert_allclose(molded, stored["molded"], atol=1.0)
@@ -229,8 +249,12 @@ def test_parity_with_the_legacy_implementation(shared_dir):
     np.testing.assert_array_equal(windows, stored["windows"])
 
     boxes, class_ids, scores, masks = unmolding.unmold_detections(
-        stored["mrcnn_detection"][0], stored["mrcnn_mask"][0], image.shape,
-        molded[0].shape, stored["windows"][0], config,
+        stored["mrcnn_detection"][0],
+        stored["mrcnn_mask"][0],
+        image.shape,
+        molded[0].shape,
+        stored["windows"][0],
+        config,
     )
     np.testing.assert_array_equal(boxes, stored["rois"])
     np.testing.assert_array_equal(class_ids, stored["class_ids"])

@@ -66,7 +66,7 @@ def test_images_and_masks_belong_together():
 def test_shapes_have_their_size_and_place(name, area):
     mask = shapes.ShapesDataset.shape_mask((100, 100), name, (50, 40, 20))
     assert mask.sum() == pytest.approx(area, rel=0.03)
-    (y1, x1, y2, x2), = utils.extract_bboxes(mask[:, :, None])
+    ((y1, x1, y2, x2),) = utils.extract_bboxes(mask[:, :, None])
     assert (y1, y2) == (20, 61)
     assert x1 + x2 == 101  # centred on the pixel centre 50.5
 
@@ -107,8 +107,14 @@ def test_trains_and_detects(tmp_path):
 
 def run_script(*arguments, cwd):
     environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3")
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], cwd=cwd, env=environment,
-                          capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_command_line_from_another_directory(tmp_path):

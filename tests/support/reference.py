@@ -13,9 +13,7 @@ def iou(a, b):
 
 
 def iou_matrix(boxes1, boxes2):
-    return np.array([[iou(a, b) for b in boxes2] for a in boxes1]).reshape(
-        len(boxes1), len(boxes2)
-    )
+    return np.array([[iou(a, b) for b in boxes2] for a in boxes1]).reshape(len(boxes1), len(boxes2))
 
 
 def greedy_nms(boxes, scores, threshold, limit):
@@ -83,8 +81,10 @@ def crop_and_resize(image, box, shape, exact):
 def covered_shares(image, box, shape):
     """Mean of image [H, W] over every cell of a grid that divides a normalised box; zero outside
     the image."""
-    y, x = (np.linspace(box[a] * image.shape[a], box[a + 2] * image.shape[a], shape[a] + 1)
-            for a in (0, 1))
+    y, x = (
+        np.linspace(box[a] * image.shape[a], box[a + 2] * image.shape[a], shape[a] + 1)
+        for a in (0, 1)
+    )
     out = np.zeros(shape)
     for r in range(shape[0]):
         for c in range(shape[1]):

@@ -36,7 +36,8 @@ def small_backbone(image, stage5=True, train_bn=None):
 
     stages, x = [], image
     for stage in range(1, 6):
-        x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu",
-                          name=f"small_{stage}")(x)
+        x = layers.Conv2D(
+            8, 3, strides=2, padding="same", activation="relu", name=f"small_{stage}"
+        )(x)
         stages.append(x)
     return stages

@@ -32,14 +32,18 @@ class C4Config(TinyConfig):
 
 
 def tensors(model):
-    return {name: [ops.convert_to_numpy(v).copy() for _, v in pairs]
-            for name, pairs in layer_tensors(model.keras_model).items()}
+    return {
+        name: [ops.convert_to_numpy(v).copy() for _, v in pairs]
+        for name, pairs in layer_tensors(model.keras_model).items()
+    }
 
 
 def moved(before, after):
-    return {name for name in before
-            if any(not np.array_equal(a, b)
-                   for a, b in zip(before[name], after[name], strict=True))}
+    return {
+        name
+        for name in before
+        if any(not np.array_equal(a, b) for a, b in zip(before[name], after[name], strict=True))
+    }
 
 
 @pytest.mark.parametrize("kind", [TinyConfig, C4Config])
@@ -48,7 +52,8 @@ def test_every_layer_has_its_steps(kind):
     names = set(layer_tensors(model.keras_model))
     first, second, third, fourth = (
         {name for name in names if re.fullmatch(step.layers, name)}
-        for step in four_steps(model.config))
+        for step in four_steps(model.config)
+    )
     assert first | second == names
     assert third == {name for name in names if name.startswith("rpn")}
     assert first - third == second - fourth  # the shared backbone

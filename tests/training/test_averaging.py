@@ -50,8 +50,10 @@ def test_is_the_weighted_sum_of_the_weights_seen(rng):
         seen.append(values(model))
         shares = [share * kept for share in shares] + [1 - kept]
     assert sum(shares) == pytest.approx(1)
-    expected = [sum(s * v for s, v in zip(shares, column, strict=True))
-                for column in zip(*seen, strict=True)]
+    expected = [
+        sum(s * v for s, v in zip(shares, column, strict=True))
+        for column in zip(*seen, strict=True)
+    ]
     with average.applied():
         assert_close(values(model), expected)
     assert_close(values(model), seen[-1])

@@ -55,8 +55,15 @@ def tiny_model(learning_rate=0.01):
 def fit(callbacks, epochs=2, initial_epoch=0, loader=None, validation=None, model=None):
     model = model or tiny_model()
     loader = loader or Loader()
-    model.fit(loader, epochs=epochs, initial_epoch=initial_epoch, validation_data=validation,
-              callbacks=[C.LoaderEpoch(loader), *callbacks], verbose=0, shuffle=False)
+    model.fit(
+        loader,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        validation_data=validation,
+        callbacks=[C.LoaderEpoch(loader), *callbacks],
+        verbose=0,
+        shuffle=False,
+    )
     return model
 
 
@@ -94,7 +101,11 @@ def test_texts():
     assert losses_text({"loss": 2.0}) == "loss 2.000"
     assert losses_text(None) == "loss ?"
     assert [number_text(v) for v in (0.834, 0.999, 10.5, 0.0, math.nan)] == [
-        ".83", "1.00", "10.50", ".00", "nan"
+        ".83",
+        "1.00",
+        "10.50",
+        ".00",
+        "nan",
     ]
     assert duration_text(751.4) == "00:12:31"
     assert duration_text(100 * 3600) == "100:00:00"
@@ -132,7 +143,7 @@ def test_progress_on_a_terminal_redraws_one_line_per_epoch():
     # Redrawing leaves nothing of a longer line: replay the line as a terminal would.
     shown = ""
     for piece in text.split("\n")[-2].split("\r")[1:]:
-        shown = piece + shown[len(piece):]
+        shown = piece + shown[len(piece) :]
     assert shown.rstrip() == text.split("\n")[-2].split("\r")[-1].rstrip()
 
 
@@ -209,8 +220,12 @@ def fit_within(seconds, total=10**6, start=0.0, epochs=99):
     clock = Passing(start)
     budget = C.TimeBudget(lambda: clock.now, start, start + seconds, Falling(total))
     saved = []
-    fit([clock, budget, C.Checkpoint(lambda epoch, logs: saved.append((epoch, budget.used_up)))],
-        epochs=epochs, validation=Loader(), model=tiny_model(0.0))
+    fit(
+        [clock, budget, C.Checkpoint(lambda epoch, logs: saved.append((epoch, budget.used_up)))],
+        epochs=epochs,
+        validation=Loader(),
+        model=tiny_model(0.0),
+    )
     return clock, budget, saved
 
 
@@ -301,8 +316,11 @@ def test_loss_curve_shows_every_loss():
 
 def test_checkpoint_counts_finished_epochs():
     seen = []
-    fit([C.Checkpoint(lambda epoch, logs: seen.append((epoch, logs["loss"])))], epochs=5,
-        initial_epoch=3)
+    fit(
+        [C.Checkpoint(lambda epoch, logs: seen.append((epoch, logs["loss"])))],
+        epochs=5,
+        initial_epoch=3,
+    )
     assert [epoch for epoch, _ in seen] == [4, 5]
     assert all(isinstance(loss, float) for _, loss in seen)
 
@@ -314,8 +332,11 @@ def test_non_finite_loss_stops_with_the_images_of_the_batch(tmp_path):
     )
     csv_log = C.CSVLog(tmp_path / "log.csv")
     with pytest.raises(UserError) as error:
-        fit([stop, C.Checkpoint(lambda epoch, logs: saved.append(epoch)), csv_log], epochs=5,
-            loader=loader)
+        fit(
+            [stop, C.Checkpoint(lambda epoch, logs: saved.append(epoch)), csv_log],
+            epochs=5,
+            loader=loader,
+        )
     message = str(error.value)
     assert "loss = nan at epoch 2, step 3, images 104, 105;" in message
     assert "the last good checkpoint is checkpoint_1.h5" in message
@@ -342,8 +363,11 @@ def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_saved():
     loader = Loader({(0, batch): 0.0 for batch in range(STEPS - 1)} | {(0, STEPS - 1): 1e18})
     saved = []
     with pytest.raises(UserError, match="not finite after the last step of epoch 1, images 6, 7"):
-        fit([C.StopOnNonFiniteLoss(loader), C.Checkpoint(lambda *a: saved.append(a))],
-            loader=loader, model=tiny_model(learning_rate=1e6))
+        fit(
+            [C.StopOnNonFiniteLoss(loader), C.Checkpoint(lambda *a: saved.append(a))],
+            loader=loader,
+            model=tiny_model(learning_rate=1e6),
+        )
     assert saved == []
 
 
@@ -362,8 +386,12 @@ def test_finite_training_is_left_alone():
 def test_a_resumed_run_sees_the_same_batches():
     def losses(epochs, initial_epoch, model):
         seen = []
-        fit([C.Checkpoint(lambda epoch, logs: seen.append(logs["loss"]))], epochs=epochs,
-            initial_epoch=initial_epoch, model=model)
+        fit(
+            [C.Checkpoint(lambda epoch, logs: seen.append(logs["loss"]))],
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            model=model,
+        )
         return seen
 
     keras.utils.set_random_seed(3)
@@ -383,8 +411,10 @@ def test_crc32c_known_values():
 def test_tensorboard_log_is_read_by_tensorflow(tmp_path):
     tf = pytest.importorskip("tensorflow")
     fit([C.TensorBoardLog(tmp_path)], epochs=3, initial_epoch=1, validation=Loader())
-    for run, tags in (("train", {"epoch_loss", "epoch_learning_rate"}),
-                      ("validation", {"epoch_loss"})):
+    for run, tags in (
+        ("train", {"epoch_loss", "epoch_learning_rate"}),
+        ("validation", {"epoch_loss"}),
+    ):
         (path,) = (tmp_path / run).iterdir()
         events = list(tf.compat.v1.train.summary_iterator(str(path)))
         assert events[0].file_version == "brain.Event:2"

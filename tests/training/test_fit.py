@@ -54,8 +54,9 @@ def small_backbone(image, architecture=None, stage5=False, train_bn=True):
     """Five strided convolutions: what matters here is around the backbone."""
     stages, x = [], image / 64.0
     for number, width in enumerate((8, 8, 16, 16, 16), start=1):
-        x = keras.layers.Conv2D(width, 3, strides=2, padding="same", activation="relu",
-                                name=f"res{number}_conv")(x)
+        x = keras.layers.Conv2D(
+            width, 3, strides=2, padding="same", activation="relu", name=f"res{number}_conv"
+        )(x)
         stages.append(x)
     return stages
 
@@ -103,8 +104,13 @@ def finished(tmp_path_factory):
 
 def test_a_run_leaves_its_files(finished):
     files = {p.name for p in Path(finished.log_dir).iterdir()}
-    assert {"mask_rcnn_squares_0001.h5", "mask_rcnn_squares_0004.h5", "state_0004.npz",
-            "training.csv", "loss_curve.png"} <= files
+    assert {
+        "mask_rcnn_squares_0001.h5",
+        "mask_rcnn_squares_0004.h5",
+        "state_0004.npz",
+        "training.csv",
+        "loss_curve.png",
+    } <= files
     assert not any(name.startswith("state_0003") for name in files)
     rows = log_rows(finished)
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
@@ -124,8 +130,9 @@ class AveragedConfig(SquaresConfig):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("config", [
-    pytest.param(SquaresConfig, id="plain"), pytest.param(AveragedConfig, id="averaged")])
+@pytest.mark.parametrize(
+    "config", [pytest.param(SquaresConfig, id="plain"), pytest.param(AveragedConfig, id="averaged")]
+)
 def test_resumed_equals_uninterrupted(tmp_path, config):
     whole = train(make(tmp_path / "whole", config), 3)
     broken = make(tmp_path / "broken", config)
@@ -153,8 +160,10 @@ def test_checkpoints_and_validation_have_the_average(tmp_path):
     average, done, expected = recorder.steps[0], 0, []
     for step in (8, 9, 16, 18):
         kept = min(0.9, (1 + step) / (10 + step)) ** (step - done)
-        average = [kept * old + (1 - kept) * new
-                   for old, new in zip(average, recorder.steps[step], strict=True)]
+        average = [
+            kept * old + (1 - kept) * new
+            for old, new in zip(average, recorder.steps[step], strict=True)
+        ]
         done = step
         expected += [average] if step in (9, 18) else []
     for number, (wanted, raw) in enumerate(zip(expected, recorder.ends, strict=True), start=1):
@@ -188,13 +197,14 @@ def test_batch_norms_are_frozen_and_learn_by_stage(tmp_path):
     def moved(epochs, freeze):
         before = weights_of(model)
         train(model, epochs, freeze_bn=freeze)
-        return {path for path, value in weights_of(model).items()
-                if (value != before[path]).any()}
+        return {path for path, value in weights_of(model).items() if (value != before[path]).any()}
 
     frozen, learning = moved(1, True), moved(2, False)
     statistics = {path for path in learning if "/moving_" in path}
     assert {path.split("/")[0] for path in statistics} == {
-        "mrcnn_class_bn1", "mrcnn_class_bn2", *(f"mrcnn_mask_bn{n}" for n in (1, 2, 3, 4))
+        "mrcnn_class_bn1",
+        "mrcnn_class_bn2",
+        *(f"mrcnn_mask_bn{n}" for n in (1, 2, 3, 4)),
     }
     assert not statistics & frozen
     assert {"mrcnn_class_bn1/gamma", "mrcnn_class_conv1/kernel"} <= frozen
@@ -207,8 +217,12 @@ def test_a_frozen_backbone_trains_on_what_it_infers(rng):
     backbone(pictures, training=True)  # statistics that are not the initial ones
 
     def differences():
-        return [np.abs(one - other).max() for one, other in zip(
-            backbone(pictures, training=True), backbone(pictures, training=False), strict=True)]
+        return [
+            np.abs(one - other).max()
+            for one, other in zip(
+                backbone(pictures, training=True), backbone(pictures, training=False), strict=True
+            )
+        ]
 
     assert min(differences()) > 0.01
     fit.set_batch_norms(backbone, False)
@@ -351,7 +365,8 @@ def test_total_is_weighted_losses_plus_plain_l2(tmp_path):
     parts = [1.0, 2.0, 3.0, 4.0, 5.0]
     total = model.keras_model.compute_loss(y_pred=[keras.ops.convert_to_tensor(p) for p in parts])
     squares = sum(
-        float((value**2).sum()) for path, value in weights_of(model).items()
+        float((value**2).sum())
+        for path, value in weights_of(model).items()
         if path.endswith("kernel") and "res" not in path
     )
     assert float(total) == pytest.approx(2 * 1 + 2 + 3 + 4 + 0.01 * squares, rel=1e-4)
@@ -376,7 +391,11 @@ def test_schedule_of_the_configuration(tiny_config):
     tiny_config.LEARNING_DROPS = [0.25]
     schedule = fit.make_schedule(tiny_config, 0.5, 40)
     assert schedule.get_config() == {
-        "rate": 0.5, "kind": "step", "warmup": 3, "total": 40, "drops": (0.25,)
+        "rate": 0.5,
+        "kind": "step",
+        "warmup": 3,
+        "total": 40,
+        "drops": (0.25,),
     }
 
 
@@ -527,8 +546,9 @@ def test_biases_learn_at_their_own_rate(name):
         optimizer.build(layer.trainable_variables)
         for number in range(2):
             gradients = [np.full((3, 2), number + 1.0, "float32"), np.full(2, 0.5, "float32")]
-            optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients],
-                            layer.trainable_variables)
+            optimizer.apply(
+                [keras.ops.convert_to_tensor(g) for g in gradients], layer.trainable_variables
+            )
         return [np.asarray(w) - 1 for w in layer.get_weights()]
 
     (kernel, bias), (same, doubled) = steps(1.0), steps(2.0)

@@ -28,16 +28,21 @@ def run(kind, steps=4, **options):
 
 
 @pytest.mark.parametrize("clipnorm", [None, 5.0])
-@pytest.mark.parametrize("name, options", [
-    ("SGD", {"momentum": 0.9}), ("SGD", {}), ("Adam", {"epsilon": 1e-8}), ("Adam", {"beta_1": 0.5}),
-])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("SGD", {"momentum": 0.9}),
+        ("SGD", {}),
+        ("Adam", {"epsilon": 1e-8}),
+        ("Adam", {"beta_1": 0.5}),
+    ],
+)
 def test_same_steps_and_same_state_as_keras(name, options, clipnorm):
     ours = run(getattr(tensorflow_optimizers, name), clipnorm=clipnorm, **options)
     theirs = run(getattr(keras.optimizers, name), clipnorm=clipnorm, **options)
     for one, two in zip(ours, theirs, strict=True):
         assert one.path.split("/")[-1] == two.path.split("/")[-1]
-        np.testing.assert_allclose(one.numpy(), two.numpy(), rtol=1e-4, atol=1e-5,
-                                   err_msg=one.path)
+        np.testing.assert_allclose(one.numpy(), two.numpy(), rtol=1e-4, atol=1e-5, err_msg=one.path)
 
 
 def test_state_files_of_keras_optimizers_fit():

@@ -37,8 +37,7 @@ def measured(pictures, settings, scale):
 
 @pytest.mark.parametrize("scale", [1.0, 1.2])
 def test_synthetic_pictures(scale):
-    result = measured(synthetic_pictures(), [EXACT, EXACT_ANY, CONFIGURED, MATTERPORT_ANY],
-                      scale)
+    result = measured(synthetic_pictures(), [EXACT, EXACT_ANY, CONFIGURED, MATTERPORT_ANY], scale)
     means = result.means()
     for setting in (EXACT, EXACT_ANY, CONFIGURED):
         for step, score in means[setting.title].items():
@@ -46,8 +45,10 @@ def test_synthetic_pictures(scale):
         assert means[setting.title]["mask targets, true boxes"] >= 0.99
     exact, matterport = means[EXACT_ANY.title], means[MATTERPORT_ANY.title]
     assert matterport["mask targets, true boxes"] < exact["mask targets, true boxes"] - 0.02
-    *others, last = (max(np.abs(errors).max() for errors in of_setting)
-                     for of_setting in zip(*result.box_errors, strict=True))
+    *others, last = (
+        max(np.abs(errors).max() for errors in of_setting)
+        for of_setting in zip(*result.box_errors, strict=True)
+    )
     assert max(others) < 0.01 and last >= 1
 
 
@@ -60,8 +61,7 @@ def test_larger_mask_regions_save_what_small_boxes_cut_off():
 
 def test_real_images(shared_dir):
     dataset = nucleus.load_dataset(str(shared_dir / "dsb2018"), "val")
-    pictures = [(i, dataset.load_image(i), *dataset.load_layers(i))
-                for i in dataset.image_ids[::9]]
+    pictures = [(i, dataset.load_image(i), *dataset.load_layers(i)) for i in dataset.image_ids[::9]]
     means = measured(pictures, [EXACT, EXACT_ANY, CONFIGURED], 1.2).means()
     assert min(score for row in means.values() for score in row.values()) >= 0.97
 
@@ -136,10 +136,13 @@ def test_a_stopped_command_prints_what_it_has(data, capsys):
     assert "1 images\n\nCompetition score after" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--subset", "stage1_train"], "needs --dataset"),
-    (["--dataset", "DATA", "--subset", "empty"], "none of the 1 images has a nucleus"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--subset", "stage1_train"], "needs --dataset"),
+        (["--dataset", "DATA", "--subset", "empty"], "none of the 1 images has a nucleus"),
+    ],
+)
 def test_wrong_input_is_one_line_and_code_2(arguments, message, data, capsys):
     assert run(["ceiling", *(a.replace("DATA", str(data)) for a in arguments)]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "nucleus.py" in line]

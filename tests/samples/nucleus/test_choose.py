@@ -90,9 +90,21 @@ class BrightPixels:
     """Finds one thing a picture: everything brighter than the mean, surer the brighter."""
 
     def detect_patches(self, images, probabilities=False, zooms=None):
-        return [{"scores": np.array([0.9]), "patches": [(0, 0, (
-            np.clip(0.5 + (image.mean(axis=-1) - image.mean()) / 100, 0, 1)).astype(np.float32))]}
-            for image in images]
+        return [
+            {
+                "scores": np.array([0.9]),
+                "patches": [
+                    (
+                        0,
+                        0,
+                        (np.clip(0.5 + (image.mean(axis=-1) - image.mean()) / 100, 0, 1)).astype(
+                            np.float32
+                        ),
+                    )
+                ],
+            }
+            for image in images
+        ]
 
 
 def test_on_a_data_set(tmp_path, capsys):
@@ -107,8 +119,12 @@ def test_on_a_data_set(tmp_path, capsys):
     evaluation = Evaluation()
     for i in dataset.image_ids:
         image = dataset.load_image(i)
-        evaluation.add("", image, dataset.load_layers(i)[0],
-                       *postprocess(tta.detect(BrightPixels(), image), image.shape, PLAIN))
+        evaluation.add(
+            "",
+            image,
+            dataset.load_layers(i)[0],
+            *postprocess(tta.detect(BrightPixels(), image), image.shape, PLAIN),
+        )
     assert f"3 images, start from: {PLAIN}\nscore {evaluation.mean('score'):.4f}" in output.out
     for kind, values in evaluation.by_kind().items():
         assert f"{kind:<30}{values['images']:7d}{values['score']:8.4f}" in output.out
@@ -120,5 +136,9 @@ def test_on_a_data_set(tmp_path, capsys):
     assert run_choose(BrightPixels(), broken, tmp_path / "again", start=PLAIN) == [first]
     assert "2 images" in capsys.readouterr().out
     with pytest.raises(UserError, match="none of the 1 images"):
-        run_choose(BrightPixels(), broken, tmp_path / "never",
-                   limit=1 + sorted(p.name for p in (tmp_path / "broken").iterdir()).index(first))
+        run_choose(
+            BrightPixels(),
+            broken,
+            tmp_path / "never",
+            limit=1 + sorted(p.name for p in (tmp_path / "broken").iterdir()).index(first),
+        )

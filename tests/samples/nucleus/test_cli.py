@@ -55,67 +55,179 @@ def perfect(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "detect", "evaluate", "choose", "generalise", "compress", "export",
-                "ceiling", "synthesize"])
+    "command",
+    [
+        "train",
+        "detect",
+        "evaluate",
+        "choose",
+        "generalise",
+        "compress",
+        "export",
+        "ceiling",
+        "synthesize",
+    ],
+)
 def test_help_from_any_directory(command, tmp_path):
-    result = subprocess.run([sys.executable, SCRIPT, command, "--help"], cwd=tmp_path,
-                            capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, SCRIPT, command, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "examples:" in result.stdout and f"nucleus.py {command} --" in result.stdout
 
 
 def test_scoring_a_file_does_not_import_keras(data, perfect, tmp_path):
-    code = (f"import sys; sys.path.insert(0, {str(SCRIPT.parents[2])!r})\n"
-            "from samples.nucleus.nucleus import main\n"
-            f"code = main(['evaluate', '--dataset', {str(data)!r}, '--subset', 'stage1_train',"
-            f" '--submission', {str(perfect)!r}, '--output', 'out'])\n"
-            "assert not {'keras', 'tensorflow', 'matplotlib'} & set(sys.modules)\n"
-            "sys.exit(code)\n")
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
-                            text=True, check=False)
+    code = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parents[2])!r})\n"
+        "from samples.nucleus.nucleus import main\n"
+        f"code = main(['evaluate', '--dataset', {str(data)!r}, '--subset', 'stage1_train',"
+        f" '--submission', {str(perfect)!r}, '--output', 'out'])\n"
+        "assert not {'keras', 'tensorflow', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(code)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert "evaluate 4/4" in result.stderr and "Competition score" in result.stdout
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["detect", "--subset", "x", "--weights", "last"], "detect needs --dataset"),
-    (["train", "--dataset", "absent", "--subset", "x"], "train needs --weights"),
-    (["detect", "--dataset", "absent", "--subset", "x", "--weights", "last"], "no such folder"),
-    (["train", "--dataset", "DATA", "--subset", "y", "--weights", "imagenet"], "neither a folder"),
-    (["detect", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "absent.h5"],
-     "absent.h5: no such file"),
-    (["detect", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "imagenet"],
-     "train from it first"),
-    (["train", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "imagenet",
-      "--cache", __file__], "CACHE_DIR"),
-    (["train", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "imagenet",
-      "--cache", ""], "CACHE_DIR"),
-    (["detect", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "last",
-      "--set", "size=3"], "size=3: expected NAME=VALUE"),
-    (["choose", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "absent.h5"],
-     "absent.h5: no such file"),
-    (["evaluate", "--dataset", "DATA", "--subset", "stage1_train", "--submission", "absent.csv",
-      "--plain"], "no effect on --submission"),
-    (["synthesize", "--output", "DATA"], "not an empty folder"),
-    (["train", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "imagenet",
-      "--config", "ROI_POLING=pool"], "did you mean ROI_POOLING"),
-    (["detect", "--dataset", "DATA", "--subset", "stage1_train", "--config", "POOL_SIZE=seven"],
-     "POOL_SIZE = 'seven' is not allowed"),
-    (["compress", "--weights", "absent.h5", "--rank", "3", "--output", "x.h5"],
-     "absent.h5: no such file"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["detect", "--subset", "x", "--weights", "last"], "detect needs --dataset"),
+        (["train", "--dataset", "absent", "--subset", "x"], "train needs --weights"),
+        (["detect", "--dataset", "absent", "--subset", "x", "--weights", "last"], "no such folder"),
+        (
+            ["train", "--dataset", "DATA", "--subset", "y", "--weights", "imagenet"],
+            "neither a folder",
+        ),
+        (
+            ["detect", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "absent.h5"],
+            "absent.h5: no such file",
+        ),
+        (
+            ["detect", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "imagenet"],
+            "train from it first",
+        ),
+        (
+            [
+                "train",
+                "--dataset",
+                "DATA",
+                "--subset",
+                "stage1_train",
+                "--weights",
+                "imagenet",
+                "--cache",
+                __file__,
+            ],
+            "CACHE_DIR",
+        ),
+        (
+            [
+                "train",
+                "--dataset",
+                "DATA",
+                "--subset",
+                "stage1_train",
+                "--weights",
+                "imagenet",
+                "--cache",
+                "",
+            ],
+            "CACHE_DIR",
+        ),
+        (
+            [
+                "detect",
+                "--dataset",
+                "DATA",
+                "--subset",
+                "stage1_train",
+                "--weights",
+                "last",
+                "--set",
+                "size=3",
+            ],
+            "size=3: expected NAME=VALUE",
+        ),
+        (
+            ["choose", "--dataset", "DATA", "--subset", "stage1_train", "--weights", "absent.h5"],
+            "absent.h5: no such file",
+        ),
+        (
+            [
+                "evaluate",
+                "--dataset",
+                "DATA",
+                "--subset",
+                "stage1_train",
+                "--submission",
+                "absent.csv",
+                "--plain",
+            ],
+            "no effect on --submission",
+        ),
+        (["synthesize", "--output", "DATA"], "not an empty folder"),
+        (
+            [
+                "train",
+                "--dataset",
+                "DATA",
+                "--subset",
+                "stage1_train",
+                "--weights",
+                "imagenet",
+                "--config",
+                "ROI_POLING=pool",
+            ],
+            "did you mean ROI_POOLING",
+        ),
+        (
+            [
+                "detect",
+                "--dataset",
+                "DATA",
+                "--subset",
+                "stage1_train",
+                "--config",
+                "POOL_SIZE=seven",
+            ],
+            "POOL_SIZE = 'seven' is not allowed",
+        ),
+        (
+            ["compress", "--weights", "absent.h5", "--rank", "3", "--output", "x.h5"],
+            "absent.h5: no such file",
+        ),
+    ],
+)
 def test_wrong_input_is_one_line_and_code_2(arguments, message, data, capsys):
     assert run([a.replace("DATA", str(data)) for a in arguments]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and message in lines[0]
 
 
-@pytest.mark.parametrize("arguments", [
-    [], ["fly"], ["detect", "--limit", "0"], ["detect", "--min-confidence", "1.5"],
-    ["train", "--seed", "-1"], ["train", "--epochs", "many"],
-    ["train", "--time-budget", "0"], ["train", "--time-budget", "an hour"],
-    ["train", "--workers", "0"], ["detect", "--tta", "spiral"],
-    ["ceiling", "--weights", "last"], ["ceiling", "--logs", "logs"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["detect", "--limit", "0"],
+        ["detect", "--min-confidence", "1.5"],
+        ["train", "--seed", "-1"],
+        ["train", "--epochs", "many"],
+        ["train", "--time-budget", "0"],
+        ["train", "--time-budget", "an hour"],
+        ["train", "--workers", "0"],
+        ["detect", "--tta", "spiral"],
+        ["ceiling", "--weights", "last"],
+        ["ceiling", "--logs", "logs"],
+    ],
+)
 def test_wrong_flags(arguments):
     with pytest.raises(SystemExit) as error:
         run(arguments)
@@ -123,14 +235,42 @@ def test_wrong_flags(arguments):
 
 
 def test_flags_may_stand_before_the_command(data, perfect, tmp_path):
-    assert run(["--dataset", str(data), "--subset=stage1_train", "evaluate",
-                "--submission", str(perfect), "--output", str(tmp_path), "--no-pictures"]) == 0
+    assert (
+        run(
+            [
+                "--dataset",
+                str(data),
+                "--subset=stage1_train",
+                "evaluate",
+                "--submission",
+                str(perfect),
+                "--output",
+                str(tmp_path),
+                "--no-pictures",
+            ]
+        )
+        == 0
+    )
 
 
 def test_evaluate_a_perfect_file(data, perfect, tmp_path, capsys):
     out = tmp_path / "out"
-    assert run(["evaluate", "--dataset", str(data), "--subset", "stage1_train", "--submission",
-                str(perfect), "--output", str(out)]) == 0
+    assert (
+        run(
+            [
+                "evaluate",
+                "--dataset",
+                str(data),
+                "--subset",
+                "stage1_train",
+                "--submission",
+                str(perfect),
+                "--output",
+                str(out),
+            ]
+        )
+        == 0
+    )
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["score"] == metrics["mean_iu"] == metrics["panoptic_quality"] == 1.0
     assert metrics["images"] == 4 and metrics["complete"] and metrics["failed"] == []
@@ -143,8 +283,23 @@ def test_evaluate_a_perfect_file(data, perfect, tmp_path, capsys):
 
 
 def test_bad_images_are_named_and_skipped(data, perfect, tmp_path, capsys):
-    assert run(["evaluate", "--dataset", str(data), "--subset", "broken", "--submission",
-                str(perfect), "--output", str(tmp_path), "--no-pictures"]) == 2
+    assert (
+        run(
+            [
+                "evaluate",
+                "--dataset",
+                str(data),
+                "--subset",
+                "broken",
+                "--submission",
+                str(perfect),
+                "--output",
+                str(tmp_path),
+                "--no-pictures",
+            ]
+        )
+        == 2
+    )
     errors = capsys.readouterr().err
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["images"] == 3 and len(metrics["failed"]) == 1
@@ -157,8 +312,17 @@ def test_images_absent_from_a_file(data, perfect, tmp_path, capsys):
     first = lines[1].split(",")[0]
     part = tmp_path / "part.csv"
     part.write_text("\n".join([lines[0]] + [n for n in lines if n.startswith(first)]) + "\n")
-    arguments = ["evaluate", "--dataset", str(data), "--subset", "stage1_train", "--output",
-                 str(tmp_path / "out"), "--no-pictures", "--submission"]
+    arguments = [
+        "evaluate",
+        "--dataset",
+        str(data),
+        "--subset",
+        "stage1_train",
+        "--output",
+        str(tmp_path / "out"),
+        "--no-pictures",
+        "--submission",
+    ]
     assert run([*arguments, str(part)]) == 0
     assert "3 of 4 images are not in it" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["score"] == 0.25
@@ -176,8 +340,12 @@ def test_train_detect_evaluate(data, tmp_path, small, monkeypatch, capsys):
     common = ["--dataset", str(data), "--subset", "stage1_train", "--logs", str(logs)]
     train = ["train", *common, "--steps", "1", "--batch-size", "2"]
     cache = tmp_path / "cache"
-    assert run([*train, "--weights", str(start), "--epochs", "2", "--seed", "3",
-                "--cache", str(cache)]) == 0
+    assert (
+        run(
+            [*train, "--weights", str(start), "--epochs", "2", "--seed", "3", "--cache", str(cache)]
+        )
+        == 0
+    )
     assert len(list(cache.iterdir())) == 4
     output = capsys.readouterr()
     assert "Training heads: to epoch 1 of 2" in output.out
@@ -191,8 +359,23 @@ def test_train_detect_evaluate(data, tmp_path, small, monkeypatch, capsys):
     assert "Nothing to train" in capsys.readouterr().out
 
     found = tmp_path / "found"
-    assert run(["detect", *common, "--weights", "last", "--output", str(found), "--limit", "2",
-                "--min-confidence", "0"]) == 0
+    assert (
+        run(
+            [
+                "detect",
+                *common,
+                "--weights",
+                "last",
+                "--output",
+                str(found),
+                "--limit",
+                "2",
+                "--min-confidence",
+                "0",
+            ]
+        )
+        == 0
+    )
     submission = Submission(found / "submit.csv")
     assert len(submission.image_ids) == 2 == len(list(found.glob("*.png")))
     for image_id in submission.image_ids:
@@ -206,24 +389,69 @@ def test_train_detect_evaluate(data, tmp_path, small, monkeypatch, capsys):
     assert metrics["postprocessing"] == dataclasses.asdict(DEFAULTS)
     assert metrics["variants"] == ["as it is"]
     again = tmp_path / "again"
-    assert run(["evaluate", *common, "--submission", str(scores / "submit.csv"),
-                "--output", str(again)]) == 0
+    assert (
+        run(
+            [
+                "evaluate",
+                *common,
+                "--submission",
+                str(scores / "submit.csv"),
+                "--output",
+                str(again),
+            ]
+        )
+        == 0
+    )
     second = json.loads((again / "metrics.json").read_text())
     assert second["score"] == metrics["score"] and second["detected"] == metrics["detected"]
 
     flipped = tmp_path / "flipped"
-    assert run(["evaluate", *common, "--weights", "last", "--output", str(flipped), "--plain",
-                "--min-confidence", "0", "--tta", "flips", "--set", "min_area=4",
-                "--no-pictures"]) == 0
+    assert (
+        run(
+            [
+                "evaluate",
+                *common,
+                "--weights",
+                "last",
+                "--output",
+                str(flipped),
+                "--plain",
+                "--min-confidence",
+                "0",
+                "--tta",
+                "flips",
+                "--set",
+                "min_area=4",
+                "--no-pictures",
+            ]
+        )
+        == 0
+    )
     metrics = json.loads((flipped / "metrics.json").read_text())
     assert metrics["postprocessing"] == dataclasses.asdict(
-        dataclasses.replace(PostProcessing.plain(), min_score=0, min_area=4))
+        dataclasses.replace(PostProcessing.plain(), min_score=0, min_area=4)
+    )
     assert len(metrics["variants"]) == 4 and metrics["images"] == 4
 
     capsys.readouterr()
     chosen = tmp_path / "chosen"
-    assert run(["choose", *common, "--weights", "last", "--output", str(chosen), "--limit", "2",
-                "--set", "min_score=0"]) == 0
+    assert (
+        run(
+            [
+                "choose",
+                *common,
+                "--weights",
+                "last",
+                "--output",
+                str(chosen),
+                "--limit",
+                "2",
+                "--set",
+                "min_score=0",
+            ]
+        )
+        == 0
+    )
     output = capsys.readouterr()
     assert "2 images, start from: min_score=0.0" in output.out and "Chosen: " in output.out
     assert "one at a time" in output.err and "combine" in output.err
@@ -251,12 +479,23 @@ def test_train_on_other_images_too(data, tmp_path, small, monkeypatch, capsys):
         array[20:40, 20:40] = value
         imsave(own / folder / "a.png", array, check_contrast=False)
     mixtures = []
-    monkeypatch.setattr(nucleus, "train_on",
-                        lambda model, dataset, *_, **__: mixtures.append(dataset))
-    train = ["train", "--dataset", str(data), "--subset", "stage1_train", "--weights", str(start),
-             "--logs", str(tmp_path / "logs")]
-    assert run([*train, "--also", f"{tmp_path / 'other' / 'drawn'}=.25", "--also", f"{own}=.1"]) \
-        == 0
+    monkeypatch.setattr(
+        nucleus, "train_on", lambda model, dataset, *_, **__: mixtures.append(dataset)
+    )
+    train = [
+        "train",
+        "--dataset",
+        str(data),
+        "--subset",
+        "stage1_train",
+        "--weights",
+        str(start),
+        "--logs",
+        str(tmp_path / "logs"),
+    ]
+    assert (
+        run([*train, "--also", f"{tmp_path / 'other' / 'drawn'}=.25", "--also", f"{own}=.1"]) == 0
+    )
     [mixture] = mixtures
     weights = [mixture.sampling_weight(i) for i in mixture.image_ids]
     np.testing.assert_allclose(weights, [0.65 / 4] * 4 + [0.125] * 2 + [0.1])
@@ -275,8 +514,21 @@ def test_train_within_a_time_budget(data, tmp_path, small, capsys):
 
     start, logs = tmp_path / "start.h5", tmp_path / "logs"
     MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
-    train = ["train", "--dataset", str(data), "--subset", "stage1_train", "--logs", str(logs),
-             "--steps", "50", "--batch-size", "1", "--time-budget", "0.001"]
+    train = [
+        "train",
+        "--dataset",
+        str(data),
+        "--subset",
+        "stage1_train",
+        "--logs",
+        str(logs),
+        "--steps",
+        "50",
+        "--batch-size",
+        "1",
+        "--time-budget",
+        "0.001",
+    ]
     assert run([*train, "--weights", str(start)]) == 0
     output = capsys.readouterr().out
     assert "Training heads: to minute" in output and "Training all: to minute" in output
@@ -318,12 +570,19 @@ def test_a_longer_run_goes_on_in_the_stage_it_is_in(data, tmp_path, small, monke
         return layers, [line for line in lines if line.startswith(("Training", "Going", "A new"))]
 
     assert train(1, (("heads", 1.0),)) == (None, ["Training heads: to epoch 1 of 1"])
-    assert train(3) == ("heads", [
-        "Training heads: to epoch 2 of 3", "Going on with the saved optimizer",
-        "Training all: to epoch 3 of 3"])
+    assert train(3) == (
+        "heads",
+        [
+            "Training heads: to epoch 2 of 3",
+            "Going on with the saved optimizer",
+            "Training all: to epoch 3 of 3",
+        ],
+    )
     # The heads' share of seven epochs is four.
-    assert train(7) == ("all", [
-        "Training all: to epoch 7 of 7", "Going on with the saved optimizer"])
+    assert train(7) == (
+        "all",
+        ["Training all: to epoch 7 of 7", "Going on with the saved optimizer"],
+    )
 
 
 class StoppingModel(Finder):
@@ -374,8 +633,11 @@ def test_overlapped_runs_write_what_a_plain_loop_writes(data, tmp_path):
     plain, detected, scored = (tmp_path / name for name in ("plain", "detected", "scored"))
     writer, evaluation, figures = SubmissionWriter(plain / "submit.csv"), Evaluation(), []
     for i in dataset.image_ids:
-        image, truth, image_id = (dataset.load_image(i), dataset.load_layers(i)[0],
-                                  dataset.image_reference(i))
+        image, truth, image_id = (
+            dataset.load_image(i),
+            dataset.load_layers(i)[0],
+            dataset.image_reference(i),
+        )
         result = segmenter(ThresholdModel()).detect(image)
         labels, scores = result.labels, result.scores
         writer.add(image_id, labels, scores)
@@ -404,8 +666,7 @@ def test_overlapped_runs_write_what_a_plain_loop_writes(data, tmp_path):
             np.testing.assert_array_equal(np.asarray(written), picture)
 
 
-def test_a_picture_that_could_not_be_drawn_is_not_on_the_sheet(
-        data, tmp_path, monkeypatch, capsys):
+def test_a_picture_that_could_not_be_drawn_is_not_on_the_sheet(data, tmp_path, monkeypatch, capsys):
     dataset = nucleus.load_dataset(str(data), "stage1_train")
     save_png, hidden = drawing.save_png, {dataset.image_reference(0)}
 
@@ -444,7 +705,8 @@ def test_a_broken_image_gets_an_empty_row(data, tmp_path, capsys):
     failed = nucleus.detect(Blind(), str(data), "broken", tmp_path, pictures=False)
     assert len(failed) == 1
     assert sorted(Submission(tmp_path / "submit.csv").image_ids) == sorted(
-        p.name for p in (data / "broken").iterdir())
+        p.name for p in (data / "broken").iterdir()
+    )
 
 
 def test_configurations_are_valid():
@@ -495,8 +757,9 @@ def test_outline_is_what_erosion_takes_away(thickness):
     labels = rng.integers(0, 4, (6, 7)).repeat(6, 0).repeat(5, 1)
     cross = ndimage.generate_binary_structure(2, 1)
     inner = [ndimage.binary_erosion(labels == label, cross, thickness) for label in (1, 2, 3)]
-    np.testing.assert_array_equal(drawing.outline(labels, thickness),
-                                  (labels > 0) & ~np.any(inner, axis=0))
+    np.testing.assert_array_equal(
+        drawing.outline(labels, thickness), (labels > 0) & ~np.any(inner, axis=0)
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (7, 1), (33, 20)])
@@ -532,8 +795,13 @@ def test_evaluation_summary_means():
     assert summary["coco_ap"] == pytest.approx(51 / 101)
     assert summary["seconds_per_image"] == 2.0
     assert summary["by_kind"] == {
-        "fluorescence, small nuclei": {"images": 2, "score": 0.5, "score_interval": [0.0, 1.0],
-                                       "ap_50": 0.5}}
+        "fluorescence, small nuclei": {
+            "images": 2,
+            "score": 0.5,
+            "score_interval": [0.0, 1.0],
+            "ap_50": 0.5,
+        }
+    }
     assert summary["score_interval"] == [0.0, 1.0]
     assert "(95 %: 0.000 to 1.000)" in evaluation.table()
 
@@ -592,13 +860,34 @@ def test_other_networks_train_and_are_remembered(data, tmp_path, small, capsys):
     MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
     common = ["--dataset", str(data), "--subset", "stage1_train", "--logs", str(logs)]
     changes = ["--config", "ROI_POOLING=pool", "--config", "FPN_CLASSIF_FC_LAYERS_SIZE=32"]
-    assert run(["train", *common, "--weights", str(start), "--steps", "1", "--batch-size", "2",
-                "--epochs", "1", "--schedule", "joint", *changes]) == 0
+    assert (
+        run(
+            [
+                "train",
+                *common,
+                "--weights",
+                str(start),
+                "--steps",
+                "1",
+                "--batch-size",
+                "2",
+                "--epochs",
+                "1",
+                "--schedule",
+                "joint",
+                *changes,
+            ]
+        )
+        == 0
+    )
     assert "Training all: to epoch 1 of 1" in capsys.readouterr().out
     [saved] = logs.glob("*/settings.json")
     assert json.loads(saved.read_text()) == {
-        "preset": None, "config": ["ROI_POOLING=pool", "FPN_CLASSIF_FC_LAYERS_SIZE=32"],
-        "schedule": "joint", "augment": []}
+        "preset": None,
+        "config": ["ROI_POOLING=pool", "FPN_CLASSIF_FC_LAYERS_SIZE=32"],
+        "schedule": "joint",
+        "augment": [],
+    }
     kinds = []
     build = commands.inference_config
 
@@ -609,19 +898,75 @@ def test_other_networks_train_and_are_remembered(data, tmp_path, small, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commands, "inference_config", recorded)
         small_file = tmp_path / "small.h5"
-        assert run(["compress", "--weights", "last", "--logs", str(logs), "--rank", "3",
-                    "--output", str(small_file)]) == 0
+        assert (
+            run(
+                [
+                    "compress",
+                    "--weights",
+                    "last",
+                    "--logs",
+                    str(logs),
+                    "--rank",
+                    "3",
+                    "--output",
+                    str(small_file),
+                ]
+            )
+            == 0
+        )
         assert "Ranks 3 and 3" in capsys.readouterr().out
-        assert run(["detect", *common, "--weights", str(small_file), "--limit", "1", "--output",
-                    str(tmp_path / "found")]) == 0
+        assert (
+            run(
+                [
+                    "detect",
+                    *common,
+                    "--weights",
+                    str(small_file),
+                    "--limit",
+                    "1",
+                    "--output",
+                    str(tmp_path / "found"),
+                ]
+            )
+            == 0
+        )
         exported = tmp_path / "exported"
-        assert run(["export", "--weights", str(small_file), "--format", "saved_model", "--size",
-                    "64", "--output", str(exported)]) == 0
+        assert (
+            run(
+                [
+                    "export",
+                    "--weights",
+                    str(small_file),
+                    "--format",
+                    "saved_model",
+                    "--size",
+                    "64",
+                    "--output",
+                    str(exported),
+                ]
+            )
+            == 0
+        )
         assert json.loads((exported / "metadata.json").read_text())["classes"] == ["nucleus"]
         assert f"Written to {exported}" in capsys.readouterr().out
         found = tmp_path / "figures"
-        assert run(["evaluate", *common, "--weights", "last", "--limit", "2", "--figures",
-                    "--no-pictures", "--output", str(found)]) == 0
+        assert (
+            run(
+                [
+                    "evaluate",
+                    *common,
+                    "--weights",
+                    "last",
+                    "--limit",
+                    "2",
+                    "--figures",
+                    "--no-pictures",
+                    "--output",
+                    str(found),
+                ]
+            )
+            == 0
+        )
     assert [k.ROI_POOLING for k in kinds] == ["pool"] * 4
     assert [tuple(k.FPN_CLASSIF_FC_RANKS) for k in kinds] == [(0, 0), (3, 3), (3, 3), (0, 0)]
     assert len(list(found.glob("figure7_*.png"))) == len(list(found.glob("figure8_*.png"))) == 2
@@ -634,12 +979,25 @@ def test_alternating_training_by_quarters(data, tmp_path, small, monkeypatch):
     start, calls = tmp_path / "start.h5", []
     MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
     monkeypatch.setattr(alternating, "train_alternating", lambda *a: calls.append(a[4:]))
-    train = ["train", "--dataset", str(data), "--subset", "stage1_train", "--weights", str(start),
-             "--logs", str(tmp_path), "--schedule", "alternating"]
+    train = [
+        "train",
+        "--dataset",
+        str(data),
+        "--subset",
+        "stage1_train",
+        "--weights",
+        str(start),
+        "--logs",
+        str(tmp_path),
+        "--schedule",
+        "alternating",
+    ]
     assert run([*train, "--epochs", "8"]) == 0
     assert run([*train, "--epochs", "8", "--time-budget", "2"]) == 0
     assert [(ends, seconds) for ends, _, seconds in calls] == [
-        ([2, 4, 6, 8], [None] * 4), ([2, 4, 6, 8], [30, 60, 90, 120])]
+        ([2, 4, 6, 8], [None] * 4),
+        ([2, 4, 6, 8], [30, 60, 90, 120]),
+    ]
 
 
 def test_alternating_needs_an_epoch_a_step(data, tmp_path, small, capsys):
@@ -647,9 +1005,26 @@ def test_alternating_needs_an_epoch_a_step(data, tmp_path, small, capsys):
 
     start = tmp_path / "start.h5"
     MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
-    assert run(["train", "--dataset", str(data), "--subset", "stage1_train", "--weights",
-                str(start), "--logs", str(tmp_path), "--epochs", "3", "--schedule",
-                "alternating"]) == 2
+    assert (
+        run(
+            [
+                "train",
+                "--dataset",
+                str(data),
+                "--subset",
+                "stage1_train",
+                "--weights",
+                str(start),
+                "--logs",
+                str(tmp_path),
+                "--epochs",
+                "3",
+                "--schedule",
+                "alternating",
+            ]
+        )
+        == 2
+    )
     assert "3 epochs are too few" in capsys.readouterr().err
 
 
@@ -680,8 +1055,18 @@ def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(commands, "inference_model", lambda options, chosen: FixedModel())
     found = tmp_path / "found"
-    arguments = ["detect", "--dataset", str(data), "--subset", "stage1_train", "--output",
-                 str(found), "--mpp", "0.5", "--format"]
+    arguments = [
+        "detect",
+        "--dataset",
+        str(data),
+        "--subset",
+        "stage1_train",
+        "--output",
+        str(found),
+        "--mpp",
+        "0.5",
+        "--format",
+    ]
     names = ("submission", "pictures", "labels", "geojson", "coco", "measurements")
     assert run([*arguments, ",".join(names)]) == 0
     assert "submit.csv, pictures, labels/, geojson/, coco.json" in capsys.readouterr().out
@@ -694,8 +1079,7 @@ def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
     for number, image_id in enumerate(submission.image_ids, 1):
         labels = submission.labels(image_id, (64, 64))
         assert np.count_nonzero(labels == 1) == 80 and np.count_nonzero(labels == 2) == 108
-        np.testing.assert_array_equal(
-            tifffile.imread(found / "labels" / f"{image_id}.tif"), labels)
+        np.testing.assert_array_equal(tifffile.imread(found / "labels" / f"{image_id}.tif"), labels)
         features = json.loads((found / "geojson" / f"{image_id}.geojson").read_text())["features"]
         assert [f["properties"]["measurements"]["score"] for f in features] == [0.9, 0.8]
         rows = table[table["image_id"] == image_id]

@@ -29,12 +29,16 @@ def pictures(tmp_path, rng):
     folder = tmp_path / "pictures"
     (folder / "plate").mkdir(parents=True)
     deep = rng.integers(200, 4000, (64, 70)).astype(np.uint16)
-    tifffile.imwrite(folder / "deep.tif", deep, resolution=(20000, 20000),
-                     resolutionunit="CENTIMETER")  # half a micron
+    tifffile.imwrite(
+        folder / "deep.tif", deep, resolution=(20000, 20000), resolutionunit="CENTIMETER"
+    )  # half a micron
     Image.fromarray(rng.integers(0, 255, (60, 64, 3)).astype(np.uint8)).save(folder / "colour.png")
     stack = rng.integers(0, 4000, (2, 3, 66, 64)).astype(np.uint16)
-    tifffile.imwrite(folder / "plate" / "stack.ome.tif", stack, metadata={
-        "axes": "ZCYX", "Channel": {"Name": ["DAPI", "FITC", "bright"]}})
+    tifffile.imwrite(
+        folder / "plate" / "stack.ome.tif",
+        stack,
+        metadata={"axes": "ZCYX", "Channel": {"Name": ["DAPI", "FITC", "bright"]}},
+    )
     (folder / "broken.png").write_bytes(b"no picture")
     (folder / "notes.tif").write_text("not a picture either")
     return folder
@@ -49,8 +53,11 @@ def test_a_folder_of_pictures(pictures, fixed, tmp_path, capsys):
     assert "2 images failed" in output.err and "8 nuclei. Written to" in output.out
     labels = {path.stem: tifffile.imread(path) for path in (found / "labels").iterdir()}
     assert {name: map.shape for name, map in labels.items()} == {
-        "deep": (64, 70), "colour": (60, 64), "plate_stack_z001": (66, 64),
-        "plate_stack_z002": (66, 64)}
+        "deep": (64, 70),
+        "colour": (60, 64),
+        "plate_stack_z001": (66, 64),
+        "plate_stack_z002": (66, 64),
+    }
     table = pd.read_csv(found / "measurements.csv")
     deep = tifffile.imread(pictures / "deep.tif")
     rows = table[table["image_id"] == "deep"]
@@ -79,13 +86,16 @@ def test_one_channel(pictures, fixed, tmp_path, capsys):
     assert "DAPI" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ([], "detect needs pictures, or --dataset and --subset"),
-    (["a.png", "--dataset", "."], "not both"),
-    (["/nowhere/*.tif"], "/nowhere/*.tif"),
-    (["--dataset", ".", "--subset", "a", "--channel", "1"], "--channel is for pictures"),
-    (["."], ""),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "detect needs pictures, or --dataset and --subset"),
+        (["a.png", "--dataset", "."], "not both"),
+        (["/nowhere/*.tif"], "/nowhere/*.tif"),
+        (["--dataset", ".", "--subset", "a", "--channel", "1"], "--channel is for pictures"),
+        (["."], ""),
+    ],
+)
 def test_wrong_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys, fixed):
     monkeypatch.chdir(tmp_path)
     assert run(["detect", *arguments]) == 2
@@ -152,8 +162,22 @@ def test_own_pictures_and_labels(labelled, tmp_path, small, capsys):
     assert (folder / "split.csv").read_bytes() == before
 
     scores = tmp_path / "scores"
-    assert run(["evaluate", *own, "--weights", "last", "--split", str(folder / "split.csv"),
-                "--output", str(scores), "--no-pictures"]) == 0
+    assert (
+        run(
+            [
+                "evaluate",
+                *own,
+                "--weights",
+                "last",
+                "--split",
+                str(folder / "split.csv"),
+                "--output",
+                str(scores),
+                "--no-pictures",
+            ]
+        )
+        == 0
+    )
     metrics = json.loads((scores / "metrics.json").read_text())
     assert metrics["images"] == counts[1]
     assert (scores / "index.html").is_file()
@@ -167,11 +191,36 @@ def test_data_flags_are_named(labelled, tmp_path, small, capsys):
     MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
     for arguments, message in [
         (["train", "--weights", "imagenet", "--images", images], "train needs --labels"),
-        (["train", "--weights", "imagenet", "--images", images, "--labels", labels, "--dataset",
-          "."], "not both"),
+        (
+            [
+                "train",
+                "--weights",
+                "imagenet",
+                "--images",
+                images,
+                "--labels",
+                labels,
+                "--dataset",
+                ".",
+            ],
+            "not both",
+        ),
         (["train", "--weights", "imagenet"], "train needs --dataset"),
-        (["train", "--weights", str(start), "--images", images, "--labels", labels, "--split",
-          "/nowhere/split.csv", *logs], "/nowhere/split.csv: cannot be read"),
+        (
+            [
+                "train",
+                "--weights",
+                str(start),
+                "--images",
+                images,
+                "--labels",
+                labels,
+                "--split",
+                "/nowhere/split.csv",
+                *logs,
+            ],
+            "/nowhere/split.csv: cannot be read",
+        ),
         (["evaluate", "--images", images, "--labels", str(tmp_path / "absent")], "absent"),
     ]:
         assert run(arguments) == 2

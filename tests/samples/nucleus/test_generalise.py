@@ -12,10 +12,15 @@ from samples.nucleus.synthesize import synthesize
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """Six images, tissue and fluorescence by turns: fit, fit, tune, tune, val, val."""
-    names = synthesize(tmp_path / "data", 6, 64, 0, "stage1_train",
-                       ["tissue", "fluorescence-small"])
-    table = {name: {"subset": subset, "kind": kind} for name, subset, kind in zip(
-        names, ("fit", "fit", "tune", "tune", "val", "val"), 3 * (ON_PURPLE, SMALL), strict=True)}
+    names = synthesize(
+        tmp_path / "data", 6, 64, 0, "stage1_train", ["tissue", "fluorescence-small"]
+    )
+    table = {
+        name: {"subset": subset, "kind": kind}
+        for name, subset, kind in zip(
+            names, ("fit", "fit", "tune", "tune", "val", "val"), 3 * (ON_PURPLE, SMALL), strict=True
+        )
+    }
     monkeypatch.setattr(subsets, "assigned", lambda: table)
     monkeypatch.setattr(dsb2018, "VAL_IMAGE_IDS", names[4:])
     return tmp_path / "data"
@@ -23,8 +28,10 @@ def data(tmp_path, monkeypatch):
 
 def scores(folder, fold, values):
     (folder / fold).mkdir(parents=True)
-    generalise.write_rows(folder / fold / generalise.SCORES, [
-        {"image_id": name, "score": score} for name, score in values.items()])
+    generalise.write_rows(
+        folder / fold / generalise.SCORES,
+        [{"image_id": name, "score": score} for name, score in values.items()],
+    )
 
 
 def test_every_kind_is_left_out_once():
@@ -40,7 +47,8 @@ def test_kinds_are_chosen_by_the_written_table(data):
 
 
 def test_a_kind_that_is_left_out_is_scored_and_nothing_is_run_twice(
-        data, tmp_path, small, monkeypatch, capsys):
+    data, tmp_path, small, monkeypatch, capsys
+):
     from mrcnn.model import MaskRCNN
 
     start, output = tmp_path / "start.h5", tmp_path / "out"
@@ -53,8 +61,21 @@ def test_a_kind_that_is_left_out_is_scored_and_nothing_is_run_twice(
         return train_on(model, dataset, *arguments, **named)
 
     monkeypatch.setattr(nucleus, "train_on", record)
-    command = ["generalise", "--dataset", str(data), "--weights", str(start), "--output",
-               str(output), "--steps", "1", "--leave-out", "tissue", "--augment", "stain=.5"]
+    command = [
+        "generalise",
+        "--dataset",
+        str(data),
+        "--weights",
+        str(start),
+        "--output",
+        str(output),
+        "--steps",
+        "1",
+        "--leave-out",
+        "tissue",
+        "--augment",
+        "stain=.5",
+    ]
     assert run(command) == 0
     table = subsets.assigned()
     [shown] = trained
@@ -103,6 +124,22 @@ def test_a_wrong_augmentation_is_one_line(data, tmp_path, small, capsys, wrong):
 
     start = tmp_path / "start.h5"
     MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
-    assert run(["train", "--dataset", str(data), "--subset", "fit", "--weights", str(start),
-                "--logs", str(tmp_path), "--augment", wrong]) == 2
+    assert (
+        run(
+            [
+                "train",
+                "--dataset",
+                str(data),
+                "--subset",
+                "fit",
+                "--weights",
+                str(start),
+                "--logs",
+                str(tmp_path),
+                "--augment",
+                wrong,
+            ]
+        )
+        == 2
+    )
     assert wrong in capsys.readouterr().err

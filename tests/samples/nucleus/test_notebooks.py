@@ -26,8 +26,10 @@ from samples.nucleus.nucleus import NucleusConfig, NucleusInferenceConfig
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "samples" / "nucleus"
 # Where each is started, and what makes it quick.
-RUNS = {"inspect_nucleus_data": (FOLDER, "COUNT, SIZE = 4, 128"),
-        "inspect_nucleus_model": (ROOT, "COUNT, SIZE, IMAGE = 2, 128, 0")}
+RUNS = {
+    "inspect_nucleus_data": (FOLDER, "COUNT, SIZE = 4, 128"),
+    "inspect_nucleus_model": (ROOT, "COUNT, SIZE, IMAGE = 2, 128, 0"),
+}
 SMALL_FIGURES = "import matplotlib.pyplot as plt; plt.rcParams['figure.dpi'] = 30"
 DRAWS = r"panels\(|subplots\(|plt\.plot\(|result\.plot\(|visualize\.(draw|plot)_"
 
@@ -39,8 +41,13 @@ def cells_of(name, kind="code"):
 
 def files():
     """Everything in the clone that a notebook could leave something in."""
-    found = {*ROOT.iterdir(), *(ROOT / "logs").rglob("*"), *(ROOT / "results").rglob("*"),
-             *(ROOT / "weights").rglob("*"), *FOLDER.rglob("*")}
+    found = {
+        *ROOT.iterdir(),
+        *(ROOT / "logs").rglob("*"),
+        *(ROOT / "results").rglob("*"),
+        *(ROOT / "weights").rglob("*"),
+        *FOLDER.rglob("*"),
+    }
     return {path for path in found if "__pycache__" not in path.parts}
 
 
@@ -84,8 +91,9 @@ def kernel(tmp_path, monkeypatch):
     folder = tmp_path / "jupyter" / "kernels" / "this"
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (folder / "kernel.json").write_text(json.dumps(
-        {"argv": command, "display_name": "this", "language": "python"}))
+    (folder / "kernel.json").write_text(
+        json.dumps({"argv": command, "display_name": "this", "language": "python"})
+    )
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
@@ -106,8 +114,9 @@ def test_it_runs_from_top_to_bottom(name, kernel, tmp_path):
     nbformat.validate(book)
     place = [cell.metadata.get("tags") for cell in book.cells].index(["parameters"])
     book.cells.insert(place + 1, nbformat.v4.new_code_cell(f"{parameters}\n{SMALL_FIGURES}"))
-    NotebookClient(book, timeout=300, kernel_name=kernel,
-                   resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(
+        book, timeout=300, kernel_name=kernel, resources={"metadata": {"path": str(folder)}}
+    ).execute()
 
     cells = [cell for cell in book.cells if cell.cell_type == "code"]
     for cell in cells:
@@ -161,8 +170,9 @@ def test_score_maps_have_the_scores_where_the_anchors_are(rng):
     config = NucleusConfig()
     scores = rng.random(len(image_anchors(config, (128, 192)))).astype(np.float32)
     start = 0
-    for found, stride in zip(inspection.score_maps(scores, config, (128, 192)),
-                             config.BACKBONE_STRIDES, strict=True):
+    for found, stride in zip(
+        inspection.score_maps(scores, config, (128, 192)), config.BACKBONE_STRIDES, strict=True
+    ):
         assert found.shape == (128 // stride, 192 // stride)
         for y in range(found.shape[0]):
             for x in range(found.shape[1]):
@@ -182,8 +192,9 @@ def test_boxes_in_the_input_lie_around_the_same_pixels(rng):
     np.testing.assert_allclose(box, extract_bboxes(bright)[0], atol=1)
     assert inspection.boxes_in_input(0 * layers, metas[0]).shape == (0, 4)
     meta = compose_image_meta(0, (10, 20, 3), (64, 64, 3), (4, 2, 34, 62), 3, [0, 0])
-    np.testing.assert_allclose(inspection.boxes_in_input(np.ones((10, 20, 1), int), meta),
-                               [[4, 2, 34, 62]])
+    np.testing.assert_allclose(
+        inspection.boxes_in_input(np.ones((10, 20, 1), int), meta), [[4, 2, 34, 62]]
+    )
 
 
 @pytest.mark.parametrize("mini", [True, False])
@@ -242,14 +253,16 @@ def test_masks_in_place(rng):
     patches = [(0, 90, rng.random((12, 10))), (40, 30, rng.random((9, 14)))]
     probabilities, outlined = inspection.masks_in_place(image, patches, side=32)
     for (y, x, patch), found, drawn, corner in zip(
-            patches, probabilities, outlined, [(0, 68), (28, 21)], strict=True):
+        patches, probabilities, outlined, [(0, 68), (28, 21)], strict=True
+    ):
         top, left = corner
         expected = np.zeros((32, 32))
         expected[y - top : y - top + patch.shape[0], x - left : x - left + patch.shape[1]] = patch
         np.testing.assert_array_equal(found, expected)
         part = image[top : top + 32, left : left + 32]
         np.testing.assert_array_equal(
-            drawn, overlay_instances(part, expected >= 0.5, (255, 230, 0)))
+            drawn, overlay_instances(part, expected >= 0.5, (255, 230, 0))
+        )
     small, _ = inspection.masks_in_place(image, patches, side=500)
     assert small[0].shape == (80, 100)
 
@@ -259,8 +272,9 @@ def test_channels_that_vary_most(rng):
     values[3, 3, 2] = 1e6  # a single spot is no variation
     found = inspection.varied_channels(values, 2)
     assert list(found) == [1, 3]
-    np.testing.assert_allclose(np.clip(values[..., 3], *np.percentile(values[..., 3], [5, 95])),
-                               found[3], rtol=1e-4)
+    np.testing.assert_allclose(
+        np.clip(values[..., 3], *np.percentile(values[..., 3], [5, 95])), found[3], rtol=1e-4
+    )
 
 
 # ---- Scores --------------------------------------------------------------------------------------
@@ -285,7 +299,8 @@ def test_precision_and_recall_of_one_picture_are_those_of_compute_ap(rng):
         masks, result = random_result(rng)
         ones = np.ones(4, np.int32)
         ap, precisions, recalls, _ = metrics.compute_ap(
-            extract_bboxes(masks), ones, masks, result.boxes, ones, result.scores, result.masks)
+            extract_bboxes(masks), ones, masks, result.boxes, ones, result.scores, result.masks
+        )
         found = inspection.precision_recall([masks], [result])
         assert found[0] == pytest.approx(ap)
         np.testing.assert_allclose(found[1], precisions)

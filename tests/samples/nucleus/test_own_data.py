@@ -137,10 +137,12 @@ def coco_file(path, truth, change=None):
     """Writes label maps as COCO's annotations; `change` gets the content beforehand."""
     content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "nucleus"}]}
     for number, (name, labels) in enumerate(truth.items(), 1):
-        content["images"].append({"id": number, "file_name": name, "height": labels.shape[0],
-                                  "width": labels.shape[1]})
+        content["images"].append(
+            {"id": number, "file_name": name, "height": labels.shape[0], "width": labels.shape[1]}
+        )
         content["annotations"] += result_files.coco_annotations(
-            labels, None, number, len(content["annotations"]) + 1)
+            labels, None, number, len(content["annotations"]) + 1
+        )
     if change:
         change(content)
     path.write_text(json.dumps(content))
@@ -160,7 +162,7 @@ def test_coco(images, tmp_path, form):
                 (rows, columns), inside = fill_runs(runs["counts"], runs["size"])
                 whole = np.zeros(runs["size"], np.int32)
                 whole[rows, columns] = inside
-                (_, pieces), = result_files.instance_polygons(whole)
+                ((_, pieces),) = result_files.instance_polygons(whole)
                 annotation["segmentation"] = [outer.ravel().tolist() for outer, _ in pieces]
 
     truth = {f"{name}.png": labels for name, labels in TRUTH.items()}
@@ -204,8 +206,10 @@ def test_outlines_that_share_edges_share_no_pixel():
     """A fan of triangles around a pixel's centre, with edges along rows and through centres."""
     corners = [(0, 0), (5.5, 0), (9, 0), (9, 5.5), (9, 9), (3, 9), (0, 9), (0, 5.5)]
     middle = (4.5, 5.5)
-    covered = sum(whole(fill([[middle, one, other]], (9, 9)), (9, 9)).astype(int)
-                  for one, other in zip(corners, corners[1:] + corners[:1], strict=True))
+    covered = sum(
+        whole(fill([[middle, one, other]], (9, 9)), (9, 9)).astype(int)
+        for one, other in zip(corners, corners[1:] + corners[:1], strict=True)
+    )
     assert (covered == 1).all()
 
 
@@ -221,8 +225,9 @@ def test_outlines_without_pixels():
 def test_union_and_layers():
     square = np.array([[0, 0], [3, 0], [3, 3], [0, 3]])
     one, two, apart = (fill([square + offset], (9, 9)) for offset in (0, 2, 6))
-    np.testing.assert_array_equal(whole(union([two, None, one]), (9, 9)),
-                                  whole(one, (9, 9)) | whole(two, (9, 9)))
+    np.testing.assert_array_equal(
+        whole(union([two, None, one]), (9, 9)), whole(one, (9, 9)) | whole(two, (9, 9))
+    )
     assert union([None]) is None
     corner, opposite = ([[0, 0], [9, 0], [0, 9]], [[9, 9], [9, 0], [0, 9]])
     for pair in ((corner, opposite), (opposite, corner)):  # each in the box of the other
@@ -259,8 +264,10 @@ def test_wrong_run_lengths():
         with pytest.raises(ValueError, match="do not add up"):
             fill_runs(counts, (2, 3))
     assert fill_runs([6], (2, 3)) is None and fill_runs([6, 0], (2, 3)) is None
-    assert whole(fill_runs([0, 2, 0, 1, 3], (2, 3)), (2, 3)).tolist() == [[True, True, False],
-                                                                          [True, False, False]]
+    assert whole(fill_runs([0, 2, 0, 1, 3], (2, 3)), (2, 3)).tolist() == [
+        [True, True, False],
+        [True, False, False],
+    ]
 
 
 # ---- Label images ------------------------------------------------------------------------------
@@ -378,7 +385,7 @@ def test_sizes_that_differ(images, tmp_path):
     for name, labels in TRUTH.items():
         write_labels(tmp_path / "labels" / f"{name}.tif", labels[:, :-1] if name == "b" else labels)
     pairs = find_pairs(images, tmp_path / "labels")
-    line, = check_pairs(pairs)
+    (line,) = check_pairs(pairs)
     assert "b.tif: labels of 40 x 55 pixels" in line and "b.png, which has 40 x 56" in line
     with pytest.raises(UserError) as caught:
         load(pairs).load_layers(1)
@@ -391,14 +398,17 @@ def test_broken_files(images, tmp_path):
     (images / "b.png").write_bytes(b"no picture")
     (tmp_path / "labels" / "a.tif").write_bytes(b"II*\0 broken")
     pairs = find_pairs(images, tmp_path / "labels")
-    assert [line.partition(": ")[2][:22] for line in check_pairs(pairs)] == \
-        ["not a readable picture"] * 2
+    assert [line.partition(": ")[2][:22] for line in check_pairs(pairs)] == [
+        "not a readable picture"
+    ] * 2
     (images / "plate" / "a.jpg").unlink()
     dataset = load(pairs)
-    for step, number, name in ((dataset.load_layers, 0, "labels/a.tif: not a readable"),
-                               (dataset.load_image, 1, "b.png: not a readable"),
-                               (dataset.load_image, 2, "plate/a.jpg: cannot be read"),
-                               (dataset.fingerprint, 2, "plate/a.jpg: cannot be read")):
+    for step, number, name in (
+        (dataset.load_layers, 0, "labels/a.tif: not a readable"),
+        (dataset.load_image, 1, "b.png: not a readable"),
+        (dataset.load_image, 2, "plate/a.jpg: cannot be read"),
+        (dataset.fingerprint, 2, "plate/a.jpg: cannot be read"),
+    ):
         with pytest.raises(UserError, match=name):
             step(number)
 
@@ -408,14 +418,33 @@ def test_broken_files(images, tmp_path):
 
 def matched(images, labels):
     """name -> label files, relative to the folder of labels."""
-    return {pair.name: [str(file.relative_to(labels)) for file in pair.labels.files]
-            for pair in find_pairs(images, labels)}
+    return {
+        pair.name: [str(file.relative_to(labels)) for file in pair.labels.files]
+        for pair in find_pairs(images, labels)
+    }
 
 
-@pytest.mark.parametrize("labels", [
-    "a.png", "a.tiff", "a_mask.tif", "a_masks.png", "a_label.tif", "A_labels.tif", "a_gt.png",
-    "a_seg.png", "a_cp_masks.png", "a_MASK.png", "a.zip", "a_rois.zip", "a.roi", "a/1.roi",
-    "a_rois/1.roi", "a.ome.tif"])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "a.png",
+        "a.tiff",
+        "a_mask.tif",
+        "a_masks.png",
+        "a_label.tif",
+        "A_labels.tif",
+        "a_gt.png",
+        "a_seg.png",
+        "a_cp_masks.png",
+        "a_MASK.png",
+        "a.zip",
+        "a_rois.zip",
+        "a.roi",
+        "a/1.roi",
+        "a_rois/1.roi",
+        "a.ome.tif",
+    ],
+)
 def test_customary_names(labels, tmp_path):
     if "roi" in labels or "zip" in labels:
         pytest.importorskip("roifile")
@@ -434,13 +463,30 @@ def test_customary_names(labels, tmp_path):
 
 def test_labels_in_the_same_folder(tmp_path):
     pytest.importorskip("roifile")
-    for file in ("a.tif", "a_mask.tif", "b.jpg", "b_cp_masks.png", "b_rois.zip", "c.png", "c.zip",
-                 "d.png", "d/0001.roi", "d/0002.roi", "p/a.png", "p/a_Label.png", ".a.tif"):
+    for file in (
+        "a.tif",
+        "a_mask.tif",
+        "b.jpg",
+        "b_cp_masks.png",
+        "b_rois.zip",
+        "c.png",
+        "c.zip",
+        "d.png",
+        "d/0001.roi",
+        "d/0002.roi",
+        "p/a.png",
+        "p/a_Label.png",
+        ".a.tif",
+    ):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
     assert matched(tmp_path, tmp_path) == {
-        "a": ["a_mask.tif"], "b": ["b_cp_masks.png"], "c": ["c.zip"],
-        "d": ["d/0001.roi", "d/0002.roi"], "p/a": ["p/a_Label.png"]}
+        "a": ["a_mask.tif"],
+        "b": ["b_cp_masks.png"],
+        "c": ["c.zip"],
+        "d": ["d/0001.roi", "d/0002.roi"],
+        "p/a": ["p/a_Label.png"],
+    }
 
 
 @pytest.mark.filterwarnings("error")
@@ -460,11 +506,13 @@ def test_whole_names_go_before_suffixes(tmp_path):
         for name in ("cell", "cell_seg", "cell_img"):
             (tmp_path / folder / f"{name}.png").touch()
     assert matched(tmp_path / "images", tmp_path / "labels") == {
-        name: [f"{name}.png"] for name in ("cell", "cell_img", "cell_seg")}
+        name: [f"{name}.png"] for name in ("cell", "cell_img", "cell_seg")
+    }
 
 
-@pytest.mark.parametrize("files", [("a_mask.png", "a_gt.png"), ("a.png", "a.tif"),
-                                   ("a.zip", "a.roi")])
+@pytest.mark.parametrize(
+    "files", [("a_mask.png", "a_gt.png"), ("a.png", "a.tif"), ("a.zip", "a.roi")]
+)
 def test_two_labels_of_one_picture(files, images, tmp_path):
     (tmp_path / "labels").mkdir()
     for file in files:
@@ -525,9 +573,14 @@ def test_wrong_places(images, tmp_path):
 # ---- COCO --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("names", [
-    ("a.tif", "b.png", "plate/a.jpg"), ("a.png", "b.png", "plate/a.png"),
-    ("./a.tif", "/data/b.png", "x\\plate\\a.jpg")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.tif", "b.png", "plate/a.jpg"),
+        ("a.png", "b.png", "plate/a.png"),
+        ("./a.tif", "/data/b.png", "x\\plate\\a.jpg"),
+    ],
+)
 def test_file_names_of_coco(names, images, tmp_path):
     truth = dict(zip(names, TRUTH.values(), strict=True))
     assert read(images, coco_file(tmp_path / "coco.json", truth)) == expected()
@@ -540,13 +593,29 @@ def test_file_names_that_fit_no_or_several_pictures(images, tmp_path):
     write_picture(images / "d" / "x.png")
     file = tmp_path / "coco.json"
     with pytest.warns(MRCNNWarning, match="Labels without picture, left out: 1 .first: other/a"):
-        assert read(images, coco_file(file, {
-            "other/a.tif": TRUTH["b"], "a.tif": TRUTH["a"], "b.png": TRUTH["b"],
-        })) == expected("a", "b")
+        assert read(
+            images,
+            coco_file(
+                file,
+                {
+                    "other/a.tif": TRUTH["b"],
+                    "a.tif": TRUTH["a"],
+                    "b.png": TRUTH["b"],
+                },
+            ),
+        ) == expected("a", "b")
     with pytest.warns(MRCNNWarning, match="Labels without picture, left out: 2 .first: val/a"):
-        assert read(images, coco_file(file, {
-            "val/a.tif": TRUTH["b"], "train/a.tif": TRUTH["b"], "pictures/a.tif": TRUTH["a"],
-        })) == expected("a")
+        assert read(
+            images,
+            coco_file(
+                file,
+                {
+                    "val/a.tif": TRUTH["b"],
+                    "train/a.tif": TRUTH["b"],
+                    "pictures/a.tif": TRUTH["a"],
+                },
+            ),
+        ) == expected("a")
     with pytest.raises(UserError, match="x.png may be c/x.png or d/x.png in .*more of its path"):
         find_pairs(images, coco_file(file, {"x.png": TRUTH["a"]}))
     with pytest.raises(UserError, match="lists a.tif twice, as a.tif and as a.png"):
@@ -556,9 +625,12 @@ def test_file_names_that_fit_no_or_several_pictures(images, tmp_path):
 def one_picture(tmp_path, annotations, **entry):
     """A COCO data set of one picture of 6 x 8 pixels with these annotations."""
     write_picture(tmp_path / "a.png", (6, 8))
-    content = {"images": [{"id": "p", "file_name": "a.png", **entry}],
-               "annotations": [{"id": 5, "image_id": "p", "category_id": 1, **annotation}
-                               for annotation in annotations]}
+    content = {
+        "images": [{"id": "p", "file_name": "a.png", **entry}],
+        "annotations": [
+            {"id": 5, "image_id": "p", "category_id": 1, **annotation} for annotation in annotations
+        ],
+    }
     (tmp_path / "coco.json").write_text("\ufeff" + json.dumps(content))
     return load(find_pairs(tmp_path, tmp_path / "coco.json"))
 
@@ -579,40 +651,70 @@ def test_overlapping_annotations_and_several_polygons(tmp_path):
 def test_what_coco_files_have_besides(tmp_path):
     away = {"segmentation": [[90, 90, 99, 90, 99, 99]]}
     with pytest.warns(MRCNNWarning) as seen:
-        dataset = one_picture(tmp_path, [
-            SQUARE, {**SQUARE, "iscrowd": 1}, {**SQUARE, "image_id": "q"},
-            {**SQUARE, "category_id": 2}, away])
+        dataset = one_picture(
+            tmp_path,
+            [
+                SQUARE,
+                {**SQUARE, "iscrowd": 1},
+                {**SQUARE, "image_id": "q"},
+                {**SQUARE, "category_id": 2},
+                away,
+            ],
+        )
         for _ in range(3):
             assert len(dataset.load_layers(0)[1]) == 2
     texts = [str(warning.message) for warning in seen]
     assert len(texts) == 4
-    for text, words in zip(texts, ("1 annotations are crowds", "1 annotations belong to no picture",
-                                   "2 categories, all taken as nuclei",
-                                   "a.png: 1 of 3 outlines hold no pixel"), strict=True):
+    for text, words in zip(
+        texts,
+        (
+            "1 annotations are crowds",
+            "1 annotations belong to no picture",
+            "2 categories, all taken as nuclei",
+            "a.png: 1 of 3 outlines hold no pixel",
+        ),
+        strict=True,
+    ):
         assert words in text
     with pytest.warns(MRCNNWarning, match="without any annotation, taken as .* without nuclei: 1"):
         layers, class_ids = one_picture(tmp_path, []).load_layers(0)
     assert layers.shape == (6, 8, 1) and not layers.any() and not len(class_ids)
 
 
-@pytest.mark.parametrize("segmentation, words", [
-    ([], "no outline"), (None, "no outline"), ([[1, 2, 3]], "reshape"),
-    ([[1, 2, 3, 4, 5, "x"]], "could not convert"), ([[1, 2, float("nan"), 4, 5, 6]], "no numbers"),
-    ({"size": [6, 8], "counts": [5]}, "do not add up"),
-    ({"size": [6, 8], "counts": "P"}, "cut short"),
-    ({"size": [8, 6], "counts": [48]}, r"for \[8, 6\] pixels, its picture has \[6, 8\]"),
-    ({"counts": [48]}, "size"), ({"size": [6, 8], "counts": [2**99]}, ""), (3, "")])
+@pytest.mark.parametrize(
+    "segmentation, words",
+    [
+        ([], "no outline"),
+        (None, "no outline"),
+        ([[1, 2, 3]], "reshape"),
+        ([[1, 2, 3, 4, 5, "x"]], "could not convert"),
+        ([[1, 2, float("nan"), 4, 5, 6]], "no numbers"),
+        ({"size": [6, 8], "counts": [5]}, "do not add up"),
+        ({"size": [6, 8], "counts": "P"}, "cut short"),
+        ({"size": [8, 6], "counts": [48]}, r"for \[8, 6\] pixels, its picture has \[6, 8\]"),
+        ({"counts": [48]}, "size"),
+        ({"size": [6, 8], "counts": [2**99]}, ""),
+        (3, ""),
+    ],
+)
 def test_annotations_that_cannot_be_read(segmentation, words, tmp_path):
     dataset = one_picture(tmp_path, [{"segmentation": segmentation}])
     with pytest.raises(UserError, match=f"annotation 5 of a.png cannot be read: .*{words}"):
         dataset.load_layers(0)
 
 
-@pytest.mark.parametrize("text, words", [
-    ("{", "not a JSON file"), ("[]", "not a COCO file"), ("{}", "not a COCO file"),
-    ('{"images": [{}], "annotations": []}', "not a COCO file"),
-    ('{"images": [], "annotations": [{}]}', "not a COCO file"),
-    ('{"images": 1, "annotations": []}', "not a COCO file"), ("\x80", "not a JSON file")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("{", "not a JSON file"),
+        ("[]", "not a COCO file"),
+        ("{}", "not a COCO file"),
+        ('{"images": [{}], "annotations": []}', "not a COCO file"),
+        ('{"images": [], "annotations": [{}]}', "not a COCO file"),
+        ('{"images": 1, "annotations": []}', "not a COCO file"),
+        ("\x80", "not a JSON file"),
+    ],
+)
 def test_files_that_are_no_coco(text, words, images, tmp_path):
     (tmp_path / "x.json").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=f"x.json: {words}"):
@@ -620,9 +722,10 @@ def test_files_that_are_no_coco(text, words, images, tmp_path):
 
 
 def test_coco_for_pictures_of_another_size(tmp_path):
-    pair, = [info["pair"] for info in one_picture(tmp_path, [SQUARE], height=6,
-                                                  width=9).image_info]
-    line, = check_pairs([pair])
+    (pair,) = [
+        info["pair"] for info in one_picture(tmp_path, [SQUARE], height=6, width=9).image_info
+    ]
+    (line,) = check_pairs([pair])
     assert "labels of 6 x 9 pixels" in line and "a.png, which has 6 x 8" in line
     assert check_pairs([one_picture(tmp_path, [SQUARE]).image_info[0]["pair"]]) == []
 
@@ -667,11 +770,22 @@ def test_kinds_of_roi(roi, tmp_path):
         "traced": roi("TRACED", points=corners),
         "fractional": roi("POLYGON", points=corners + 0.3),
         "rectangle": roi("RECT", (3, 2, 8, 9)),
-        "moved rectangle": roi("RECT", (3, 2, 9, 10), xd=2.3, yd=3.3, widthd=7, heightd=5,
-                               options=roifile.ROI_OPTIONS.SUB_PIXEL_RESOLUTION),
+        "moved rectangle": roi(
+            "RECT",
+            (3, 2, 9, 10),
+            xd=2.3,
+            yd=3.3,
+            widthd=7,
+            heightd=5,
+            options=roifile.ROI_OPTIONS.SUB_PIXEL_RESOLUTION,
+        ),
         "oval": roi("OVAL", (2, 3, 17, 20)),
-        "composite": roi("RECT", (1, 1, 9, 9), shape_roi_size=len(path),
-                         multi_coordinates=np.array(path, np.float32)),
+        "composite": roi(
+            "RECT",
+            (1, 1, 9, 9),
+            shape_roi_size=len(path),
+            multi_coordinates=np.array(path, np.float32),
+        ),
         "over the edge": roi("RECT", (15, -5, 30, 4)),
     }
     masks, class_ids = roi_set(tmp_path, made).load_mask(0)
@@ -696,8 +810,9 @@ def test_kinds_of_roi(roi, tmp_path):
 @pytest.mark.parametrize("kind", ["LINE", "FREELINE", "POLYLINE", "ANGLE", "POINT", "NOROI"])
 def test_rois_without_area_are_refused_by_name(kind, roi, tmp_path):
     points = None if kind in ("LINE", "NOROI") else [[1, 1], [5, 5], [9, 2]]
-    dataset = roi_set(tmp_path, {"fine": roi("RECT", (1, 1, 5, 5)),
-                                 "mine": roi(kind, points=points)})
+    dataset = roi_set(
+        tmp_path, {"fine": roi("RECT", (1, 1, 5, 5)), "mine": roi(kind, points=points)}
+    )
     with pytest.raises(UserError, match=f"a.zip: ROI mine cannot be used: it is of type {kind}, "):
         dataset.load_layers(0)
 
@@ -707,12 +822,22 @@ def test_other_rois_that_are_no_outlines(roi, tmp_path):
 
     curve = [0, 1, 1, 2, 1, 9, 1, 1, 4]
     for made, words in (
-        (roi("POLYGON", points=[[1, 1], [5, 5], [9, 2]],
-             options=roifile.ROI_OPTIONS.SPLINE_FIT), "fitted spline"),
+        (
+            roi("POLYGON", points=[[1, 1], [5, 5], [9, 2]], options=roifile.ROI_OPTIONS.SPLINE_FIT),
+            "fitted spline",
+        ),
         (roi("RECT", (1, 1, 5, 5), subtype=roifile.ROI_SUBTYPE.TEXT), "note of type TEXT"),
-        (roi("RECT", (1, 1, 9, 9), shape_roi_size=len(curve),
-             multi_coordinates=np.array(curve, np.float32)), "not supported"),
-        (b"Iout", "too short"), (b"x" * 99, "not an ImageJ ROI"),
+        (
+            roi(
+                "RECT",
+                (1, 1, 9, 9),
+                shape_roi_size=len(curve),
+                multi_coordinates=np.array(curve, np.float32),
+            ),
+            "not supported",
+        ),
+        (b"Iout", "too short"),
+        (b"x" * 99, "not an ImageJ ROI"),
     ):
         with pytest.raises(UserError, match=f"a.zip: ROI mine cannot be used: .*{words}"):
             roi_set(tmp_path, {"mine": made}).load_layers(0)
@@ -734,8 +859,9 @@ def test_names_of_rois_and_pieces(roi, tmp_path):
 def test_zip_files_of_other_kinds(roi, tmp_path):
     assert len(roi_set(tmp_path, {}).load_layers(0)[1]) == 0
     with pytest.warns(MRCNNWarning, match="1 of 2 outlines hold no pixel"):
-        dataset = roi_set(tmp_path, {"a": roi("OVAL", (90, 90, 99, 99)),
-                                     "b": roi("OVAL", (2, 2, 9, 9))})
+        dataset = roi_set(
+            tmp_path, {"a": roi("OVAL", (90, 90, 99, 99)), "b": roi("OVAL", (2, 2, 9, 9))}
+        )
         assert len(dataset.load_layers(0)[1]) == 1
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.txt", "x")
@@ -793,8 +919,9 @@ def test_both_subsets_have_pictures(share):
         assert split(pairs_of("a"), share, seed) == {"a": "train"}
         # What is moved to have one is what a larger share would have moved.
         few, more = (split(pairs_of("abcdef"), s, seed) for s in (0.001, max(share, 0.3)))
-        assert {name for name in few if few[name] == "val"} <= \
-            {name for name in more if more[name] == "val"}
+        assert {name for name in few if few[name] == "val"} <= {
+            name for name in more if more[name] == "val"
+        }
     assert split([], share, 0) == {}
 
 
@@ -815,9 +942,15 @@ def test_split_file(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("text", [
-    "image,subset\na,val\nb,train\n", "\ufeffimage;subset\r\nb;train\r\na;val\r\n",
-    "subset,image,note\nval,a.tif,x\n\nTrain , b.png,\n", "image,subset\na,val\na,val\nb,train"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,subset\na,val\nb,train\n",
+        "\ufeffimage;subset\r\nb;train\r\na;val\r\n",
+        "subset,image,note\nval,a.tif,x\n\nTrain , b.png,\n",
+        "image,subset\na,val\na,val\nb,train",
+    ],
+)
 def test_split_file_edited_by_hand(text, tmp_path):
     (tmp_path / "split.csv").write_text(text, encoding="utf-8", newline="")
     assert read_split(tmp_path / "split.csv", pairs_of("ab"), 0, 0) == {"a": "val", "b": "train"}
@@ -826,8 +959,9 @@ def test_split_file_edited_by_hand(text, tmp_path):
 def test_split_file_of_other_pictures(tmp_path):
     """New pictures come where they would have come without the file."""
     names = NAMES[:40]
-    (tmp_path / "split.csv").write_text("image,subset\ngone,val\n" + "\n".join(
-        f"{name},train" for name in names[:20]))
+    (tmp_path / "split.csv").write_text(
+        "image,subset\ngone,val\n" + "\n".join(f"{name},train" for name in names[:20])
+    )
     with pytest.warns(MRCNNWarning) as seen:
         found = read_split(tmp_path / "split.csv", pairs_of(names), 0.5, 7)
     assert "rows of pictures that are not there, left out: 1 (first: gone)" in str(seen[0].message)
@@ -837,14 +971,19 @@ def test_split_file_of_other_pictures(tmp_path):
     assert [found[name] for name in names[20:]] == [fresh[name] for name in names[20:]]
 
 
-@pytest.mark.parametrize("text, words", [
-    ("", "first line must name"), ("a,val\nb,train", "first line must name"),
-    ("image,subset\na,test\nb,train", "line 2: the subset of a is test; it must be"),
-    ("image,subset\na,train\nb", "line 3: the subset of b is missing"),
-    ("image,subset\na,val\na,train\nb,train", "line 3: a is in both subsets"),
-    ("image,subset\nx,val", r"lists none of the 2 pictures \(first: a\)"),
-    ("image,subset\na,val\nb,val", "leaves no picture for training"),
-    ("image,subset\n\xe4,val", "not in UTF-8")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "first line must name"),
+        ("a,val\nb,train", "first line must name"),
+        ("image,subset\na,test\nb,train", "line 2: the subset of a is test; it must be"),
+        ("image,subset\na,train\nb", "line 3: the subset of b is missing"),
+        ("image,subset\na,val\na,train\nb,train", "line 3: a is in both subsets"),
+        ("image,subset\nx,val", r"lists none of the 2 pictures \(first: a\)"),
+        ("image,subset\na,val\nb,val", "leaves no picture for training"),
+        ("image,subset\n\xe4,val", "not in UTF-8"),
+    ],
+)
 def test_wrong_split_files(text, words, tmp_path):
     (tmp_path / "split.csv").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=f"split.csv.*{words}"):
@@ -905,8 +1044,11 @@ def test_fingerprints_follow_the_files(images, tmp_path):
             assert after[0] != before[0] and after[1:] == before[1:]
     before = fingerprints(tmp_path / "rois")
     (tmp_path / "rois" / "b" / "0001.roi").unlink()
-    assert [a == b for a, b in zip(before, fingerprints(tmp_path / "rois"), strict=True)] == \
-        [True, False, True]
+    assert [a == b for a, b in zip(before, fingerprints(tmp_path / "rois"), strict=True)] == [
+        True,
+        False,
+        True,
+    ]
     before = fingerprints(coco)
     touch(images / "b.png")
     touch(coco)  # the same annotations in a newer file

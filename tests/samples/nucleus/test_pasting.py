@@ -88,8 +88,10 @@ def test_a_crowded_data_set_is_one_in_kaggles_layout(tmp_path):
         assert layers.max() == len(class_ids)
     again = crowd_images(dataset, tmp_path / "again", 3, 96, 2, "crowds")
     assert names == again
-    first = [imread(folder / "crowds" / names[0] / "images" / f"{names[0]}.png")
-             for folder in (tmp_path, tmp_path / "again")]
+    first = [
+        imread(folder / "crowds" / names[0] / "images" / f"{names[0]}.png")
+        for folder in (tmp_path, tmp_path / "again")
+    ]
     assert np.array_equal(*first)
     with pytest.raises(UserError, match="not an empty folder"):
         crowd_images(dataset, tmp_path, 3, 96, 2, "crowds")

@@ -126,7 +126,11 @@ def test_out_of_memory_while_writing_belongs_to_its_item():
 
     done = Failing().run(range(4))
     assert [type(outcome.error) for _, outcome in done.reported] == [
-        type(None), MemoryError, type(None), type(None)]
+        type(None),
+        MemoryError,
+        type(None),
+        type(None),
+    ]
 
 
 @pytest.mark.parametrize("kind", [UserError, OSError, ZeroDivisionError])

@@ -67,8 +67,20 @@ def test_label_runs_of_any_shape(shape):
         assert all(code == naive_rle(labels == label) for label, code in runs.items())
 
 
-@pytest.mark.parametrize("code", ["1", "0 3", "1 0", "1 x", "5 3", "-1 2", "7 1",
-                                  "99999999999999999999 1", "1 9223372036854775807"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "1",
+        "0 3",
+        "1 0",
+        "1 x",
+        "5 3",
+        "-1 2",
+        "7 1",
+        "99999999999999999999 1",
+        "1 9223372036854775807",
+    ],
+)
 def test_wrong_runs_are_refused(code):
     with pytest.raises(UserError, match="run-length code"):
         rle_decode(code, (2, 3))
@@ -134,8 +146,11 @@ def test_mask_to_rle():
 
 def test_file_round_trip(tmp_path):
     rng = np.random.default_rng(1)
-    labels = {"b": rng.integers(0, 4, (6, 9)), "a": np.zeros((5, 5), int),
-              "c,d": np.eye(4, dtype=int)}
+    labels = {
+        "b": rng.integers(0, 4, (6, 9)),
+        "a": np.zeros((5, 5), int),
+        "c,d": np.eye(4, dtype=int),
+    }
     path = tmp_path / "new" / "submit.csv"
     writer = SubmissionWriter(path)
     for image_id, image_labels in labels.items():
@@ -191,10 +206,15 @@ def test_files_of_others(tmp_path):
     assert submission.image_ids == ["a", "b"]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "first line"), ("id,runs\na,1 1\n", "first line"),
-    ("ImageId,EncodedPixels\na,1 1,2\n", "line 2"), ("ImageId,EncodedPixels\n,1 1\n", "line 2"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "first line"),
+        ("id,runs\na,1 1\n", "first line"),
+        ("ImageId,EncodedPixels\na,1 1,2\n", "line 2"),
+        ("ImageId,EncodedPixels\n,1 1\n", "line 2"),
+    ],
+)
 def test_wrong_files_are_refused(tmp_path, text, message):
     path = tmp_path / "wrong.csv"
     path.write_text(text)
