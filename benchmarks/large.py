@@ -29,7 +29,7 @@ if ROOT_DIR not in sys.path:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.command import exit_code  # noqa: E402
-from samples.nucleus.cli import above_zero, positive  # noqa: E402
+from mrcnn.cli.flags import above_zero, positive  # noqa: E402
 from samples.nucleus.nucleus import load_dataset  # noqa: E402
 
 TIFF_TILE = 512
@@ -55,7 +55,7 @@ def seams(options: argparse.Namespace) -> None:
     import mrcnn
     from mrcnn.console import Progress
     from mrcnn.evaluation import metrics
-    from samples.nucleus.bootstrap import paired_difference
+    from mrcnn.evaluation.bootstrap import paired_difference
 
     dataset = load_dataset(options.dataset, options.subset, labelled=True)
     numbers = list(dataset.image_ids)[: options.limit]

@@ -40,12 +40,12 @@ if ROOT_DIR not in sys.path:
 
 import numpy as np  # noqa: E402
 
+from mrcnn.cli.flags import positive  # noqa: E402
 from mrcnn.data.augment import RandomAugmentation  # noqa: E402
 from mrcnn.data.batches import BatchLoader  # noqa: E402
 from mrcnn.data.dataset import Dataset  # noqa: E402
 from mrcnn.data.sources import ImageReader  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
-from samples.nucleus.cli import positive  # noqa: E402
 from samples.nucleus.nucleus import NucleusConfig, load_dataset  # noqa: E402
 
 MANY = 200  # nuclei of a picture from which it counts as full

@@ -36,7 +36,7 @@ def evenly(items: list, limit: int | None) -> list:
 
 def measure(models: dict, dataset, numbers: list[int]) -> dict[str, tuple]:
     """{precision: (Evaluation, seconds of each image)}; the precisions take turns."""
-    from samples.nucleus.evaluate import Evaluation
+    from mrcnn.evaluation.evaluation import Evaluation
     from samples.nucleus.submission import ranked_scores, remove_overlaps
 
     results = {precision: (Evaluation(), []) for precision in models}

@@ -17,16 +17,15 @@ from collections import defaultdict
 import numpy as np
 
 from benchmarks.command import exit_code
+from mrcnn.cli.commands import inference_config
+from mrcnn.cli.models import build_model
 from mrcnn.network.anchors import image_anchors
 from mrcnn.pixels import molding
 from mrcnn.pixels.boxes import compute_overlaps, denorm_boxes
 from mrcnn.pixels.exposure import measure
 from mrcnn.pixels.masks import layer_boxes
 from samples.nucleus import nucleus
-from samples.nucleus.commands import inference_config
 from samples.nucleus.kinds import KINDS, kind_of
-from samples.nucleus.models import build_model
-from samples.nucleus.settings import Settings
 
 REACHED = 0.5  # IoU
 
@@ -74,8 +73,9 @@ def main() -> None:
     parser.add_argument("--logs", default=nucleus.DEFAULT_LOGS_DIR)
     parser.add_argument("--config", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--limit", type=int)
+    parser.set_defaults(preset=None)
     options = parser.parse_args()
-    config = inference_config(options, Settings(config=tuple(options.config)))
+    config = inference_config(options, nucleus.NucleusApplication())
     model = build_model("inference", config, options.weights, options.logs)
     dataset = nucleus.load_dataset(options.dataset, options.subset, labelled=True)
     found: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))

@@ -97,7 +97,7 @@ def load(
     model = MaskRCNN("inference", config, tempfile.gettempdir())  # writes nothing there
     model.load_weights(path, by_name=True)
     settings = PostProcessing.of(description.postprocessing, path) if description else DEFAULTS
-    return Segmenter(model, classes, settings)
+    return Segmenter(model, classes, settings, plural=description.plural if description else "")
 
 
 PRETRAINED = {"nucleus": "mask_rcnn_nucleus.h5"}
@@ -131,8 +131,10 @@ class Segmenter:
         classes: Sequence[str],
         settings: PostProcessing = DEFAULTS,
         variants: Sequence[tta.Variant] = tta.NONE,
+        plural: str = "",
     ):
-        """model: a `MaskRCNN` in "inference" mode."""
+        """model: a `MaskRCNN` in "inference" mode; plural: what several objects are called."""
+        self.plural = plural
         self.classes, self.settings, self.variants = tuple(classes), settings, tuple(variants)
         self.exposure_config = model.config
         # Pictures are standardised before they are cut into tiles, not by the network again.
@@ -145,6 +147,13 @@ class Segmenter:
         self.model = copy.copy(model)
         self.model.config = config
         self._lock = threading.Lock()
+
+    @property
+    def nouns(self) -> tuple[str, str]:
+        """What one and several of the objects are called."""
+        if len(self.classes) == 1:
+            return self.classes[0], self.plural or self.classes[0] + "s"
+        return "object", self.plural or "objects"
 
     def detect(
         self,

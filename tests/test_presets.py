@@ -1,17 +1,21 @@
 """The report's settings, alone and over another configuration."""
 
+import json
+
 import numpy as np
 import pytest
 from keras import ops
 
+from mrcnn.cli.settings import OLD_FILE, Settings, beside
 from mrcnn.config import Config
 from mrcnn.config_rules import RULES
-from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.errors import UserError
 from mrcnn.model import MaskRCNN
 from mrcnn.network.layers import first_values
-from mrcnn.presets import PRESETS, PaperConfig
+from mrcnn.presets import PaperConfig
+from mrcnn.weights import description
+from mrcnn.weights.description import Description
 from samples.nucleus import nucleus
-from samples.nucleus.settings import FILE, Settings, beside, own_file, save
 from tests.support.tiny import TinyConfig
 
 
@@ -110,22 +114,31 @@ def test_files_and_runs_remember_their_settings(tmp_path):
     weights = tmp_path / "run" / "mask_rcnn_nucleus_0001.h5"
     assert beside(weights) == beside(None) == Settings()
     of_run, own = Settings("paper", ("POOL_SIZE=7",), "joint"), Settings(config=("POOL_SIZE=9",))
-    save(weights.parent / FILE, of_run)
+    described = Description(("nucleus",), training=of_run.to_dict())
+    description.write(weights.parent / description.RUN_FILE, described)
     assert beside(weights) == of_run
-    save(own_file(weights), own)
+    own_file = description.own_file(weights)
+    description.write(own_file, Description(("nucleus",), training=own.to_dict()))
     assert beside(weights) == own
-    for text, message in [
-        ("{", "damaged"),
-        ('{"preset": null}', "damaged"),
-        ('{"preset": "own", "config": [], "schedule": null}', "no preset own"),
+    for training, message in [
+        ({"preset": None}, "damaged"),
+        ({"preset": "own", "config": [], "schedule": None}, "no preset own"),
     ]:
-        own_file(weights).write_text(text)
+        description.write(own_file, Description(("nucleus",), training=training))
         with pytest.raises(UserError, match=message) as error:
             beside(weights)
         assert "\n" not in str(error.value)
 
 
-def test_presets_raise_no_warning(recwarn):
-    for kind in PRESETS.values():
-        kind()
-    assert not [w for w in recwarn if issubclass(w.category, MRCNNWarning)]
+def test_settings_of_earlier_versions_are_read(tmp_path):
+    weights = tmp_path / "run" / "mask_rcnn_nucleus_0001.h5"
+    weights.parent.mkdir()
+    old = {"preset": None, "config": ["POOL_SIZE=7"], "schedule": "joint"}
+    (weights.parent / OLD_FILE).write_text(json.dumps(old))
+    assert beside(weights) == Settings(None, ("POOL_SIZE=7",), "joint")
+    old["config"] = ["POOL_SIZE=9"]
+    (tmp_path / "run" / f"{weights.name}.{OLD_FILE}").write_text(json.dumps(old))
+    assert beside(weights) == Settings(None, ("POOL_SIZE=9",), "joint")
+    (tmp_path / "run" / f"{weights.name}.{OLD_FILE}").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        beside(weights)

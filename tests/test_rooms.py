@@ -20,7 +20,8 @@ LEVELS = [
     ["model", "visualize"],
     ["segmenter"],
     ["__init__", "compression", "export"],
-    ["napari_plugin"],
+    ["napari_plugin", "cli"],
+    ["__main__"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 FILES = sorted((ROOT / "mrcnn").rglob("*.py"))

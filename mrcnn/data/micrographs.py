@@ -209,3 +209,18 @@ class MicrographAugmentation(RandomAugmentation):
         if do["noise"]:
             values = add_noise(values, self.noise_deviation, rng)
         return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+# Chosen by how well a network answers kinds of images that it was never shown (`generalise` of
+# samples/nucleus).
+MICROGRAPHS = MicrographAugmentation(
+    stain=0.5,
+    colourise=0.3,
+    mix=0.3,
+    objects=0.15,
+    objects_lowest=0.4,
+    shade=0.3,
+    haze=0.3,
+    defocus=0.2,
+    noise=0.2,
+)

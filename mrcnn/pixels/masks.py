@@ -229,3 +229,23 @@ def _labelled_regions(layers: np.ndarray, count: int):
         for i, box in enumerate(ndimage.find_objects(layer, max_label=count)):
             if box is not None:
                 yield layer, i, box
+
+
+def add_to_layers(
+    layers: list[np.ndarray],
+    size: tuple[int, int],
+    window: tuple[slice, slice],
+    patch: np.ndarray,
+    label: int,
+) -> None:
+    """Write a label into the first layer where the patch's pixels are free; where none is, a new
+    layer is appended.
+
+    layers: int32 [H, W] each; size: (H, W); window: where the patch lies; patch: bool [h, w].
+    """
+    for layer in layers:
+        if not layer[window][patch].any():
+            layer[window][patch] = label
+            return
+    layers.append(np.zeros(size, np.int32))
+    layers[-1][window][patch] = label

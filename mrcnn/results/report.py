@@ -90,7 +90,7 @@ class ReportWriter:
 
         image uint8 [H, W, 3]; labels int [H, W]; table: `result_files.measurements`, a row an
         instance by ascending label; truth int [H, W, L] and row (its scores, see
-        samples/nucleus/evaluate.py), where it was evaluated; link: path of the full picture,
+        mrcnn/evaluation/evaluation.py), where it was evaluated; link: path of the full picture,
         relative to the page; shape: (H, W) of the picture itself, where image and labels are a
         smaller copy of it. Raises UserError where the file system refuses.
         """
@@ -131,7 +131,7 @@ class ReportWriter:
     def close(self, complete: bool, summary: Mapping[str, Any] | None = None) -> None:
         """Write the page and remove the partial file.
 
-        summary: of an evaluation, see samples/nucleus/evaluate.py. Raises UserError where the file
+        summary: of an evaluation, see mrcnn/evaluation/evaluation.py. Raises UserError where the file
         system refuses; an incomplete run, which has an error of its own, then keeps its partial
         file.
         """

@@ -67,22 +67,28 @@ def newest(folder) -> str | None:
     return str(found[-1]) if found else None
 
 
-def find_last(model_dir: str, name: str) -> str:
-    """Path of the newest checkpoint of the newest run of `name` that has one.
+def find_last(model_dir: str, name: str | None = None) -> str:
+    """Path of the newest checkpoint of the newest run that has one.
+
+    name: of the runs, by default any.
 
     Raises:
         MissingFileError: there is none (a FileNotFoundError, as in matterport).
     """
     root = Path(model_dir)
-    pattern = re.compile(re.escape(name) + r"\d{8}T\d{4}")
+    pattern = re.compile((r".*" if name is None else re.escape(name)) + r"\d{8}T\d{4}")
     folders = root.iterdir() if root.is_dir() else ()
-    runs = sorted(p for p in folders if p.is_dir() and pattern.fullmatch(p.name))
+    # By their time, which is the end of their names.
+    runs = sorted(
+        (p for p in folders if p.is_dir() and pattern.fullmatch(p.name)),
+        key=lambda p: (p.name[-13:], p.name),
+    )
     for run in reversed(runs):
         if newest(run):
             return newest(run)
     raise MissingFileError(
-        f"{root}: no checkpoint mask_rcnn*.h5 in a folder {name}*: train first, or name a weight "
-        "file"
+        f"{root}: no checkpoint mask_rcnn*.h5 in a folder {name or ''}*: train first, or name a "
+        "weight file"
     )
 
 

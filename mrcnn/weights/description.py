@@ -1,18 +1,20 @@
-"""What a weight file needs beside its numbers: the configuration of its network, in a text file.
+"""What a weight file needs beside its numbers, in one text file: its network's configuration.
 
 `model.json` in the folder of a training run, or `<name>.json` beside `<name>.h5`:
 
-    {"classes": ["nucleus"], "config": {"BACKBONE": "resnet50", ...}, "postprocessing": {...}}
+    {"classes": ["nucleus"], "plural": "nuclei", "config": {"BACKBONE": "resnet50", ...},
+     "code": [], "postprocessing": {...}, "training": {...}}
 
-config has the keys that differ from `Config`'s defaults. With it `mrcnn.load` builds the network
-without any code of the application that trained it.
+config has the keys that differ from `Config`'s defaults, code the names of keys whose values are
+functions and cannot be written down, training how the run was asked for. With it `mrcnn.load`
+builds the network without any code of the application that trained it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,41 +26,97 @@ from mrcnn.errors import UserError
 RUN_FILE = "model.json"
 # They belong to the machine, or are computed from other keys.
 LEFT_OUT = ("CACHE_DIR", "DATA_WORKERS", "BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE")
+# What the weights depend on, whatever the recipe of a further training: the layers and their
+# sizes, and how images and boxes are put into numbers.
+NETWORK = (
+    "NAME", "NUM_CLASSES", "ARCHITECTURE", "BACKBONE", "COMPUTE_BACKBONE_SHAPE",
+    "BACKBONE_STRIDES", "DILATED_STAGE5", "TOP_DOWN_PYRAMID_SIZE", "RPN_CONV_CHANNELS",
+    "RPN_ANCHOR_SCALES", "RPN_ANCHOR_RATIOS", "RPN_ANCHOR_STRIDE", "RPN_BBOX_STD_DEV",
+    "FPN_CLASSIF_FC_LAYERS_SIZE", "FPN_CLASSIF_FC_RANKS", "POOL_SIZE", "MASK_POOL_SIZE",
+    "MASK_SHAPE", "MASK_CONV_CHANNELS", "MASK_ROI_SCALE", "BBOX_STD_DEV", "ROI_POOLING",
+    "ROI_SAMPLES", "ROI_SAMPLES_JOIN", "ROI_SPATIAL_TRANSFORMER", "IMAGE_CHANNEL_COUNT",
+    "MEAN_PIXEL", "PIXEL_CONVENTION", "INTENSITY_PERCENTILES", "DARK_GROUND", "OBJECT_SIZE",
+    "IMAGE_MIN_SCALE",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Description:
     """What is known of a network.
 
-    classes: names of class ids 1, 2, ...; config: keys and values of the inference network;
-    postprocessing: settings of `inference.postprocess.PostProcessing` by name.
+    Attributes:
+        classes: names of class ids 1, 2, ...
+        config: keys and values of the inference network that differ from `Config`'s.
+        postprocessing: settings of `inference.postprocess.PostProcessing` by name.
+        plural: what several objects are called; empty for "objects".
+        code: keys whose values are functions.
+        training: how the training run was asked for, see `cli.settings`.
     """
 
     classes: tuple[str, ...]
     config: dict[str, Any] = field(default_factory=dict)
     postprocessing: dict[str, Any] = field(default_factory=dict)
+    plural: str = ""
+    code: tuple[str, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
 
     def make_config(self) -> Config:
-        """Raises UserError for keys and values that a configuration cannot have."""
-        values = {key: tuple(value) if isinstance(value, list) else value
-                  for key, value in self.config.items()}
-        return type("DescribedConfig", (Config,), values)()
+        """The configuration of the inference network.
+
+        Raises UserError for keys and values that a configuration cannot have, and where some are
+        functions of an application.
+        """
+        if self.code:
+            raise UserError(
+                f"{' and '.join(self.code)} of this network are functions of the application that "
+                "trained it: pass its Config"
+            )
+        return self.config_class()()
+
+    def config_class(
+        self, base: type[Config] = Config, keys: Collection[str] | None = None
+    ) -> type[Config]:
+        """A subclass of `base` with the described values; functions stay as `base` has them.
+
+        keys: those that are taken over, by default all of them.
+        """
+        values = {**Config().to_dict(), **self.config}
+        for key in [*LEFT_OUT, *self.code]:
+            values.pop(key, None)
+        taken = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values.items()
+            if keys is None or key in keys
+        }
+        return type(base.__name__, (base,), taken)
 
 
-def describe(config: Config, classes: Sequence[str],
-             postprocessing: Mapping[str, Any] | None = None) -> Description:
+def describe(
+    config: Config,
+    classes: Sequence[str],
+    postprocessing: Mapping[str, Any] | None = None,
+    plural: str = "",
+    training: Mapping[str, Any] | None = None,
+) -> Description:
     """The description of a network that was built with `config` (of inference)."""
     ours, defaults = config.to_dict(), Config().to_dict()
-    changed = {key: value for key, value in ours.items()
-               if key not in LEFT_OUT and value != defaults.get(key)}
-    return Description(tuple(classes), changed, dict(postprocessing or {}))
+    code = tuple(key for key in ours if callable(getattr(config, key, None)))
+    changed = {
+        key: value
+        for key, value in ours.items()
+        if key not in (*LEFT_OUT, *code) and value != defaults.get(key)
+    }
+    return Description(
+        tuple(classes), changed, dict(postprocessing or {}), plural, code, dict(training or {})
+    )
 
 
 def write(path: str | Path, description: Description) -> None:
     """Write a description, whole or not at all."""
-    text = json.dumps(dataclasses.asdict(description), indent=1)
+    values = {key: value for key, value in dataclasses.asdict(description).items()
+              if value or key in ("classes", "config", "postprocessing")}
     with atomic_path(path) as temporary:
-        Path(temporary).write_text(text + "\n")
+        Path(temporary).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def own_file(weights: str | Path) -> Path:
@@ -78,10 +136,16 @@ def beside(weights: str | Path) -> Description | None:
 
 
 def read(path: str | Path) -> Description:
-    """Raises UserError for a file that is no description."""
+    """Raises UserError for a file that is not a description."""
     try:
-        found = json.loads(Path(path).read_text())
-        return Description(tuple(map(str, found["classes"])), dict(found["config"]),
-                           dict(found["postprocessing"]))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        return Description(
+            tuple(map(str, found["classes"])),
+            dict(found["config"]),
+            dict(found["postprocessing"]),
+            str(found.get("plural", "")),
+            tuple(map(str, found.get("code", ()))),
+            dict(found.get("training", {})),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not the description of a network ({error})") from error

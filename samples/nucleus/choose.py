@@ -8,6 +8,7 @@ whose interval includes zero is called none.
 
 from __future__ import annotations
 
+import argparse
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,16 +18,18 @@ from typing import NamedTuple
 import numpy as np
 
 from mrcnn.atomic import atomic_path
+from mrcnn.cli.application import Application, need
+from mrcnn.cli.pipeline import Outcome
+from mrcnn.cli.runs import each_image
 from mrcnn.console import Progress
 from mrcnn.errors import UserError
 from mrcnn.evaluation import metrics
+from mrcnn.evaluation.bootstrap import Interval, bootstrap_interval, paired_difference
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, OVERLAPS, Detections, PostProcessing, postprocess
 from mrcnn.pixels.overlaps import iou_matrix
-from samples.nucleus.bootstrap import Interval, bootstrap_interval, paired_difference
+from samples.nucleus.dsb2018 import load_dataset
 from samples.nucleus.kinds import KINDS, kind_of
-from samples.nucleus.pipeline import Outcome
-from samples.nucleus.runs import each_image
 
 GRID: dict[str, tuple] = {
     # With two classes the network's scores begin at .5; those of merged variants may be lower.
@@ -250,3 +253,17 @@ def _write(path: Path, alone: Sequence[Trial], combined: Sequence[Trial]) -> Non
                         *t.interval,
                     ]
                 )
+
+
+def run(options: argparse.Namespace, app: Application) -> int:
+    """The command `choose`."""
+    from mrcnn.cli import commands
+
+    need(options, "dataset", "subset")
+    start = commands.postprocessing(options, app.description(app.weight_file(options, "inference")))
+    dataset = load_dataset(options.dataset, options.subset, labelled=True)
+    output = Path(options.output or app.results_folder("choose"))
+    model = commands.inference_model(options, app, start)
+    variants = tta.variants_of(options.tta)
+    failed = run_choose(model, dataset, output, options.limit, start, variants)
+    return commands.report_failures(failed)

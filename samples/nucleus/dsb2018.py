@@ -21,8 +21,9 @@ if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
 
 from mrcnn.data.dataset import Dataset  # noqa: E402
 from mrcnn.errors import MRCNNWarning, UserError  # noqa: E402
+from mrcnn.images.decoding import decode_mask, decode_picture, to_uint8_rgb  # noqa: E402
+from mrcnn.pixels.masks import add_to_layers  # noqa: E402
 from samples.nucleus import subsets  # noqa: E402
-from samples.nucleus.pictures import decode_mask, decode_picture, to_uint8_rgb  # noqa: E402
 from samples.nucleus.storage import Entry, FolderStore, ZipStore, open_subset  # noqa: E402
 
 # Parts of stage1_train, which has no fixed split.
@@ -144,7 +145,7 @@ class NucleusDataset(Dataset):
             if patch.size:
                 count += 1
                 window = (slice(y, y + patch.shape[0]), slice(x, x + patch.shape[1]))
-                _paint(layers, size, window, patch, count)
+                add_to_layers(layers, size, window, patch, count)
         if count < len(entry.masks):
             warnings.warn(
                 f"{store.name(entry.image)}: {len(entry.masks) - count} of its masks "
@@ -188,17 +189,29 @@ def _part_of(part: str, image_ids: Collection[str]) -> list[str]:
     return sorted(chosen - absent)
 
 
-def _paint(
-    layers: list[np.ndarray],
-    size: tuple[int, int],
-    window: tuple[slice, slice],
-    patch: np.ndarray,
-    label: int,
-) -> None:
-    """Write the label into the first layer where the patch's pixels are free."""
-    for layer in layers:
-        if not layer[window][patch].any():
-            layer[window][patch] = label
-            return
-    layers.append(np.zeros(size, np.int32))
-    layers[-1][window][patch] = label
+def load_dataset(
+    dataset_dir: str,
+    subset: str,
+    labelled: bool = False,
+    kinds: Collection[str] | None = None,
+) -> NucleusDataset:
+    """A prepared NucleusDataset.
+
+    Args:
+        dataset_dir: folder or zip file of the data set; subset, kinds: see
+            `NucleusDataset.load_nucleus`.
+        labelled: demand a masks folder of every image.
+
+    Raises UserError where images are missing, or masks that are demanded.
+    """
+    dataset = NucleusDataset()
+    dataset.load_nucleus(dataset_dir, subset, kinds)
+    dataset.prepare()
+    bare = [i for i in dataset.image_ids if labelled and not dataset.is_labelled(i)]
+    if bare:
+        raise UserError(
+            f"{len(bare)} of {len(dataset.image_ids)} images in {subset} have no "
+            f"masks folder (first: {dataset.image_reference(bare[0])}); such images "
+            "work for detect only"
+        )
+    return dataset

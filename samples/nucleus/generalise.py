@@ -20,8 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mrcnn.cli import flags
+from mrcnn.cli.application import Application, need
+from mrcnn.cli.runs import predictions_of, run_evaluate, ways_of
+from mrcnn.cli.settings import Settings
+from mrcnn.data.micrographs import MICROGRAPHS
 from mrcnn.errors import UserError
-from samples.nucleus.bootstrap import bootstrap_interval, paired_difference
+from mrcnn.evaluation.bootstrap import bootstrap_interval, paired_difference
+from samples.nucleus.dsb2018 import load_dataset
 from samples.nucleus.kinds import LEFT_OUT
 
 NOTHING = "nothing"
@@ -32,14 +38,11 @@ STEPS_PER_CHECKPOINT = 100
 SCORES = "scores.csv"
 
 
-def run(options: argparse.Namespace, folds: Sequence[str]) -> None:
+def run_folds(options: argparse.Namespace, app: Application, folds: Sequence[str]) -> None:
     """Train and score the folds, as far as that is not done already, below options.output.
 
     options: of the command line.
     """
-    from samples.nucleus import nucleus
-    from samples.nucleus.settings import Settings
-
     output = Path(options.output)
     settings = Settings(options.preset, tuple(options.config), None, tuple(options.augment))
     check_same_run(
@@ -49,19 +52,18 @@ def run(options: argparse.Namespace, folds: Sequence[str]) -> None:
             "steps": options.steps,
             "seed": options.seed,
             "also": [list(pair) for pair in options.also],
-            "augmentation": dataclasses.asdict(settings.augmentation(nucleus.AUGMENTATION)),
-            "configuration": settings.applied_to(nucleus.NucleusConfig)().to_dict(),
+            "augmentation": dataclasses.asdict(settings.augmentation(MICROGRAPHS)),
+            "configuration": settings.applied_to(app.recipe)().to_dict(),
         },
     )
     for fold in folds:
         if not (output / fold / SCORES).is_file():
-            run_fold(options, fold, output / fold)
+            run_fold(options, app, fold, output / fold)
 
 
-def run_fold(options: argparse.Namespace, fold: str, folder: Path) -> None:
+def run_fold(options: argparse.Namespace, app: Application, fold: str, folder: Path) -> None:
     """Train and score one fold in its folder."""
-    from samples.nucleus import commands, nucleus
-    from samples.nucleus.runs import run_evaluate
+    from mrcnn.cli import commands
 
     print(f"Left out: {fold}")
     left_out = None if fold == NOTHING else fold
@@ -84,7 +86,7 @@ def run_fold(options: argparse.Namespace, fold: str, folder: Path) -> None:
         "val_share": 0.0,
         "validate": False,
     }
-    commands.train(argparse.Namespace(**{**vars(options), **chosen}))
+    commands.train(argparse.Namespace(**{**vars(options), **chosen}), app)
     chosen = {
         "weights": "last",
         "logs": str(folder),
@@ -94,12 +96,20 @@ def run_fold(options: argparse.Namespace, fold: str, folder: Path) -> None:
         "set": [],
         "tta": None,
     }
-    detector = commands.segmenter(argparse.Namespace(**{**vars(options), **chosen}))
+    detector = commands.segmenter(argparse.Namespace(**{**vars(options), **chosen}), app)
     rows: list[dict] = []
     for subset in ("tune", "val") if left_out else ("tune",):
         kinds = LEFT_OUT[left_out] if left_out else None
-        dataset = nucleus.load_dataset(options.dataset, subset, True, kinds)
-        run_evaluate(dataset, folder / subset, str(folder), detector, pictures=False)
+        dataset = load_dataset(options.dataset, subset, True, kinds)
+        run_evaluate(
+            dataset,
+            folder / subset,
+            predictions_of(detector),
+            nouns=detector.nouns,
+            kinds=app.kinds,
+            pictures=False,
+            ways=ways_of(detector, str(folder)),
+        )
         rows += read_rows(folder / subset / "metrics.csv")
     write_rows(folder / SCORES, rows)
 
@@ -178,3 +188,81 @@ def check_same_run(output: Path, facts: Mapping) -> None:
         raise UserError(f"{output} holds folds of other settings ({path}): choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def data_share(text: str) -> tuple[str, float]:
+    """argparse type: a folder and a share, DIR=0.2."""
+    folder, equals, number = text.rpartition("=")
+    if not equals or not folder:
+        raise argparse.ArgumentTypeError(f"{text!r} is not DIR=SHARE, such as synthetic=0.2")
+    value = flags.share(number)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{number!r} is not a share between 0 and 1")
+    return folder, value
+
+
+def add_also_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--also",
+        type=data_share,
+        metavar="DIR=SHARE",
+        action="append",
+        default=[],
+        help="other labelled images that have this share of training, may be repeated: a folder "
+        "with images/ and labels/ (label images, ROIs), or one in Kaggle's layout: --also "
+        "synthetic/stage1_train=.2",
+    )
+
+
+def add_mixture_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of `train` that say which images are shown."""
+    add_also_flag(parser)
+    parser.add_argument(
+        "--leave-out",
+        choices=tuple(LEFT_OUT),
+        help="do not show images of this kind (see generalise)",
+    )
+    parser.set_defaults(validate=True)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command `generalise`."""
+    add = parser.add_argument
+    flags.add_augmentation_flags(parser)
+    add_also_flag(parser)
+    add(
+        "--leave-out",
+        choices=(*LEFT_OUT, NOTHING),
+        action="append",
+        help="a kind, may be repeated; nothing: train on all, score on tune (default: "
+        f"{' and '.join(DEFAULT_FOLDS)})",
+    )
+    add(
+        "--steps",
+        type=flags.positive,
+        default=STEPS,
+        metavar="N",
+        help="of training per kind (default: %(default)s)",
+    )
+    add(
+        "--workers",
+        type=flags.positive,
+        default=flags.default_workers(),
+        metavar="N",
+        help="threads that prepare batches (default: %(default)s)",
+    )
+    add("--seed", type=flags.whole, default=0, metavar="N", help="(default: %(default)s)")
+    add(
+        "--output",
+        metavar="DIR",
+        help="for checkpoints and scores; a run that was interrupted resumes there",
+    )
+    add("--against", metavar="DIR", help="output folder of other settings to compare with")
+
+
+def run(options: argparse.Namespace, app: Application) -> int:
+    """The command `generalise`."""
+    need(options, "dataset", "weights", "output")
+    run_folds(options, app, options.leave_out or DEFAULT_FOLDS)
+    print(table(Path(options.output), options.against and Path(options.against)))
+    return 0

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mrcnn.evaluation.evaluation import Kinds
+
 FLUORESCENCE = "fluorescence"
 SMALL, LARGE = "fluorescence, small nuclei", "fluorescence, large nuclei"
 ON_WHITE, ON_PURPLE = "tissue, purple on white", "tissue, purple on purple"
@@ -57,3 +59,13 @@ def kind_of(image: np.ndarray, areas: np.ndarray | None = None) -> str:
     if areas is None or not len(areas):
         return FLUORESCENCE
     return LARGE if np.median(areas) > LARGE_AREA else SMALL
+
+
+def kept_kinds(left_out: str | None) -> list[str] | None:
+    """The kinds of images that remain without a group of LEFT_OUT; None for all."""
+    if left_out is None:
+        return None
+    return [kind for kind in KINDS if kind not in LEFT_OUT[left_out]]
+
+
+KINDS_OF_IMAGES = Kinds(kind_of, KINDS, GROUPS)

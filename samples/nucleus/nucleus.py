@@ -1,39 +1,55 @@
-"""Mask R-CNN on the nuclei of the 2018 Data Science Bowl: the command line and its parts.
+"""Mask R-CNN on the nuclei of the 2018 Data Science Bowl.
 
     python samples/nucleus/nucleus.py detect   --dataset DIR --subset stage1_test
     python samples/nucleus/nucleus.py train    --dataset DIR --subset train --weights imagenet
     python samples/nucleus/nucleus.py evaluate --dataset DIR --subset val --weights last
     python samples/nucleus/nucleus.py choose   --dataset DIR --subset tune --weights last
-    python samples/nucleus/nucleus.py ceiling  --dataset DIR --subset val
     python samples/nucleus/nucleus.py synthesize --output DIR
 
-As a module it has the names of matterport's sample: NucleusConfig, NucleusInferenceConfig,
-NucleusDataset, VAL_IMAGE_IDS, train, detect, rle_encode, rle_decode, mask_to_rle.
-The network (Keras) is imported only by the functions that need it.
+The command line is that of the package (`mrcnn`), with the competition's data and its file for
+submission. As a module it has the names of matterport's sample: NucleusConfig,
+NucleusInferenceConfig, NucleusDataset, VAL_IMAGE_IDS, train, detect, rle_encode, rle_decode,
+mask_to_rle. The network (Keras) is imported only by the functions that need it.
 """
 
 from __future__ import annotations
 
-import datetime
+import argparse
 import os
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any
 
 ROOT_DIR = str(Path(__file__).resolve().parents[2])
 if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
     sys.path.insert(0, ROOT_DIR)
 
-from mrcnn.config import Config  # noqa: E402
+from mrcnn.cli import application, flags  # noqa: E402
+from mrcnn.cli.application import Application, Found, TrainingData, need  # noqa: E402
+from mrcnn.cli.inputs import of_dataset  # noqa: E402
+from mrcnn.cli.main import add_commands, new_parser, run  # noqa: E402
 from mrcnn.data.dataset import Dataset  # noqa: E402
-from mrcnn.data.micrographs import MicrographAugmentation  # noqa: E402
+from mrcnn.data.micrographs import MICROGRAPHS  # noqa: E402
 from mrcnn.data.mixture import Mixture  # noqa: E402
+from mrcnn.data.pairs import find_pairs  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
-from samples.nucleus.dsb2018 import VAL_IMAGE_IDS, NucleusDataset  # noqa: E402
-from samples.nucleus.submission import mask_to_rle, rle_decode, rle_encode  # noqa: E402
+from mrcnn.inference.postprocess import DEFAULTS  # noqa: E402
+from mrcnn.presets import MicrographConfig  # noqa: E402
+from mrcnn.results.writers import DEFAULT_FORMATS, FORMATS  # noqa: E402
+from mrcnn.training.stages import STAGES, train_in_stages  # noqa: E402
+from mrcnn.weights.description import Description  # noqa: E402
+from samples.nucleus import choose, generalise, synthesize  # noqa: E402
+from samples.nucleus.dsb2018 import VAL_IMAGE_IDS, NucleusDataset, load_dataset  # noqa: E402
+from samples.nucleus.kinds import KINDS_OF_IMAGES, kept_kinds  # noqa: E402
+from samples.nucleus.submission import (  # noqa: E402
+    Submission,
+    SubmissionWriter,
+    mask_to_rle,
+    rle_decode,
+    rle_encode,
+)
 
 __all__ = [
     "VAL_IMAGE_IDS",
@@ -41,6 +57,7 @@ __all__ = [
     "NucleusDataset",
     "NucleusInferenceConfig",
     "detect",
+    "load_dataset",
     "main",
     "mask_to_rle",
     "rle_decode",
@@ -50,107 +67,25 @@ __all__ = [
 
 DEFAULT_LOGS_DIR = os.path.join(ROOT_DIR, "logs")
 RESULTS_DIR = os.path.join(ROOT_DIR, "results", "nucleus")
-CLASSES = ("nucleus",)  # names of the class ids from 1
 SHIPPED_WEIGHTS = os.path.join(ROOT_DIR, "weights", "mask_rcnn_nucleus.h5")
+CLASSES = ("nucleus",)  # names of the class ids from 1
+PLURAL = "nuclei"
+VALIDATION = {"fit": "tune"}  # where it is not "val"
+DEFAULT_COMPETITION_FORMATS = ("report", "submission", "pictures")
 
 
-# Chosen by how well a network answers kinds of images that it was never shown (see generalise.py).
-AUGMENTATION = MicrographAugmentation(
-    stain=0.5,
-    colourise=0.3,
-    mix=0.3,
-    objects=0.15,
-    objects_lowest=0.4,
-    shade=0.3,
-    haze=0.3,
-    defocus=0.2,
-    noise=0.2,
-)
+# ---- Configuration -----------------------------------------------------------------------------
 
 
-class NucleusConfig(Config):
-    """Training. What differs from matterport's sample is for speed on a CPU or for alignment."""
+class NucleusConfig(MicrographConfig):
+    """Training. The recipe is that for micrographs; here is what depends on the data set."""
 
     NAME = "nucleus"
     NUM_CLASSES = 1 + 1  # background + nucleus
 
-    # ResNet-50: half of ResNet-101's time, and nuclei need little context.
-    BACKBONE = "resnet50"
-
-    # Small crops, several a batch: more different pictures a second than one large crop.
-    IMAGES_PER_GPU = 4
-    IMAGE_RESIZE_MODE = "crop"
-    IMAGE_MIN_DIM = IMAGE_MAX_DIM = 256
-    # The kinds of microscopy differ by a factor of ten in the size of nuclei. Brought to one size
-    # there is less to learn, and enlarging small nuclei shrinks whatever is left of misalignment.
-    OBJECT_SIZE = 32
-    # The first look at a picture, from which its zoom follows: nuclei of 7 to 60 pixels are then
-    # within the range that the jitter has shown.
-    IMAGE_MIN_SCALE = 1.5
-    IMAGE_SCALE_JITTER = (0.5, 2.0)
-
-    # Faint and strong exposures, bright and dark nuclei: all become bright ones on black.
-    INTENSITY_PERCENTILES = (1, 99.8)
-    DARK_GROUND = True
-
     # Once through some 590 training and 24 validation images. The command line sets both itself.
-    STEPS_PER_EPOCH = 591 // IMAGES_PER_GPU
-    VALIDATION_STEPS = 24 // IMAGES_PER_GPU
-
-    # Zoomed nuclei are some 32 pixels across: their anchors belong on a fine level. (The report's
-    # sides are half of these, for pictures that are not zoomed by their nuclei.)
-    RPN_ANCHOR_SCALES = (16, 32, 64, 128, 256)
-
-    # The batch norms learn: the public ImageNet statistics are not those of microscopy, and layers
-    # without pretrained kernels have no statistics at all.
-    TRAIN_BN = None
-
-    # Half a pixel of systematic offset costs more of the score than most tricks gain.
-    PIXEL_CONVENTION = "exact"
-    # Boxes are off by 7 % of their size; masks that end at them lose a tenth of the score.
-    MASK_ROI_SCALE = 1.2
-
-    # bfloat16 convolutions where the hardware has them: about twice as fast, as accurate.
-    PRECISION = "auto"
-
-    # Two classes and simple shapes: half of the usual width of pyramid and heads is enough.
-    TOP_DOWN_PYRAMID_SIZE = 128
-    RPN_CONV_CHANNELS = 256
-    FPN_CLASSIF_FC_LAYERS_SIZE = 512
-    MASK_CONV_CHANNELS = 128
-
-    # A crop holds a few dozen nuclei at most.
-    TRAIN_ROIS_PER_IMAGE = 64
-    RPN_TRAIN_ANCHORS_PER_IMAGE = 256
-    RPN_NMS_THRESHOLD = 0.7
-    PRE_NMS_LIMIT = 2000
-    POST_NMS_ROIS_TRAINING = 500
-    POST_NMS_ROIS_INFERENCE = 1000
-
-    # No image of the set has more than 375 nuclei: none is ever cut.
-    MAX_GT_INSTANCES = 400
-    DETECTION_MAX_INSTANCES = 512
-
-    # Two classes: below .5 the background is the likelier one. `--min-confidence` may go lower.
-    DETECTION_MIN_CONFIDENCE = 0.5
-    DETECTION_NMS_THRESHOLD = 0.3
-
-    # Mean of the training images (RGB), as in matterport's sample: most are nearly black.
-    MEAN_PIXEL = np.array([43.53, 39.56, 48.22])
-
-    # Crops are few and the heads start from nothing: true boxes as regions give them examples
-    # from the first step on.
-    TRAIN_GT_AS_ROIS = True
-
-    # Adam gets further than SGD in the few thousand steps that a processor has time for. Full
-    # steps from the start would spoil the pretrained weights.
-    OPTIMIZER = "adam"
-    LEARNING_RATE = 3e-4
-    LEARNING_SCHEDULE = "cosine"
-    LEARNING_WARMUP_STEPS = 50
-
-    # Checkpoints of one run scatter; their average is better than most of them.
-    WEIGHT_AVERAGING = 0.999
+    STEPS_PER_EPOCH = 591 // MicrographConfig.IMAGES_PER_GPU
+    VALIDATION_STEPS = 24 // MicrographConfig.IMAGES_PER_GPU
 
 
 class NucleusInferenceConfig(NucleusConfig):
@@ -161,150 +96,64 @@ class NucleusInferenceConfig(NucleusConfig):
     IMAGE_RESIZE_MODE = "pad64"
 
 
-class Stage(NamedTuple):
-    """A part of training."""
-
-    layers: str
-    end: float  # share of all epochs, or of the time budget, by which the stage ends
-    factor: float = 1.0  # of LEARNING_RATE
-    freeze_bn: bool = False  # whether the statistics of the batch norms stay as they are
-
-
-# The heads start from random numbers: they learn alone first, so that their large gradients spare
-# the backbone.
-STAGES = (Stage("heads", 0.05), Stage("all", 1.0))
-# "alternating", the four steps of mrcnn/training/alternating.py, is no list of such stages.
-SCHEDULES = ("stagewise", "joint", "alternating")
-DEFAULT_EPOCHS = 20
-VALIDATION = {"fit": "tune"}
-MAX_EPOCHS = 9999  # names of checkpoints have four digits
+# ---- Training and detection from Python --------------------------------------------------------
 
 
 def train(
-    model,
+    model: Any,
     dataset_dir: str,
     subset: str,
     epochs: int | None = None,
     time_budget: float | None = None,
     schedule: str = "stagewise",
-    augmentation=None,
+    augmentation: Any = None,
     kinds: Collection[str] | None = None,
     also: Sequence[tuple[Dataset, float]] = (),
 ) -> None:
     """Train a `MaskRCNN` in "training" mode on a subset of a data set.
 
     Validates on the subset "val" ("tune" where "fit" is trained on) if the data set has it.
-    kinds: only images of these, see `NucleusDataset.load_nucleus`. also: other prepared data sets
-    and the shares of training that their images have. The other arguments are those of `train_on`.
+
+    Args:
+        model: the `MaskRCNN`.
+        dataset_dir: folder of the data set; subset: see `NucleusDataset.load_nucleus`.
+        epochs, time_budget, schedule: see `training.stages.train_in_stages`.
+        augmentation: by default `data.micrographs.MICROGRAPHS`.
+        kinds: only images of these, see `NucleusDataset.load_nucleus`.
+        also: other prepared data sets and the shares of training that their images have.
     """
-    dataset_train = load_dataset(dataset_dir, subset, True, kinds)
-    if also:
-        dataset_train = Mixture(dataset_train, also)
-    try:
-        dataset_val = load_dataset(dataset_dir, VALIDATION.get(subset, "val"), True, kinds)
-    except UserError as error:
-        print(f"No validation: {error}", file=sys.stderr)
-        dataset_val = None
-    train_on(model, dataset_train, dataset_val, epochs, time_budget, schedule, augmentation)
-
-
-def train_on(
-    model,
-    dataset_train: Dataset,
-    dataset_val: Dataset | None,
-    epochs: int | None = None,
-    time_budget: float | None = None,
-    schedule: str = "stagewise",
-    augmentation=None,
-) -> None:
-    """Train a `MaskRCNN` in "training" mode.
-
-    dataset_train, dataset_val: prepared; nothing is chosen by validation.
-    epochs: in all, finished ones included; by default DEFAULT_EPOCHS, or no limit under a budget.
-    time_budget: minutes in all, those of the finished epochs included. The stages have their shares
-        of it, and the learning rate's schedule ends with it.
-    schedule: one of SCHEDULES: in STAGES; all layers at once; proposal network and detector by
-        turns, for a quarter of the epochs or time each (see mrcnn/training/alternating.py).
-    augmentation: see `mrcnn.data.augment`; by default AUGMENTATION.
-    A model that has been loaded from a checkpoint goes on where that stopped.
-    Raises UserError for data that cannot be trained on.
-    """
-    epochs = epochs or (DEFAULT_EPOCHS if time_budget is None else MAX_EPOCHS)
-    augmentation = augmentation or AUGMENTATION
-    if model.epoch >= epochs:
-        print(f"Nothing to train: {model.epoch} epochs are done already, {epochs} were asked for")
-    elif schedule == "alternating":
-        _train_alternating(model, dataset_train, dataset_val, epochs, time_budget, augmentation)
-        return
-    stages = [Stage("all", 1.0)] if schedule == "joint" else [Stage(*values) for values in STAGES]
-    layers, start = [stage.layers for stage in stages], 0
-    # More epochs or time prolong the first stages too, but what has left them does not go back.
-    reached = layers.index(model.resumed_layers) if model.resumed_layers in layers else 0
-    for number, stage in enumerate(stages):
-        end = epochs if stage.end == 1.0 else min(epochs, max(1, round(stage.end * epochs)))
-        if number >= reached and end > start and model.epoch < end:
-            seconds, until = None, f"epoch {end} of {epochs}"
-            if time_budget is not None:
-                seconds = 60 * stage.end * time_budget
-                until = f"minute {seconds / 60:.1f} of {time_budget:g}"
-            print(f"Training {stage.layers}: to {until}")
-            model.train(
-                dataset_train,
-                dataset_val,
-                layers=stage.layers,
-                epochs=end,
-                learning_rate=model.config.LEARNING_RATE * stage.factor,
-                augmentation=augmentation,
-                freeze_bn=stage.freeze_bn,
-                time_budget=seconds,
-            )
-        start = end
-
-
-def _train_alternating(
-    model, dataset_train, dataset_val, epochs: int, time_budget: float | None, augmentation
-) -> None:
-    from mrcnn.training.alternating import four_steps, train_alternating
-
-    steps = len(four_steps(model.config))
-    if epochs < steps:
-        raise UserError(f"alternating training has {steps} steps: {epochs} epochs are too few")
-    ends = [round(epochs * (i + 1) / steps) for i in range(steps)]
-    seconds = [None] * steps
-    if time_budget is not None:
-        seconds = [60 * time_budget * (i + 1) / steps for i in range(steps)]
-    train_alternating(
-        model, dataset_train, dataset_val, model.config.LEARNING_RATE, ends, augmentation, seconds
+    train_set, val_set = training_sets(dataset_dir, subset, kinds, also)
+    train_in_stages(
+        model,
+        train_set,
+        val_set,
+        epochs,
+        time_budget,
+        schedule,
+        augmentation or MICROGRAPHS,
+        STAGES,
     )
 
 
-def load_dataset(
-    dataset_dir: str, subset: str, labelled: bool = False, kinds: Collection[str] | None = None
-) -> NucleusDataset:
-    """A prepared NucleusDataset; `labelled` demands a masks folder of every image.
-
-    kinds: see `NucleusDataset.load_nucleus`.
-    """
-    dataset = NucleusDataset()
-    dataset.load_nucleus(dataset_dir, subset, kinds)
-    dataset.prepare()
-    bare = [i for i in dataset.image_ids if labelled and not dataset.is_labelled(i)]
-    if bare:
-        raise UserError(
-            f"{len(bare)} of {len(dataset.image_ids)} images in {subset} have no "
-            f"masks folder (first: {dataset.image_reference(bare[0])}); such images "
-            "work for detect only"
-        )
-    return dataset
-
-
-def results_folder(name: str) -> Path:
-    """results/nucleus/<name>_<time>, not made yet."""
-    return Path(RESULTS_DIR) / f"{name}_{datetime.datetime.now():%Y%m%dT%H%M%S}"
+def training_sets(
+    dataset_dir: str,
+    subset: str,
+    kinds: Collection[str] | None = None,
+    also: Sequence[tuple[Dataset, float]] = (),
+) -> tuple[Dataset, Dataset | None]:
+    """The data sets that `train` learns from and validates on."""
+    train_set: Dataset = load_dataset(dataset_dir, subset, True, kinds)
+    if also:
+        train_set = Mixture(train_set, also)
+    try:
+        return train_set, load_dataset(dataset_dir, VALIDATION.get(subset, "val"), True, kinds)
+    except UserError as error:
+        print(f"No validation: {error}", file=sys.stderr)
+        return train_set, None
 
 
 def detect(
-    model,
+    model: Any,
     dataset_dir: str,
     subset: str,
     output: str | os.PathLike | None = None,
@@ -313,26 +162,263 @@ def detect(
 ) -> list[str]:
     """Detect with a `MaskRCNN` in "inference" mode; writes submit.csv, pictures and a report.
 
-    output: folder, by default results/nucleus/detect_<time>. limit: only the first images.
-    Returns the ids of images that could not be read (empty rows stand for them in the file).
-    """
-    from mrcnn.segmenter import Segmenter
-    from samples.nucleus.inputs import of_dataset
-    from samples.nucleus.results import DEFAULT_FORMATS
-    from samples.nucleus.runs import run_detect
+    Args:
+        model: the `MaskRCNN`.
+        dataset_dir: folder of the data set; subset: see `NucleusDataset.load_nucleus`.
+        output: folder, by default results/nucleus/detect_<time>.
+        limit: only the first images.
+        pictures: whether to write pictures and the report.
 
+    Returns:
+        The ids of images that could not be read (empty rows stand for them in the file).
+    """
+    from mrcnn.cli.runs import run_detect
+    from mrcnn.segmenter import Segmenter
+
+    app = NucleusApplication()
     inputs = of_dataset(load_dataset(dataset_dir, subset))[:limit]
-    formats = DEFAULT_FORMATS if pictures else ("submission",)
-    output = Path(output or results_folder("detect"))
-    return list(run_detect(Segmenter(model, CLASSES), inputs, output, formats))
+    formats = DEFAULT_COMPETITION_FORMATS if pictures else ("submission",)
+    folder = Path(output or app.results_folder("detect"))
+    segmenter = Segmenter(model, CLASSES, plural=PLURAL)
+    return list(run_detect(segmenter, inputs, folder, formats, extra=app.writers(folder, formats)))
+
+
+# ---- The command line --------------------------------------------------------------------------
+
+
+class NucleusApplication(Application):
+    """`mrcnn` with the competition's data: --dataset and --subset, and submissions."""
+
+    prog = "nucleus.py"
+    logs = DEFAULT_LOGS_DIR
+    results = RESULTS_DIR
+    recipe = NucleusConfig
+    run_name = NucleusConfig.NAME
+    kinds = KINDS_OF_IMAGES
+
+    @property
+    def stages(self):
+        return STAGES
+
+    def description(self, path: str | None) -> Description:
+        found = super().description(path)
+        # Files of earlier versions do not say what several nuclei are called.
+        return replace(found, plural=PLURAL) if found.classes == CLASSES else found
+
+    def new_description(self) -> Description:
+        return Description(CLASSES, {}, DEFAULTS.to_dict(), PLURAL)
+
+    def check_data_flags(self, options: argparse.Namespace) -> None:
+        own = options.images or options.labels
+        if own and competition(options):
+            raise UserError(
+                f"{options.command} takes --images and --labels, or --dataset and --subset, not "
+                "both"
+            )
+        need(options, *(("images", "labels") if own else ("dataset", "subset")))
+        if own and getattr(options, "also", None) or own and getattr(options, "leave_out", None):
+            raise UserError("--also and --leave-out go with --dataset and --subset")
+        if options.command == "evaluate" and options.submission:
+            chosen = options.min_confidence is not None
+            if chosen or options.set or options.plain or options.tta:
+                raise UserError(
+                    "--min-confidence, --set, --plain and --tta are for detecting: they have no "
+                    "effect on --submission"
+                )
+
+    def find_inputs(self, options: argparse.Namespace) -> Found:
+        if not competition(options):
+            if not options.inputs:
+                raise UserError("detect needs images, or --dataset and --subset; see detect --help")
+            return super().find_inputs(options)
+        if options.inputs:
+            raise UserError("detect takes images, or --dataset and --subset, not both")
+        need(options, "dataset", "subset")
+        if options.channel:
+            raise UserError("--channel is for images named as files, not for --dataset")
+        inputs = of_dataset(load_dataset(options.dataset, options.subset))
+        return Found(inputs, {}, DEFAULT_COMPETITION_FORMATS)
+
+    def training_data(self, options: argparse.Namespace, noun: str) -> TrainingData:
+        if options.images:
+            return super().training_data(options, noun)
+        return CompetitionData(options)
+
+    def scored_data(self, options: argparse.Namespace, noun: str) -> Dataset:
+        if options.images:
+            return super().scored_data(options, noun)
+        return load_dataset(options.dataset, options.subset, labelled=True)
+
+    def writers(self, output: Path, formats: Sequence[str]) -> list:
+        return [SubmissionWriter(output / "submit.csv")] if "submission" in formats else []
+
+    def given_predictions(self, options: argparse.Namespace, dataset: Dataset):
+        if not options.submission:
+            return None
+        submission = Submission(options.submission)
+        absent = application.compare_names(
+            submission.path, submission.image_ids, dataset, options.limit
+        )
+        if absent:
+            print(absent, file=sys.stderr)
+
+        def predict(name, image):
+            return submission.labels(name, image.shape[:2]), submission.scores(name), None
+
+        return predict, {"detections": options.submission}
+
+
+class CompetitionData(TrainingData):
+    """A subset of the competition's images, others beside it."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options, self.kinds = options, kept_kinds(options.leave_out)
+        self.also = [(other_dataset(path), share) for path, share in options.also]
+        self.images = len(load_dataset(options.dataset, options.subset, True, self.kinds).image_ids)
+
+    def datasets(self, folder: Path) -> tuple[Dataset, Dataset | None]:
+        return training_sets(self.options.dataset, self.options.subset, self.kinds, self.also)
+
+
+def competition(options: argparse.Namespace) -> bool:
+    """Whether --dataset or --subset was given."""
+    return hasattr(options, "dataset") or hasattr(options, "subset")
+
+
+def other_dataset(path: str) -> Dataset:
+    """The data set in a folder: images/ and labels/, or a folder or zip file in Kaggle's layout."""
+    folder = Path(path)
+    if not folder.exists():
+        raise UserError(f"--also {path}: no such folder")
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        pairs = find_pairs(folder / "images", folder / "labels")
+        application.refuse_wrong_files(pairs)
+        return application.dataset_of(pairs, CLASSES[0])
+    if folder.is_file():
+        return load_dataset(path, folder.stem, labelled=True)
+    return load_dataset(str(folder.parent), folder.name, labelled=True)
+
+
+SUMMARIES = {
+    "train": "train on a data set",
+    "detect": "find nuclei in images; writes what --format names",
+    "evaluate": "score detections against the true masks",
+    "choose": "score a grid of post-processing settings; writes choose.csv",
+    "generalise": "train without a kind of image and score on that kind",
+    "compress": "make a weight file with thinner fully connected layers (truncated SVD)",
+    "export": "write the network for other runtimes: ONNX, SavedModel",
+    "synthesize": "make a data set of synthetic nuclei",
+}
+EXAMPLES = {
+    "train": """\
+  # ten epochs from ImageNet weights, on stage1_train without the 25 validation images
+  nucleus.py train --dataset data --subset train --weights imagenet --epochs 10
+  # train for an hour; the same with --weights last resumes after an interruption
+  nucleus.py train --dataset data --subset train --weights imagenet --time-budget 60
+  # another network: the paper's, or single keys of mrcnn/config.py
+  nucleus.py train --dataset data --subset train --weights imagenet --preset paper
+  nucleus.py train --dataset data --subset train --weights imagenet --config ROI_POOLING=pool""",
+    "detect": """\
+  # a file for Kaggle and a picture per image
+  nucleus.py detect --dataset data --subset stage1_test --weights last""",
+    "evaluate": """\
+  # detect, then score against the masks
+  nucleus.py evaluate --dataset data --subset val --weights last
+  # score a file that exists already (no network is loaded)
+  nucleus.py evaluate --dataset data --subset val --submission submit.csv""",
+    "choose": """\
+  # which post-processing suits a model best
+  nucleus.py choose --dataset data --subset tune --weights last""",
+    "generalise": """\
+  # how the recipe answers kinds of images that it was never shown: 500 steps per kind left out
+  nucleus.py generalise --dataset data --weights imagenet --output base
+  nucleus.py generalise --dataset data --weights imagenet --output stain --augment stain=.5 \\
+      --against base""",
+    "compress": """\
+  # the class and box head's fully connected layers at rank 64 (paper section 3.8.6)
+  nucleus.py compress --weights nucleus --rank 64 --output smaller.h5
+  nucleus.py evaluate --dataset data --subset val --weights smaller.h5""",
+    "export": """\
+  # for onnxruntime, images of 512 x 512 pixels; for TensorFlow
+  nucleus.py export --weights nucleus --format onnx --size 512 --output nucleus.onnx
+  nucleus.py export --weights last --format saved_model --size 512 --output nucleus_tf""",
+    "synthesize": """\
+  # 40 synthetic images in Kaggle's layout, to try the other commands on
+  nucleus.py synthesize --output synthetic --count 40 --size 256 --seed 1
+  nucleus.py train --dataset synthetic --subset stage1_train --weights imagenet --epochs 2""",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser. The flags of matterport's sample may also stand before the command."""
+    parser = new_parser("nucleus.py", "Mask R-CNN for nuclei in micrographs.", EXAMPLES)
+    add_data_flags(parser)
+    flags.add_weight_flags(parser, "logs/ of the project")
+    made = add_commands(parser, SUMMARIES, EXAMPLES)
+    for name in ("train", "detect", "evaluate", "choose", "generalise", "compress", "export"):
+        flags.add_weight_flags(made[name], "logs/ of the project")
+        flags.add_configuration_flags(made[name])
+    for name in ("train", "detect", "evaluate", "choose", "generalise"):
+        add_data_flags(made[name])
+        flags.add_precision_flag(made[name])
+    for name in ("detect", "evaluate", "choose"):
+        flags.add_detect_flags(made[name], name, "results/nucleus")
+    for name in ("detect", "evaluate"):
+        flags.add_report_flags(made[name])
+    for name in ("train", "evaluate"):
+        flags.add_label_flags(made[name])
+    flags.add_train_flags(made["train"])
+    generalise.add_mixture_flags(made["train"])
+    flags.add_result_flags(
+        made["detect"],
+        (*FORMATS, "submission"),
+        f"{','.join(DEFAULT_FORMATS)}; for a data set {','.join(DEFAULT_COMPETITION_FORMATS)}",
+        ", in place of --dataset and --subset",
+    )
+    flags.add_figure_flag(made["evaluate"])
+    made["evaluate"].add_argument(
+        "--submission", metavar="FILE.csv", help="score this file instead of detecting"
+    )
+    flags.add_compress_flags(made["compress"])
+    flags.add_export_flags(made["export"])
+    generalise.add_flags(made["generalise"])
+    synthesize.add_flags(made["synthesize"])
+    return parser
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    # SUPPRESS: a flag given before the command must not be reset by the command's default.
+    add = parser.add_argument
+    add(
+        "--dataset",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="folder that holds stage1_train/ or stage1_train.zip, stage1_test/, ...",
+    )
+    add(
+        "--subset",
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="'train' (stage1_train without the validation images), 'val', 'fit' and 'tune' (two "
+        "parts of train), or the name of a folder or zip file in DIR such as stage1_train",
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 2 for errors, 130 after Ctrl-C."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up notes; errors are raised
-    from samples.nucleus.cli import run
+    options = build_parser().parse_args(arguments)
+    options.logs = getattr(options, "logs", DEFAULT_LOGS_DIR)
+    if options.command not in ("train", "generalise", "synthesize"):
+        options.weights = getattr(options, "weights", "nucleus")
+    own = {"choose": choose.run, "generalise": generalise.run, "synthesize": synthesize.run}
 
-    return run(arguments)
+    def command() -> int:
+        from mrcnn.cli import commands
+
+        chosen = own.get(options.command) or getattr(commands, options.command)
+        return chosen(options, NucleusApplication())
+
+    return run(command, "nucleus.py")
 
 
 if __name__ == "__main__":

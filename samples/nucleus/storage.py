@@ -19,11 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mrcnn.errors import UserError
+from mrcnn.images.single import is_image_file, refuse_large
 
-PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-# One file of a data set is at most a few megabytes; a member that claims more is a broken or
-# hostile file and would fill the memory.
-MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_ZIP_MEMBERS = 2_000_000
 
 
@@ -34,11 +31,6 @@ class Entry:
     image_id: str
     image: str = ""
     masks: list[str] | None = field(default=None)
-
-
-def is_picture(name: str) -> bool:
-    """True for the file names that hold pictures (hidden files do not)."""
-    return not name.startswith(".") and name.lower().endswith(PICTURE_ENDINGS)
 
 
 def choose_image(image_id: str, names: list[str]) -> str:
@@ -66,7 +58,7 @@ class FolderStore:
         if not directory.is_dir():
             return []
         prefix = f"{directory.parent.name}/{directory.name}/"
-        return sorted(prefix + name for name in os.listdir(directory) if is_picture(name))
+        return sorted(prefix + name for name in os.listdir(directory) if is_image_file(name))
 
     def name(self, member: str) -> str:
         """A file's name for messages."""
@@ -120,8 +112,8 @@ class ZipStore:
                 continue
             image_id, kind, file = parts[-3:]
             if kind == "masks":  # a bare folder member "<id>/masks/" counts: a labelled image
-                masks.setdefault(image_id, []).extend([name] if is_picture(file) else [])
-            elif kind == "images" and is_picture(file):
+                masks.setdefault(image_id, []).extend([name] if is_image_file(file) else [])
+            elif kind == "images" and is_image_file(file):
                 images.setdefault(image_id, []).append(name)
         entries = []
         for image_id in sorted(images):
@@ -155,12 +147,6 @@ class ZipStore:
             raise
         except Exception as error:  # zlib.error, BadZipFile, RuntimeError (password), OSError
             raise UserError(f"{self.name(member)}: cannot be read ({error})") from None
-
-
-def refuse_large(size: int, name: str) -> None:
-    """Raise UserError for a file that is far larger than any picture should be."""
-    if size > MAX_FILE_BYTES:
-        raise UserError(f"{name}: {size} bytes, more than the {MAX_FILE_BYTES} allowed a file")
 
 
 def open_subset(dataset_dir: str | os.PathLike, subset: str) -> FolderStore | ZipStore:

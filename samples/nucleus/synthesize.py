@@ -10,6 +10,7 @@ always the same, and the first pictures of a large set are those of a small one.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,10 +18,15 @@ from pathlib import Path
 import numpy as np
 from skimage.io import imsave
 
+from mrcnn.cli.application import Application
+from mrcnn.cli.flags import names_of, positive, whole
+from mrcnn.console import Progress
 from mrcnn.data.dataset import Dataset
 from mrcnn.data.sampling import sampling_weights
 from mrcnn.errors import UserError
 from samples.nucleus import synthetic_kinds
+from samples.nucleus.dsb2018 import load_dataset
+from samples.nucleus.kinds import LEFT_OUT, kept_kinds
 from samples.nucleus.pasting import crowd
 from samples.nucleus.synthetic_shapes import Scene
 
@@ -161,3 +167,58 @@ def _write(folder: Path, image_id: str, image: np.ndarray, labels: np.ndarray) -
         mask = np.where(labels == number, 255, 0).astype(np.uint8)
         path = folder / "masks" / f"{_name(image_id, number)}.png"
         imsave(path, mask, check_contrast=False)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command `synthesize`."""
+    add = parser.add_argument
+    add("--output", metavar="DIR", required=True, help="data set folder to write into")
+    add(
+        "--subset",
+        metavar="NAME",
+        default="stage1_train",
+        help="folder inside it (default: %(default)s)",
+    )
+    add("--count", type=positive, default=40, metavar="N", help="pictures (default: %(default)s)")
+    add(
+        "--kinds",
+        type=names_of(KINDS),
+        metavar="NAME,...",
+        help=f"of {', '.join(KINDS)}, taken in turn; one that is named twice comes twice as "
+        "often (default: the first four)",
+    )
+    add(
+        "--size",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="pixels a side (default: %(default)s)",
+    )
+    add("--seed", type=whole, default=0, metavar="N", help="(default: %(default)s)")
+    add(
+        "--crowd",
+        metavar="DIR/SUBSET",
+        help="in place of drawn nuclei: real images of this data set, with copies of their nuclei "
+        "pasted in beside each other, cut to --size",
+    )
+    add("--leave-out", choices=tuple(LEFT_OUT), help="with --crowd: no images of this kind")
+
+
+def run(options: argparse.Namespace, app: Application) -> int:
+    """The command `synthesize`."""
+    line = Progress(options.count, "synthesize")
+    how = (options.count, options.size, options.seed, options.subset)
+    if options.crowd:
+        if options.kinds:
+            raise UserError("--kinds is for drawn nuclei: it has no effect on --crowd")
+        source = Path(options.crowd)
+        kinds = kept_kinds(options.leave_out)
+        dataset = load_dataset(str(source.parent), source.name, True, kinds)
+        crowd_images(dataset, options.output, *how, progress=lambda done, total: line.step())
+    elif options.leave_out:
+        raise UserError("--leave-out goes with --crowd")
+    else:
+        kinds = options.kinds or DEFAULT_KINDS
+        synthesize(options.output, *how, kinds, progress=lambda done, total: line.step())
+    print(f"{options.count} images in {Path(options.output) / options.subset}")
+    return 0

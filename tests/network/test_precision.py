@@ -2,8 +2,9 @@
 
 import pytest
 
+from mrcnn.cli import main
 from mrcnn.network import precision
-from samples.nucleus import cli, nucleus
+from samples.nucleus import nucleus
 
 
 @pytest.mark.parametrize(
@@ -28,5 +29,6 @@ def test_a_wish_is_followed_on_every_device(name, policy):
 @pytest.mark.parametrize("flags, expected", [([], "auto"), (["--precision", "float32"], "float32")])
 def test_flag_of_the_commands(flags, expected):
     for command in ("train", "detect", "evaluate"):
-        assert cli.build_parser().parse_args([command, *flags]).precision == expected
+        for parser in (main.build_parser(), nucleus.build_parser()):
+            assert parser.parse_args([command, *flags]).precision == expected
     assert nucleus.NucleusConfig.PRECISION == "auto"

@@ -25,7 +25,7 @@ from mrcnn.errors import UserError
 from mrcnn.results import report
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
-from samples.nucleus.evaluate import Evaluation
+from mrcnn.evaluation.evaluation import Evaluation
 
 HOSTILE = "</script><img src=x onerror=\"document.title='harmed'\"><!--<script>&amp;"
 NUCLEI = ("nucleus", "nuclei")
@@ -240,7 +240,7 @@ def test_only_the_first_rows_of_long_tables(rng, tmp_path, monkeypatch):
 
 def test_an_evaluation(rng, tmp_path):
     writer = ReportWriter(tmp_path / "index.html", "Run", {}, kind="evaluate")
-    evaluation = Evaluation()
+    evaluation = Evaluation(KINDS_OF_IMAGES)
     for name, count in (("a", 9), ("b", 4)):
         truth, image = discs(rng, count)
         labels = np.where(truth > 1, np.roll(truth, 1, axis=0), 0)
@@ -261,7 +261,7 @@ def test_an_evaluation(rng, tmp_path):
 
 def test_numbers_that_json_does_not_have(tmp_path):
     writer = ReportWriter(tmp_path / "index.html", "Run", {}, kind="evaluate")
-    writer.close(True, Evaluation().summary())  # full of NaN
+    writer.close(True, Evaluation(KINDS_OF_IMAGES).summary())  # full of NaN
     assert Page(writer.path).report["summary"]["score"] is None
 
 
@@ -736,7 +736,7 @@ def test_opening_and_closing_in_the_browser(browser, detected):
 
 def test_an_evaluation_in_the_browser(browser, rng, tmp_path):
     writer = ReportWriter(tmp_path / "index.html", "Run", {}, kind="evaluate", nouns=NUCLEI)
-    evaluation = Evaluation()
+    evaluation = Evaluation(KINDS_OF_IMAGES)
     for number in range(8):
         truth, image = discs(rng, 9)
         labels = np.where(truth > number, truth, 0)
@@ -807,6 +807,6 @@ def test_thousands_of_pictures_in_the_browser(browser, rng, tmp_path):
 
 def test_an_empty_report_in_the_browser(browser, tmp_path):
     writer = ReportWriter(tmp_path / "index.html", "Run", {}, kind="evaluate")
-    writer.close(True, Evaluation().summary())
+    writer.close(True, Evaluation(KINDS_OF_IMAGES).summary())
     browser.open(writer.path, "#picture=3&sort=nonsense")
     assert browser("[texts('#tiles dd')[0], seen('#pictures'), seen('dialog')]") == ["0", 0, 0]

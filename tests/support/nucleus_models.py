@@ -16,7 +16,7 @@ class Finder:
 
 
 def segmenter(model):
-    return Segmenter(model, ("nucleus",))
+    return Segmenter(model, ("nucleus",), plural="nuclei")
 
 
 class FixedModel(Finder):

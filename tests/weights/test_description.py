@@ -60,5 +60,7 @@ def test_wrong_values_are_errors():
 def test_the_shipped_weights_are_described_as_the_application_has_them():
     from samples.nucleus import nucleus
 
-    expected = describe(nucleus.NucleusInferenceConfig(), nucleus.CLASSES, DEFAULTS.to_dict())
+    expected = describe(
+        nucleus.NucleusInferenceConfig(), nucleus.CLASSES, DEFAULTS.to_dict(), nucleus.PLURAL
+    )
     assert description.read(WEIGHTS / "mask_rcnn_nucleus.json") == expected

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from mrcnn.errors import UserError
+from mrcnn.evaluation.bootstrap import paired_difference
+from mrcnn.evaluation.evaluation import Evaluation
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, Detections, PostProcessing, postprocess
 from samples.nucleus import choose, nucleus
-from samples.nucleus.bootstrap import paired_difference
 from samples.nucleus.choose import GRID, Sample, Scorer, combine, one_at_a_time, run_choose, table
-from samples.nucleus.evaluate import Evaluation
+from samples.nucleus.kinds import KINDS_OF_IMAGES
 from samples.nucleus.synthesize import synthesize
 
 PLAIN = PostProcessing.plain()
@@ -41,7 +42,7 @@ def scorer():
 
 
 def test_scores_are_those_of_an_evaluation(scorer):
-    evaluation = Evaluation()
+    evaluation = Evaluation(KINDS_OF_IMAGES)
     for s in scorer.samples:
         labels, scores = postprocess(s.detections, s.truth.shape, DEFAULTS)
         image = np.full((*s.truth.shape[:2], 3), 250, np.uint8)
@@ -116,7 +117,7 @@ def test_on_a_data_set(tmp_path, capsys):
     output = capsys.readouterr()
     last = output.err.splitlines()[-1]
     assert last.startswith("combine ") and "took" in last and "=]" in last
-    evaluation = Evaluation()
+    evaluation = Evaluation(KINDS_OF_IMAGES)
     for i in dataset.image_ids:
         image = dataset.load_image(i)
         evaluation.add(

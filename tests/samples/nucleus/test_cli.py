@@ -14,15 +14,18 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from mrcnn.cli import commands
+from mrcnn.cli.inputs import of_dataset
+from mrcnn.cli.runs import predictions_of, run_detect, run_evaluate, ways_of
 from mrcnn.console import Progress
 from mrcnn.errors import UserError
+from mrcnn.evaluation.evaluation import Evaluation, figure, report_figures
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
-from samples.nucleus import commands, drawing, nucleus
+from mrcnn.results import drawing
+from samples.nucleus import nucleus
 from samples.nucleus.choose import GRID
-from samples.nucleus.cli import run
-from samples.nucleus.evaluate import Evaluation, figure, report_figures
-from samples.nucleus.inputs import of_dataset
-from samples.nucleus.runs import run_detect, run_evaluate
+from samples.nucleus.kinds import KINDS_OF_IMAGES
+from samples.nucleus.nucleus import main as run
 from samples.nucleus.submission import Submission, SubmissionWriter
 from samples.nucleus.synthesize import synthesize
 from tests.support.nucleus_models import Finder, FixedModel, segmenter
@@ -64,7 +67,6 @@ def perfect(data, tmp_path_factory):
         "generalise",
         "compress",
         "export",
-        "ceiling",
         "synthesize",
     ],
 )
@@ -224,8 +226,8 @@ def test_wrong_input_is_one_line_and_code_2(arguments, message, data, capsys):
         ["train", "--time-budget", "an hour"],
         ["train", "--workers", "0"],
         ["detect", "--tta", "spiral"],
-        ["ceiling", "--weights", "last"],
-        ["ceiling", "--logs", "logs"],
+        ["synthesize", "--weights", "last"],
+        ["synthesize", "--logs", "logs"],
     ],
 )
 def test_wrong_flags(arguments):
@@ -480,7 +482,7 @@ def test_train_on_other_images_too(data, tmp_path, small, monkeypatch, capsys):
         imsave(own / folder / "a.png", array, check_contrast=False)
     mixtures = []
     monkeypatch.setattr(
-        nucleus, "train_on", lambda model, dataset, *_, **__: mixtures.append(dataset)
+        commands, "train_in_stages", lambda model, dataset, *_, **__: mixtures.append(dataset)
     )
     train = [
         "train",
@@ -597,6 +599,19 @@ class StoppingModel(Finder):
         return [{"patches": [], "scores": np.zeros(0)}]
 
 
+def evaluated(dataset, folder, detector):
+    """`run_evaluate` as the command calls it."""
+    return run_evaluate(
+        dataset,
+        folder,
+        predictions_of(detector),
+        nouns=detector.nouns,
+        kinds=KINDS_OF_IMAGES,
+        extra=[SubmissionWriter(folder / "submit.csv")],
+        ways=ways_of(detector, "a model"),
+    )
+
+
 def test_an_interrupted_run_says_where_its_rows_are(data, tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         nucleus.detect(StoppingModel(), str(data), "stage1_train", tmp_path)
@@ -608,7 +623,7 @@ def test_an_interrupted_run_says_where_its_rows_are(data, tmp_path, capsys):
 def test_an_interrupted_evaluation_keeps_its_scores(data, tmp_path, capsys):
     dataset = nucleus.load_dataset(str(data), "stage1_train")
     with pytest.raises(KeyboardInterrupt):
-        run_evaluate(dataset, tmp_path, "a model", segmenter(StoppingModel()))
+        evaluated(dataset, tmp_path, segmenter(StoppingModel()))
     assert "scores of the 1 images so far" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["images"] == 1 and not metrics["complete"]
@@ -631,7 +646,11 @@ class ThresholdModel(Finder):
 def test_overlapped_runs_write_what_a_plain_loop_writes(data, tmp_path):
     dataset = nucleus.load_dataset(str(data), "stage1_train")
     plain, detected, scored = (tmp_path / name for name in ("plain", "detected", "scored"))
-    writer, evaluation, figures = SubmissionWriter(plain / "submit.csv"), Evaluation(), []
+    writer, evaluation, figures = (
+        SubmissionWriter(plain / "submit.csv"),
+        Evaluation(KINDS_OF_IMAGES),
+        [],
+    )
     for i in dataset.image_ids:
         image, truth, image_id = (
             dataset.load_image(i),
@@ -655,7 +674,7 @@ def test_overlapped_runs_write_what_a_plain_loop_writes(data, tmp_path):
     for name in names:
         assert (plain / name).read_bytes() == (detected / name).read_bytes()
 
-    assert run_evaluate(dataset, scored, "a model", segmenter(ThresholdModel())) == {}
+    assert evaluated(dataset, scored, segmenter(ThresholdModel())) == {}
     assert (plain / "submit.csv").read_bytes() == (scored / "submit.csv").read_bytes()
     with open(scored / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -677,12 +696,12 @@ def test_a_picture_that_could_not_be_drawn_is_not_on_the_sheet(data, tmp_path, m
 
     monkeypatch.setattr(drawing, "save_png", save)
     detector = segmenter(ThresholdModel())
-    assert run_evaluate(dataset, tmp_path / "part", "a model", detector).keys() == hidden
+    assert evaluated(dataset, tmp_path / "part", detector).keys() == hidden
     assert "worst.png (the 3 worst)" in capsys.readouterr().out
     with Image.open(tmp_path / "part" / "worst.png") as sheet:
         assert sheet.size == (3 * 480, 480)
     hidden.update(map(dataset.image_reference, dataset.image_ids))
-    assert len(run_evaluate(dataset, tmp_path / "none", "a model", detector)) == 4
+    assert len(evaluated(dataset, tmp_path / "none", detector)) == 4
     output = capsys.readouterr().out
     assert "Competition score" in output and "worst.png" not in output
     assert not list((tmp_path / "none").glob("*.png"))
@@ -726,7 +745,7 @@ def test_figure_colours():
     labels[5:15, 5:15] = 4  # the same outline: yellow
     truth[20:30, 20:30, 0] = 2
     labels[20:30, 40:50] = 7
-    evaluation = Evaluation()
+    evaluation = Evaluation(KINDS_OF_IMAGES)
     row = evaluation.add("a", image, truth, labels, np.array([0.9, 0.5]))
     picture = figure(image, truth, labels, np.array([0.9, 0.5]), row, evaluation.ious[0])
     zoom = drawing.zoom_for(image.shape)
@@ -772,7 +791,7 @@ def test_encoded_pictures_decode_to_themselves(shape):
 
 def test_pictures_without_nuclei(tmp_path):
     image, nothing = np.full((30, 30, 3), 9, np.uint8), np.zeros((30, 30), int)
-    evaluation = Evaluation()
+    evaluation = Evaluation(KINDS_OF_IMAGES)
     row = evaluation.add("a", image, nothing[..., None], nothing)
     assert row["score"] == 1
     figure(image, nothing[..., None], nothing, None, row, evaluation.ious[0])
@@ -782,7 +801,7 @@ def test_pictures_without_nuclei(tmp_path):
 
 
 def test_evaluation_summary_means():
-    evaluation = Evaluation()
+    evaluation = Evaluation(KINDS_OF_IMAGES)
     image = np.zeros((10, 10, 3), np.uint8)
     truth = np.zeros((10, 10, 1), int)
     truth[2:4, 2:4] = 1
@@ -818,7 +837,7 @@ def test_contact_sheet(tmp_path):
 
 
 def test_groups_of_kinds_are_summed_up_where_several_of_their_kinds_occur():
-    evaluation = Evaluation()
+    evaluation = Evaluation(KINDS_OF_IMAGES)
     dark = np.zeros((60, 60, 3), np.uint8)
     small, large = np.zeros((2, 60, 60, 1), int)
     small[2:6, 2:6], large[2:40, 2:40] = 1, 1
@@ -881,8 +900,8 @@ def test_other_networks_train_and_are_remembered(data, tmp_path, small, capsys):
         == 0
     )
     assert "Training all: to epoch 1 of 1" in capsys.readouterr().out
-    [saved] = logs.glob("*/settings.json")
-    assert json.loads(saved.read_text()) == {
+    [saved] = logs.glob("*/model.json")
+    assert json.loads(saved.read_text())["training"] == {
         "preset": None,
         "config": ["ROI_POOLING=pool", "FPN_CLASSIF_FC_LAYERS_SIZE=32"],
         "schedule": "joint",
@@ -1053,7 +1072,7 @@ def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
     import pandas as pd
     import tifffile
 
-    monkeypatch.setattr(commands, "inference_model", lambda options, chosen: FixedModel())
+    monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
     found = tmp_path / "found"
     arguments = [
         "detect",
@@ -1069,7 +1088,10 @@ def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
     ]
     names = ("submission", "pictures", "labels", "geojson", "coco", "measurements")
     assert run([*arguments, ",".join(names)]) == 0
-    assert "submit.csv, pictures, labels/, geojson/, coco.json" in capsys.readouterr().out
+    assert (
+        "pictures, labels/, geojson/, coco.json, measurements.csv, submit.csv"
+        in capsys.readouterr().out
+    )
     submission = Submission(found / "submit.csv")
     coco = json.loads((found / "coco.json").read_text())
     table = pd.read_csv(found / "measurements.csv")
@@ -1089,7 +1111,7 @@ def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
 
 
 def test_only_what_is_asked_for_is_written(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "inference_model", lambda options, chosen: FixedModel())
+    monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
     common = ["detect", "--dataset", str(data), "--subset", "stage1_train", "--limit", "1"]
     assert run([*common, "--output", str(tmp_path / "a"), "--format", "labels"]) == 0
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["labels"]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.images.decoding import decode_mask, decode_picture, scale_to_uint8, to_uint8_rgb
 from samples.nucleus.dsb2018 import VAL_IMAGE_IDS, NucleusDataset
 from samples.nucleus.kinds import (
     BRIGHT_FIELD,
@@ -22,7 +23,6 @@ from samples.nucleus.kinds import (
     SMALL,
     kind_of,
 )
-from samples.nucleus.pictures import decode_mask, decode_picture, scale_to_uint8, to_uint8_rgb
 
 
 def png(array):
@@ -258,11 +258,11 @@ def test_broken_members_are_named(data, tmp_path):
 
 def test_absurd_sizes_are_refused(data, monkeypatch):
     dataset = load(data, "train")
-    monkeypatch.setattr("samples.nucleus.storage.MAX_FILE_BYTES", 50)
+    monkeypatch.setattr("mrcnn.images.single.MAX_FILE_BYTES", 50)
     with pytest.raises(UserError, match="more than the 50"):
         dataset.load_image(0)
     monkeypatch.undo()
-    monkeypatch.setattr("samples.nucleus.pictures.MAX_PIXELS", 100)
+    monkeypatch.setattr("mrcnn.images.decoding.MAX_PIXELS", 100)
     with pytest.raises(UserError, match="12 x 10 pixels"):
         dataset.load_image(0)
 

@@ -9,10 +9,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from mrcnn.cli import commands
 from mrcnn.results.result_files import write_label_image
 from mrcnn.weights import description
-from samples.nucleus import commands, nucleus
-from samples.nucleus.cli import run
+from samples.nucleus import nucleus
+from samples.nucleus.nucleus import main as run
 from samples.nucleus.synthesize import synthesize
 from tests.support.nucleus_models import FixedModel
 
@@ -20,7 +21,7 @@ from tests.support.nucleus_models import FixedModel
 @pytest.fixture
 def fixed(monkeypatch):
     """Two squares in every picture."""
-    monkeypatch.setattr(commands, "inference_model", lambda options, chosen: FixedModel())
+    monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
 
 
 @pytest.fixture
@@ -89,10 +90,10 @@ def test_one_channel(pictures, fixed, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "detect needs pictures, or --dataset and --subset"),
+        ([], "detect needs images, or --dataset and --subset"),
         (["a.png", "--dataset", "."], "not both"),
         (["/nowhere/*.tif"], "/nowhere/*.tif"),
-        (["--dataset", ".", "--subset", "a", "--channel", "1"], "--channel is for pictures"),
+        (["--dataset", ".", "--subset", "a", "--channel", "1"], "--channel is for images"),
         (["."], ""),
     ],
 )
@@ -112,7 +113,7 @@ def test_pictures_in_tiles_and_forced_settings(pictures, tmp_path, monkeypatch, 
             seen.append((images[0].shape, zooms[0]))
             return super().detect_patches(images)
 
-    monkeypatch.setattr(commands, "inference_model", lambda options, chosen: Recorder())
+    monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: Recorder())
     arguments = ["detect", str(pictures / "deep.tif"), "--format", "labels", "--output"]
     assert run([*arguments, str(tmp_path / "a"), "--diameter", "8", "--tile", "200"]) == 0
     assert len(seen) > 4 and {zoom for _, zoom in seen} == {4.0}
@@ -154,7 +155,7 @@ def test_own_pictures_and_labels(labelled, tmp_path, small, capsys):
         subsets = {row["image"]: row["subset"] for row in csv.DictReader(file)}
     counts = [list(subsets.values()).count(subset) for subset in ("train", "val")]
     assert sum(counts) == 6 and min(counts) > 0
-    assert f"{counts[0]} pictures for training, {counts[1]} for validation" in output.out
+    assert f"{counts[0]} images for training, {counts[1]} for validation" in output.out
     assert description.read(folder / description.RUN_FILE).classes == ("nucleus",)
     # Going on keeps the split, whatever the share would be.
     before = (folder / "split.csv").read_bytes()

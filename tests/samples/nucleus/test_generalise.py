@@ -3,9 +3,10 @@ import csv
 import numpy as np
 import pytest
 
+from mrcnn.cli import commands
 from samples.nucleus import dsb2018, generalise, nucleus, subsets
-from samples.nucleus.cli import run
 from samples.nucleus.kinds import KINDS, LEFT_OUT, ON_PURPLE, SMALL
+from samples.nucleus.nucleus import main as run
 from samples.nucleus.synthesize import synthesize
 
 
@@ -54,13 +55,13 @@ def test_a_kind_that_is_left_out_is_scored_and_nothing_is_run_twice(
     start, output = tmp_path / "start.h5", tmp_path / "out"
     MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
     trained = []
-    train_on = nucleus.train_on
+    train_in_stages = commands.train_in_stages
 
     def record(model, dataset, *arguments, **named):
         trained.append([dataset.image_reference(i) for i in dataset.image_ids])
-        return train_on(model, dataset, *arguments, **named)
+        return train_in_stages(model, dataset, *arguments, **named)
 
-    monkeypatch.setattr(nucleus, "train_on", record)
+    monkeypatch.setattr(commands, "train_in_stages", record)
     command = [
         "generalise",
         "--dataset",

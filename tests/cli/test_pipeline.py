@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from mrcnn.cli.pipeline import AHEAD, BEHIND, Outcome, run_overlapped
 from mrcnn.errors import UserError
-from samples.nucleus.pipeline import AHEAD, BEHIND, Outcome, run_overlapped
 
 PATIENCE = 20  # seconds after which a test that waits for another thread has failed
 

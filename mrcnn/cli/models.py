@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
+from mrcnn.config import Config
 from mrcnn.errors import UserError
-from samples.nucleus.nucleus import DEFAULT_LOGS_DIR, SHIPPED_WEIGHTS
+from mrcnn.segmenter import PRETRAINED, pretrained_file
 
-NAMED_WEIGHTS = "'last', 'imagenet', 'coco', 'nucleus'"
 PUBLIC_WEIGHTS = ("imagenet", "coco")
+NAMED_WEIGHTS = ", ".join(f"'{name}'" for name in ("last", *PUBLIC_WEIGHTS, *PRETRAINED))
 
 
-def weight_file(mode: str, weights: str, logs: str, name: str) -> str | None:
+def weight_file(mode: str, weights: str, logs: str, name: str | None = None) -> str | None:
     """Path of the weight file that `weights` stands for; None for the public ones.
 
     mode: "training" or "inference". weights: path of a file, "last" (the newest checkpoint below
-    `logs` of a configuration called `name`), "nucleus" (the file that comes with the project),
+    `logs`, of a configuration called `name` or of any), "nucleus" (comes with the package),
     "imagenet" or "coco" (downloaded).
     Raises UserError for weights that do not exist or make no sense.
     """
@@ -23,24 +25,25 @@ def weight_file(mode: str, weights: str, logs: str, name: str) -> str | None:
     if word in PUBLIC_WEIGHTS:
         if mode == "inference":
             raise UserError(
-                f"--weights {weights} cannot detect nuclei: train from it first, then "
+                f"--weights {weights} cannot detect anything yet: train from it first, then "
                 "use --weights last"
             )
         return None
     if word == "last":
         from mrcnn.training.checkpoints import find_last
 
-        return find_last(logs, name.lower())
-    if word == "nucleus":
-        if not os.path.isfile(SHIPPED_WEIGHTS):
-            raise UserError(f"--weights nucleus: there is no {SHIPPED_WEIGHTS}; train first")
-        return SHIPPED_WEIGHTS
+        return find_last(logs, name and name.lower())
+    if word in PRETRAINED:
+        path = pretrained_file(word)
+        if not path.is_file():
+            raise UserError(f"--weights {weights}: there is no {path}; train first")
+        return str(path)
     if not os.path.isfile(weights):
         raise UserError(f"--weights {weights}: no such file, nor one of {NAMED_WEIGHTS}")
     return weights
 
 
-def build_model(mode: str, config, weights: str, logs: str = DEFAULT_LOGS_DIR):
+def build_model(mode: str, config: Config, weights: str, logs: str) -> Any:
     """A MaskRCNN with weights loaded; prints the loader's report.
 
     mode, weights, logs: see `weight_file`, which also says what is raised.

@@ -23,17 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from mrcnn.errors import MRCNNWarning, UserError
-from samples.nucleus.own_outlines import (
-    Patch,
-    Size,
-    decode_run_lengths,
-    fill,
-    fill_runs,
-    pack,
-    union,
-)
-from samples.nucleus.own_pictures import file_state, picture_size, read_bytes, read_picture
-from samples.nucleus.storage import refuse_large
+from mrcnn.images.single import file_state, picture_size, read_bytes, read_picture, refuse_large
+from mrcnn.pixels.polygons import Patch, Size, decode_run_lengths, fill, fill_runs, pack, union
 
 # Takes a topic, which is worth one warning, and the warning.
 Warn = Callable[[str, str], None]

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from samples.nucleus import ceiling, nucleus
-from samples.nucleus.ceiling import CROP_STEPS, STEPS, Ceiling, Setting
-from samples.nucleus.cli import run
+from benchmarks import ceiling
+from benchmarks.ceiling import CROP_STEPS, STEPS, Ceiling, Setting
+from benchmarks.ceiling import main as run
+from samples.nucleus import nucleus
 from samples.nucleus.synthesize import KINDS, draw_image, synthesize
 
 EXACT = Setting("exact", (2.0, 2.0))
@@ -105,7 +106,7 @@ def data(tmp_path_factory):
 
 def test_command(data, capsys, monkeypatch):
     monkeypatch.setattr(ceiling, "RADII", (4,))
-    arguments = ["ceiling", "--dataset", str(data), "--subset", "stage1_train"]
+    arguments = ["--dataset", str(data), "--subset", "stage1_train"]
     assert run([*arguments, "--limit", "1"]) == 0
     output = capsys.readouterr()
     for title in ("exact configured", "exact x2", "exact x1-4", "matterport x2", "matterport x1-4"):
@@ -139,18 +140,18 @@ def test_a_stopped_command_prints_what_it_has(data, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--subset", "stage1_train"], "needs --dataset"),
+        (["--dataset", "DATA", "--subset", "nowhere"], "holds neither a folder nowhere"),
         (["--dataset", "DATA", "--subset", "empty"], "none of the 1 images has a nucleus"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(arguments, message, data, capsys):
-    assert run(["ceiling", *(a.replace("DATA", str(data)) for a in arguments)]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if "nucleus.py" in line]
+    assert run([*(a.replace("DATA", str(data)) for a in arguments)]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "ceiling.py" in line]
     assert len(lines) == 1 and message in lines[0]
 
 
 @pytest.mark.parametrize("zoom", ["0.5", "17", "twice", "nan"])
 def test_wrong_zooms(zoom):
     with pytest.raises(SystemExit) as error:
-        run(["ceiling", "--zoom", zoom])
+        run(["--zoom", zoom])
     assert error.value.code == 2

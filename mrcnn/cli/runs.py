@@ -7,21 +7,22 @@ leaves what has been done so far and says where.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mrcnn.cli.inputs import Input
+from mrcnn.cli.pipeline import Outcome, run_overlapped
 from mrcnn.console import Progress
+from mrcnn.data.dataset import Dataset
 from mrcnn.errors import UserError
+from mrcnn.evaluation.evaluation import Evaluation, Kinds, figure, report_figures, timed
+from mrcnn.results import drawing
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
-from samples.nucleus import drawing
-from samples.nucleus.evaluate import Evaluation, figure, report_figures, timed
-from samples.nucleus.inputs import Input
-from samples.nucleus.pipeline import Outcome, run_overlapped
-from samples.nucleus.results import ResultWriter
-from samples.nucleus.submission import Submission, SubmissionWriter
+from mrcnn.results.writers import ImageWriter, ResultWriter
 
 # Pictures on the contact sheet of what an evaluation found hardest.
 WORST = 20
@@ -56,24 +57,32 @@ def each_image(
 
 
 def run_detect(
-    segmenter,
+    segmenter: Any,
     inputs: Sequence[Input],
     output: Path,
     formats: Sequence[str],
     microns: float | None = None,
     unreadable: Mapping[str, str] | None = None,
     facts: Mapping[str, str] | None = None,
+    extra: Sequence[ImageWriter] = (),
     **how: Any,
 ) -> dict[str, str]:
-    """Detect in pictures into the folder `output`.
+    """Detect in images into the folder `output`.
 
-    segmenter: a `mrcnn.segmenter.Segmenter`; how: further arguments of its `detect`.
-    formats: of results.FORMATS. microns: side of a pixel, in place of what the files say.
-    unreadable: files that are no inputs, with the reasons; facts: for the report.
-    Returns the names of the pictures that failed, with the reasons, and those of `unreadable`. A
-    submission has an empty row of them, for Kaggle wants every image.
+    Args:
+        segmenter: a `mrcnn.segmenter.Segmenter`.
+        inputs: the images.
+        formats: of `writers.FORMATS`.
+        microns: side of a pixel, in place of what the files say.
+        unreadable: files that are not inputs, with the reasons.
+        facts: for the report.
+        extra: writers of further formats.
+        how: further arguments of `Segmenter.detect`.
+
+    Returns:
+        The names of the images that failed, with the reasons, and those of `unreadable`.
     """
-    writer = ResultWriter(output, formats, facts or {}, microns)
+    writer = ResultWriter(output, formats, facts or {}, microns, segmenter.nouns, extra)
     failed = dict(unreadable or {})
     for name, reason in failed.items():
         writer.add_failed(name, reason)
@@ -96,7 +105,7 @@ def run_detect(
             return ""
         writer.add(names[number], outcome.result)
         total += len(outcome.result)
-        return f"{len(outcome.result)} nuclei"
+        return counted(len(outcome.result), segmenter.nouns)
 
     complete = False
     try:
@@ -107,38 +116,80 @@ def run_detect(
         raise
     finally:
         writer.close(complete)
-    print(f"{total} nuclei. Written to {writer.places()}")
+    print(f"{counted(total, segmenter.nouns)}. Written to {writer.places()}")
     return failed
 
 
+def predictions_of(segmenter: Any) -> Predict:
+    """What `run_evaluate` asks for, of a `Segmenter`."""
+
+    def predict(name: str, image: np.ndarray) -> tuple:
+        result, seconds = timed(segmenter.detect, image)
+        return result.labels, result.scores, seconds
+
+    return predict
+
+
+def ways_of(segmenter: Any, source: str) -> dict[str, Any]:
+    """What metrics.json says of a `Segmenter`; source: its weights."""
+    return {
+        "detections": source,
+        "postprocessing": segmenter.settings.to_dict(),
+        "variants": [str(variant) for variant in segmenter.variants],
+    }
+
+
+def counted(count: int, nouns: tuple[str, str]) -> str:
+    """`1 nucleus`, `2 nuclei`."""
+    return f"{count} {nouns[count != 1]}"
+
+
+# From the name and pixels of an image to labels int [H, W], scores [N] by ascending label where
+# they are known, and the seconds of the detection.
+Predict = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray | None, float | None]]
+
+
 def run_evaluate(
-    dataset,
+    dataset: Dataset,
     output: Path,
-    source: str,
-    segmenter=None,
-    submission: Submission | None = None,
+    predict: Predict,
+    *,
+    nouns: tuple[str, str] = ("object", "objects"),
+    kinds: Kinds | None = None,
+    extra: Sequence[ImageWriter] = (),
     limit: int | None = None,
     pictures: bool = True,
     figures: bool = False,
     facts: Mapping[str, str] | None = None,
+    ways: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """Score a detector, or a submission file, on a labelled data set.
+    """Score detections on a labelled data set.
 
-    Writes index.html, metrics.json, metrics.csv, <ImageId>.png, worst.png (the WORST of these
-    pictures on one sheet) and, with a detector, submit.csv into `output`; prints the table. source:
-    where the detections come from, kept in metrics.json; with a `Segmenter` also its
-    post-processing. figures: draw the paper's figures 7 and 8 as well. facts: for index.html.
-    Returns the names of the images that failed, with the reasons; they are not part of the scores.
+    Writes index.html, metrics.json, metrics.csv, <name>.png and worst.png (the WORST of these
+    pictures on one sheet) into `output`; prints the table.
+
+    Args:
+        dataset: prepared.
+        predict: what is scored.
+        nouns: what one and several of the objects are called.
+        kinds: to break the scores down by.
+        extra: writers of the detections.
+        limit: only the first images.
+        pictures: whether to draw every image; figures: and the paper's figures 7 and 8.
+        facts: for index.html.
+        ways: where the detections come from, kept in metrics.json.
+
+    Returns:
+        The names of the images that failed, with the reasons; they are not part of the scores.
     """
-    evaluation = Evaluation()
+    evaluation = Evaluation(kinds)
     page = ReportWriter(
         output / "index.html",
-        "Nuclei against the truth",
+        f"{nouns[1].capitalize()} against the truth",
         facts or {},
         kind="evaluate",
-        nouns=("nucleus", "nuclei"),
+        nouns=nouns,
     )
-    writer = None if segmenter is None else SubmissionWriter(output / "submit.csv")
     names = [dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]]
 
     def read(number: int) -> tuple:
@@ -153,13 +204,7 @@ def run_evaluate(
 
     def work(number: int, pair: tuple) -> tuple:
         image, truth = pair
-        if segmenter is not None:
-            result, seconds = timed(segmenter.detect, image)
-            labels, scores = result.labels, result.scores
-        else:
-            labels, seconds = submission.labels(names[number], image.shape[:2]), None
-            scores = submission.scores(names[number])
-        return image, truth, labels, scores, seconds
+        return image, truth, *predict(names[number], image)
 
     def write(number: int, outcome: Outcome) -> str:
         image_id = names[number]
@@ -167,7 +212,7 @@ def run_evaluate(
             page.add_failed(image_id, str(outcome.error or "out of memory"))
             return ""
         image, truth, labels, scores, seconds = outcome.result
-        if writer is not None:
+        for writer in extra:
             writer.add(image_id, labels, scores)
         row = evaluation.add(image_id, image, truth, labels, scores, seconds)
         if pictures:
@@ -185,7 +230,7 @@ def run_evaluate(
             f"{image_id}.png" if pictures else None,
         )
         if figures:
-            drawn = report_figures(image, truth, labels, scores, evaluation.ious[-1])
+            drawn = report_figures(image, truth, labels, scores, evaluation.ious[-1], nouns[0])
             for name, picture in drawn.items():
                 drawing.save_png(output / f"{name}_{image_id}.png", picture)
         return f"mean score {evaluation.mean('score'):.3f}"
@@ -201,21 +246,11 @@ def run_evaluate(
             )
         raise
     finally:
-        if writer is not None:
+        for writer in extra:
             writer.close(complete)
         page.close(complete, evaluation.summary() if evaluation.rows else None)
         if evaluation.rows:
-            ways = (
-                {}
-                if segmenter is None
-                else {
-                    "postprocessing": dataclasses.asdict(segmenter.settings),
-                    "variants": [str(v) for v in segmenter.variants],
-                }
-            )
-            evaluation.write(
-                output, detections=source, **ways, complete=complete, failed=list(failed)
-            )
+            evaluation.write(output, **(ways or {}), complete=complete, failed=list(failed))
     if not evaluation.rows:
         raise UserError(f"none of the {len(failed)} images could be scored")
     print(evaluation.table())

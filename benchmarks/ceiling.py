@@ -1,5 +1,8 @@
 """The ceiling of the path: what a network without error would score.
 
+    python -m benchmarks.ceiling --dataset DIR --subset val
+    python -m benchmarks.ceiling --dataset DIR --subset val --zoom 2 --convention exact
+
 The truth of every image takes the network's place. It is enlarged as the images are, becomes mini
 masks and mask targets by the functions that training uses, and returns to the image as detections
 do. Whatever the score lacks then is lost by sampling and rounding, and no training brings it back.
@@ -11,7 +14,9 @@ Boxes are (y1, x1, y2, x2), in pixels or normalised to the network's input as th
 
 from __future__ import annotations
 
+import argparse
 import copy
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from benchmarks.command import exit_code
+from mrcnn.cli.flags import positive, whole
 from mrcnn.console import Progress
 from mrcnn.data.batches import ground_truth_arrays
 from mrcnn.data.examples import Example, crop_zoom, draw_factor, make_example
@@ -31,6 +38,8 @@ from mrcnn.pixels.boxes import norm_boxes
 from mrcnn.pixels.masks import layers_to_masks
 from mrcnn.pixels.overlaps import iou_matrix
 from mrcnn.pixels.unmolding import unmold_boxes, unmold_patches
+from samples.nucleus.dsb2018 import load_dataset
+from samples.nucleus.nucleus import NucleusConfig
 from samples.nucleus.submission import Patch, Submission, SubmissionWriter, label_map
 
 # How far moved boxes lie from the true ones: input pixels, and a factor on their sides.
@@ -478,3 +487,73 @@ def run_ceiling(
     for setting in settings:
         print(f"\n{ceiling.disc_table(setting)}")
     return ceiling
+
+
+def enlargement(text: str) -> float:
+    """argparse type: a number from 1 to 16."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 16")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ceiling.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset", metavar="DIR", required=True)
+    add("--subset", metavar="NAME", required=True, help="as for nucleus.py evaluate")
+    add(
+        "--zoom",
+        type=enlargement,
+        metavar="Z",
+        help="enlarge all images by this factor (default: by the size of their nuclei as "
+        "configured, 2, and random factors from 1 to 4)",
+    )
+    add(
+        "--convention",
+        choices=("exact", "matterport"),
+        help="PIXEL_CONVENTION (default: both)",
+    )
+    add(
+        "--mask-roi-scale",
+        type=enlargement,
+        default=NucleusConfig.MASK_ROI_SCALE,
+        metavar="S",
+        help="MASK_ROI_SCALE, by which masks see more than their boxes (default: %(default)s)",
+    )
+    add("--limit", type=positive, metavar="N", help="only the first N images")
+    add(
+        "--seed",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="of crops, scales and moved boxes (default: %(default)s)",
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns the exit code."""
+    options = build_parser().parse_args(arguments)
+
+    def work() -> None:
+        dataset = load_dataset(options.dataset, options.subset, labelled=True)
+        config = NucleusConfig()
+        config.MASK_ROI_SCALE = options.mask_roi_scale
+        zooms = [(options.zoom, options.zoom)] if options.zoom else [(2.0, 2.0), (1.0, 4.0)]
+        conventions = [options.convention] if options.convention else ["exact", "matterport"]
+        ways = [Setting(name, limits) for name in conventions for limits in zooms]
+        if not options.zoom:
+            ways.insert(0, Setting(options.convention or config.PIXEL_CONVENTION))
+        run_ceiling(dataset, config, ways, options.limit, options.seed)
+
+    return exit_code("ceiling.py", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

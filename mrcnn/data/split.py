@@ -1,39 +1,18 @@
-"""Pictures and labels of the user's own as a data set, and its split for training and validation.
-
-    pairs = find_pairs("pictures", "labels")
-    subsets = split(pairs, val_share=0.2, seed=0)
-    dataset = OwnDataset()
-    dataset.load_pairs([pair for pair in pairs if subsets[pair.name] == "train"])
-    dataset.prepare()
-
-Shapes: H, W pixels, N instances, L label layers.
-"""
+"""Which labelled images are for training and which for validation."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import threading
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from mrcnn.atomic import atomic_path
-from mrcnn.data.dataset import Dataset
-from mrcnn.errors import MRCNNWarning, UserError
-from samples.nucleus.own_pairs import Pair, check_pairs, find_pairs, picture_name, warn_of
-from samples.nucleus.own_pictures import file_state, read_picture
-from samples.nucleus.pictures import to_uint8_rgb
-
-__all__ = ["OwnDataset", "Pair", "check_pairs", "find_pairs", "read_split", "split", "write_split"]
+from mrcnn.data.pairs import Pair, picture_name, warn_of
+from mrcnn.errors import UserError
 
 SUBSETS = ("train", "val")
-
-
-# ---- Training and validation pictures ----------------------------------------------------------
 
 
 def split(pairs: Sequence[Pair], val_share: float, seed: int) -> dict[str, str]:
@@ -133,67 +112,3 @@ def _listed(path: Path, names: Mapping[str, Any]) -> dict[str, str]:
         if listed.setdefault(name, subset) != subset:
             raise UserError(f"{path}, line {rows.line_num}: {image} is in both subsets")
     return listed
-
-
-# ---- The data set ------------------------------------------------------------------------------
-
-
-class OwnDataset(Dataset):
-    """One class, "nucleus" (class id 1), as in `dsb2018.NucleusDataset`."""
-
-    def __init__(self, class_map: Any = None) -> None:
-        super().__init__(class_map)
-        self._warned: set[str] = set()
-        self._lock = threading.Lock()
-
-    def load_pairs(self, pairs: Iterable[Pair]) -> None:
-        """Add pictures; their names are their ids."""
-        self.add_class("nucleus", 1, "nucleus")
-        for pair in pairs:
-            self.add_image("nucleus", image_id=pair.name, path=str(pair.image), pair=pair)
-
-    def _pair(self, image_id: int) -> Pair:
-        return self.image_info[image_id]["pair"]
-
-    def is_labelled(self, image_id: int) -> bool:
-        """True: a pair has labels, though they may be those of a picture without nuclei."""
-        return True
-
-    def fingerprint(self, image_id: int) -> str:
-        """A digest of the names, sizes and times of the files, or of COCO's annotations."""
-        pair = self._pair(image_id)
-        states = f"{file_state(pair.image)}\n{pair.labels.state()}"
-        return hashlib.sha256(states.encode()).hexdigest()
-
-    def load_image(self, image_id: int) -> np.ndarray:
-        """uint8 RGB [H, W, 3]; deeper pictures are scaled, see `pictures.to_uint8_rgb`."""
-        path = self._pair(image_id).image
-        return to_uint8_rgb(read_picture(path), str(path))
-
-    def load_layers(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """The truth as label layers int32 [H, W, L] and class ids int32 [N], all 1.
-
-        Warns, once each, of label images with but one value and of outlines without a pixel.
-        Raises UserError where the labels cannot be read or have another size than the picture.
-        """
-        pair = self._pair(image_id)
-        layers, count = pair.labels.layers(pair.size(), self._warn_once)
-        return layers, np.ones(count, np.int32)
-
-    def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """Instance masks bool [H, W, N] and class ids int32 [N]."""
-        from mrcnn.pixels.masks import layers_to_masks
-
-        layers, class_ids = self.load_layers(image_id)
-        return layers_to_masks(layers, len(class_ids)), class_ids
-
-    def image_reference(self, image_id: int) -> str:
-        """The picture's name."""
-        return self.image_info[image_id]["id"]
-
-    def _warn_once(self, topic: str, text: str) -> None:
-        with self._lock:  # loading may go on in several threads
-            first = topic not in self._warned
-            self._warned.add(topic)
-        if first:
-            warnings.warn(text, MRCNNWarning, stacklevel=2)

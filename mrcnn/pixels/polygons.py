@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from samples.nucleus.dsb2018 import _paint
+from mrcnn.pixels.masks import add_to_layers
 
 Size = tuple[int, int]
 # Some pixels, cut out of the picture: where they are (rows, columns), and which of the cut-out.
@@ -82,7 +82,7 @@ def pack(patches: Iterable[Patch | None], size: Size) -> tuple[np.ndarray, int, 
             empty += 1
         else:
             count += 1
-            _paint(layers, size, *patch, count)
+            add_to_layers(layers, size, *patch, count)
     return np.stack(layers, axis=-1), count, empty
 
 

@@ -11,19 +11,14 @@ import pytest
 import tifffile
 from PIL import Image
 
+from mrcnn.data.labelled import LabelledImages
+from mrcnn.data.labels import label_map
+from mrcnn.data.pairs import check_pairs, find_pairs
+from mrcnn.data.split import read_split, split, write_split
 from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.pixels.masks import layers_to_masks
+from mrcnn.pixels.polygons import decode_run_lengths, fill, fill_runs, pack, union
 from mrcnn.results import result_files
-from samples.nucleus.own_data import (
-    OwnDataset,
-    check_pairs,
-    find_pairs,
-    read_split,
-    split,
-    write_split,
-)
-from samples.nucleus.own_labels import label_map
-from samples.nucleus.own_outlines import decode_run_lengths, fill, fill_runs, pack, union
 
 SIZE = (40, 56)
 
@@ -75,7 +70,7 @@ def write_labels(path, labels):
 
 
 def load(pairs):
-    dataset = OwnDataset()
+    dataset = LabelledImages()
     dataset.load_pairs(pairs)
     dataset.prepare()
     return dataset
@@ -886,7 +881,7 @@ def test_rois_without_roifile(tmp_path, monkeypatch):
 
 
 def pairs_of(names):
-    from samples.nucleus.own_data import Pair
+    from mrcnn.data.pairs import Pair
 
     return [Pair(name, None, None) for name in names]
 

@@ -1,6 +1,6 @@
 """Scores of a set of images: one row an image, a summary, a table, files and pictures.
 
-Shapes: H, W pixels, L label layers, G true and D detected nuclei, T IoU thresholds.
+Shapes: H, W pixels, L label layers, G true and D detected objects, T IoU thresholds.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import csv
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from mrcnn.atomic import atomic_path
 from mrcnn.evaluation import metrics
+from mrcnn.evaluation.bootstrap import bootstrap_interval
 from mrcnn.evaluation.metrics import IOU_THRESHOLDS
 from mrcnn.pixels.overlaps import intersections, iou_of_counts
-from samples.nucleus import drawing
-from samples.nucleus.bootstrap import bootstrap_interval
-from samples.nucleus.kinds import GROUPS, KINDS, kind_of
+from mrcnn.results import drawing
 
 PIXEL_SCORES = {
     "pixel_accuracy": metrics.pixel_accuracy,
@@ -45,10 +45,20 @@ TITLES = {
 PERCENT = [f"{round(100 * t)}" for t in IOU_THRESHOLDS]
 
 
+class Kinds(NamedTuple):
+    """How images are told apart, to break scores down."""
+
+    of: Callable[[np.ndarray, np.ndarray], str]  # (image uint8 [H, W, 3], areas [G]) -> a name
+    names: Sequence[str]
+    groups: Mapping[str, Sequence[str]]  # names that are often spoken of together
+
+
 class Evaluation:
     """Collects images with `add`; `summary`, `table` and `write` tell what they amount to."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Kinds | None = None) -> None:
+        """kinds: breaks the scores down by kind of image; without it there is no such table."""
+        self.kinds = kinds
         self.rows: list[dict] = []
         self.ious: list[np.ndarray] = []
         self.scores: list[np.ndarray | None] = []
@@ -74,7 +84,7 @@ class Evaluation:
         by_threshold = metrics.threshold_scores(iou)
         row = {
             "image_id": image_id,
-            "kind": kind_of(image, truth_areas),
+            **({"kind": self.kinds.of(image, truth_areas)} if self.kinds else {}),
             "height": image.shape[0],
             "width": image.shape[1],
             "true": iou.shape[0],
@@ -140,10 +150,13 @@ class Evaluation:
     def by_kind(self) -> dict[str, dict]:
         """Images, score with its interval and TP / (TP + FP + FN) at .50 of every kind that
         occurs, and of every group of which several kinds do."""
-        result = {}
-        for title, members in [*((kind, (kind,)) for kind in KINDS), *GROUPS.items()]:
+        result: dict[str, dict] = {}
+        if self.kinds is None:
+            return result
+        names, groups = self.kinds.names, self.kinds.groups
+        for title, members in [*((kind, (kind,)) for kind in names), *groups.items()]:
             rows = [row for row in self.rows if row["kind"] in members]
-            if len({row["kind"] for row in rows}) > (title in GROUPS):
+            if len({row["kind"] for row in rows}) > (title in groups):
                 result[title] = {
                     "images": len(rows),
                     "score": self.mean("score", rows),
@@ -156,7 +169,7 @@ class Evaluation:
         """The summary for people."""
         summary = self.summary()
         lines = [
-            f"{summary['images']} images, {summary['true']} true nuclei, "
+            f"{summary['images']} images, {summary['true']} true objects, "
             f"{summary['detected']} detected",
             "",
         ]
@@ -171,7 +184,8 @@ class Evaluation:
         lines += ["", "IoU threshold           " + "".join(f"{t:7.2f}" for t in IOU_THRESHOLDS)]
         for title, key in (("TP / (TP + FP + FN)", "tp_over_tp_fp_fn"), ("F1", "f1")):
             lines.append(f"{title:<24}" + "".join(f"{v:7.3f}" for v in summary[key]))
-        lines += ["", f"{'Kind of image':<30}{'images':>7}{'at .50':>8}{'score':>8}"]
+        if summary["by_kind"]:
+            lines += ["", f"{'Kind of image':<30}{'images':>7}{'at .50':>8}{'score':>8}"]
         for kind, values in summary["by_kind"].items():
             lines.append(
                 f"{kind:<30}{values['images']:7d}{values['ap_50']:8.4f}"
@@ -233,6 +247,7 @@ def report_figures(
     labels: np.ndarray,
     scores: np.ndarray | None,
     iou: np.ndarray,
+    noun: str = "object",
 ) -> dict[str, np.ndarray]:
     """The report's figures 7 and 8 of one image, by name; arguments as for `figure`."""
     best = iou.max(axis=0) if len(iou) else np.zeros(iou.shape[1])
@@ -240,7 +255,7 @@ def report_figures(
     boxes = _boxes(labels)
     true_boxes = np.concatenate([_boxes(layer) for layer in np.moveaxis(truth, -1, 0)])
     compared = [f"{c}/{b:.2f}" for c, b in zip(confidences, best, strict=True)]
-    labelled = [f"nucleus {c}" for c in confidences]
+    labelled = [f"{noun} {c}" for c in confidences]
     return {
         "figure7": drawing.figure_7(image, true_boxes, boxes, compared),
         "figure8": drawing.figure_8(image, labels, boxes, labelled),

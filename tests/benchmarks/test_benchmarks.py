@@ -21,7 +21,7 @@ from benchmarks import (
 )
 from mrcnn.errors import UserError
 
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 COMMANDS = ("compare", "memory", "precision", "profile_ops", "scaling")
 
 

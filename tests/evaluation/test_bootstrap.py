@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from samples.nucleus import bootstrap
-from samples.nucleus.bootstrap import Interval, bootstrap_interval, paired_difference
+from mrcnn.evaluation import bootstrap
+from mrcnn.evaluation.bootstrap import Interval, bootstrap_interval, paired_difference
 
 
 def naive_interval(values, seed):

@@ -1,7 +1,7 @@
 """Changes of the configuration from the command line: --preset and --config KEY=VALUE.
 
-A training run writes them beside its checkpoints, so that these are loaded into the same network,
-and go on in the same way, without naming them again.
+A training run writes them beside its checkpoints (`weights.description`), so that it resumes in the
+same way without naming them again.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ from __future__ import annotations
 import ast
 import difflib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from mrcnn.atomic import atomic_path
 from mrcnn.config import Config
 from mrcnn.config_rules import RULES
 from mrcnn.data.micrographs import MicrographAugmentation
 from mrcnn.errors import UserError
 from mrcnn.presets import PRESETS
+from mrcnn.weights import description
 
-FILE = "settings.json"  # in a run's folder; a weight file elsewhere has FILE.h5.settings.json
+# Where earlier versions kept the settings of a run; a weight file elsewhere had
+# FILE.h5.settings.json.
+OLD_FILE = "settings.json"
 
 # Keys that have flags of their own, or that everything else relies on.
 FLAGS = {
@@ -43,6 +46,10 @@ class Settings:
     config: tuple[str, ...] = ()  # KEY=VALUE; of two with one key the later one counts
     schedule: str | None = None
     augment: tuple[str, ...] = ()  # NAME=VALUE, likewise
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the description of a weight file keeps them."""
+        return asdict(self)
 
     def over(self, older: Settings) -> Settings:
         """These on top of older ones."""
@@ -95,33 +102,31 @@ def _parsed(setting: str) -> tuple:
         return key, text
 
 
-def save(path: str | Path, settings: Settings) -> None:
-    """Write settings, whole or not at all."""
-    with atomic_path(Path(path)) as temporary:
-        Path(temporary).write_text(json.dumps(asdict(settings), indent=1) + "\n")
-
-
-def own_file(weights: str | Path) -> Path:
-    """Where the settings of a weight file outside of a run's folder are."""
-    return Path(f"{weights}.{FILE}")
-
-
 def beside(weights: str | Path | None) -> Settings:
-    """The settings that belong to a weight file: its own, or those of the run it lies in.
+    """The settings that the weights were trained with, as `Settings()` where that is not known.
 
     Raises UserError for a damaged file.
     """
     if weights is None:
         return Settings()
-    for path in (own_file(weights), Path(weights).parent / FILE):
+    described = description.beside(weights)
+    if described is not None and described.training:
+        return _of(described.training, weights)
+    for path in (Path(f"{weights}.{OLD_FILE}"), Path(weights).parent / OLD_FILE):
         if path.is_file():
-            return _read(path)
+            return _of(_read(path), path)
     return Settings()
 
 
-def _read(path: Path) -> Settings:
+def _read(path: Path) -> dict:
     try:
-        found = json.loads(path.read_text())
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _of(found: Mapping[str, Any], path: str | Path) -> Settings:
+    try:
         settings = Settings(
             found["preset"],
             tuple(map(str, found["config"])),
@@ -130,8 +135,13 @@ def _read(path: Path) -> Settings:
         )
         if settings.preset is not None and settings.preset not in PRESETS:
             raise ValueError(f"there is no preset {settings.preset}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}); delete it and name the settings with --preset and --config"
-        ) from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
     return settings
+
+
+def _damaged(path: str | Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: its settings are damaged ({error}); delete the file and name them with --preset "
+        "and --config"
+    )

@@ -13,10 +13,24 @@ import numpy as np
 from PIL import Image
 
 from mrcnn.errors import UserError
-from samples.nucleus.pictures import decode_picture
-from samples.nucleus.storage import refuse_large
+from mrcnn.images.decoding import decode_picture
 
 TIFF_ENDINGS = (".tif", ".tiff")
+ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+# One file of a data set is at most a few megabytes; a member that claims more is a broken or
+# hostile file and would fill the memory.
+MAX_FILE_BYTES = 512 * 1024 * 1024
+
+
+def is_image_file(name: str) -> bool:
+    """True for the file names that hold images (hidden files do not)."""
+    return not name.startswith(".") and name.lower().endswith(ENDINGS)
+
+
+def refuse_large(size: int, name: str) -> None:
+    """Raise UserError for a file that is far larger than any image should be."""
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{name}: {size} bytes, more than the {MAX_FILE_BYTES} allowed a file")
 
 
 def read_bytes(path: Path) -> bytes:

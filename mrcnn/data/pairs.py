@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from mrcnn.data.labels import CocoLabels, LabelImage, Labels, RoiLabels, read_coco
 from mrcnn.errors import MRCNNWarning, UserError
-from samples.nucleus.own_labels import CocoLabels, LabelImage, Labels, RoiLabels, read_coco
-from samples.nucleus.own_pictures import picture_size
-from samples.nucleus.storage import PICTURE_ENDINGS, is_picture
+from mrcnn.images.single import ENDINGS, is_image_file, picture_size
 
 # What may follow a picture's name in the name of its labels: what people use, Cellpose's last two.
 LABEL_SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_cp_masks", "_rois")
@@ -64,7 +63,7 @@ def find_pairs(images: str | Path, labels: str | Path) -> list[Pair]:
         raise UserError(f"{labels}: no such folder or file of labels")
     pictures = _pictures(images, labels)
     if not pictures:
-        raise UserError(f"{images}: no pictures ({', '.join(PICTURE_ENDINGS)}) in this folder")
+        raise UserError(f"{images}: no pictures ({', '.join(ENDINGS)}) in this folder")
     match = _match_coco if labels.is_file() else _match_folder
     found, unused = match(pictures, images, labels)
     if not found:
@@ -100,7 +99,7 @@ def _same(one: Path, other: Path) -> bool:
 def picture_name(path: PurePosixPath) -> str:
     """A picture's name: without .tif or .ome.tif."""
     name = str(path)
-    if path.name.lower().endswith(PICTURE_ENDINGS):
+    if path.name.lower().endswith(ENDINGS):
         name = name[: -len(path.suffix)]
     return name.removesuffix(".ome")
 
@@ -116,7 +115,7 @@ def _pictures(images: Path, labels: Path) -> dict[str, PurePosixPath]:
     found: dict[str, PurePosixPath] = {}
     for path in _files(images, None if _same(images, labels) else labels):
         name = picture_name(path)
-        if not is_picture(path.name) or (
+        if not is_image_file(path.name) or (
             _same(images, labels) and _bare(name, LABEL_SUFFIXES) != name
         ):
             continue

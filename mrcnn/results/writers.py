@@ -1,7 +1,6 @@
 """What `detect` writes: any set of formats from one run.
 
     report        index.html: numbers, distributions and a gallery, in one file
-    submission    submit.csv and scores.csv
     pictures      <ImageId>.png, outlines over the picture
     labels        labels/<ImageId>.tif, every nucleus a number
     rois          rois/<ImageId>.zip, for ImageJ
@@ -19,6 +18,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -27,13 +27,11 @@ from mrcnn.errors import UserError
 from mrcnn.results import result_files
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result import Result
-from samples.nucleus import drawing
-from samples.nucleus.submission import SubmissionWriter
+from mrcnn.results import drawing
 
 # Where each format goes.
 PLACES = {
     "report": "index.html",
-    "submission": "submit.csv",
     "pictures": "pictures",
     "labels": "labels/",
     "rois": "rois/",
@@ -42,9 +40,20 @@ PLACES = {
     "measurements": "measurements.csv",
 }
 FORMATS = tuple(PLACES)
-DEFAULT_FORMATS = ("report", "submission", "pictures")
-DEFAULT_FORMATS_OF_FILES = ("report", "pictures", "labels", "measurements")
-CLASS_NAME = "nucleus"
+DEFAULT_FORMATS = ("report", "pictures", "labels", "measurements")
+
+
+class ImageWriter(Protocol):
+    """A format of an application's own."""
+
+    path: Path
+    partial: Path  # what an interrupted run leaves
+
+    def add(self, name: str, labels: np.ndarray, scores: np.ndarray | None = None) -> None:
+        """Write an image; labels int [H, W], scores [N] by ascending label."""
+
+    def close(self, complete: bool) -> None:
+        """Give the file its name where the run is complete."""
 
 
 class ResultWriter:
@@ -56,33 +65,42 @@ class ResultWriter:
         formats: Sequence[str],
         facts: Mapping[str, str],
         microns: float | None = None,
+        nouns: tuple[str, str] = ("object", "objects"),
+        extra: Sequence[ImageWriter] = (),
     ):
-        """facts: about the run, and microns, the side of a pixel, for the report. Raises UserError
-        where a package that a format needs is absent, or a file cannot be written."""
+        """
+        Args:
+            output: folder.
+            formats: names out of FORMATS.
+            facts: about the run, for the report.
+            microns: side of a pixel, for the report.
+            nouns: what one and several of the objects are called.
+            extra: writers of further formats.
+
+        Raises UserError where a package that a format needs is absent, or a file cannot be written.
+        """
         self.output, self.formats = Path(output), tuple(formats)
+        self.nouns, self.extra = nouns, tuple(extra)
         if "rois" in formats:
             _demand_roifile()
-        self.submission = (
-            SubmissionWriter(self.output / "submit.csv") if "submission" in formats else None
-        )
         self.coco = Coco() if "coco" in formats else None
         self.table = Table(self.output / "measurements.csv") if "measurements" in formats else None
         self.report = None
         if "report" in formats:
             self.report = ReportWriter(
-                self.output / "index.html", "Nuclei", facts, microns, nouns=("nucleus", "nuclei")
+                self.output / "index.html", nouns[1].capitalize(), facts, microns, nouns=nouns
             )
 
     def add(self, name: str, result: Result) -> None:
         """Write what was found in a picture. Raises UserError where the file system refuses."""
         labels, scores = result.labels, result.scores
         picture = f"{name}.png" if "pictures" in self.formats else None
-        if self.submission:
-            self.submission.add(name, labels, scores)
+        for writer in self.extra:
+            writer.add(name, labels, scores)
         if "pictures" in self.formats or self.report:
             shown, shown_labels = result.preview()
         if picture:
-            title = f"{len(result)} nuclei   {name}"
+            title = f"{len(result)} {self.nouns[len(result) != 1]}   {name}"
             drawing.save_png(
                 self.output / picture, drawing.detections_only(shown, shown_labels, title)
             )
@@ -102,16 +120,16 @@ class ResultWriter:
             self.table.add(name, measured)
 
     def add_failed(self, name: str, reason: str) -> None:
-        """A picture that could not be read: Kaggle wants a row of every one."""
-        if self.submission:
-            self.submission.add(name, np.zeros((1, 1), np.int32))
+        """An image that could not be read: in the other formats it stands without objects."""
+        for writer in self.extra:
+            writer.add(name, np.zeros((1, 1), np.int32))
         if self.report:
             self.report.add_failed(name, reason)
 
     def close(self, complete: bool) -> None:
         """Give the files of the whole run their names where it is complete."""
-        if self.submission:
-            self.submission.close(complete)
+        for writer in self.extra:
+            writer.close(complete)
         if self.table:
             self.table.close(complete)
         if self.coco and complete:
@@ -121,14 +139,14 @@ class ResultWriter:
 
     def places(self) -> str:
         """Where the results are, in words."""
-        return f"{self.output}: " + ", ".join(
-            place for name, place in PLACES.items() if name in self.formats
-        )
+        places = [place for name, place in PLACES.items() if name in self.formats]
+        places += [writer.path.name for writer in self.extra]
+        return f"{self.output}: " + ", ".join(places)
 
     @property
     def partial(self) -> Path:
         """What an interrupted run leaves."""
-        return self.submission.partial if self.submission else self.output
+        return self.extra[0].partial if self.extra else self.output
 
 
 class Coco:
@@ -137,7 +155,7 @@ class Coco:
     def __init__(self) -> None:
         self.images: list[dict] = []
         self.annotations: list[str] = []
-        self.classes: tuple[str, ...] = (CLASS_NAME,)
+        self.classes: tuple[str, ...] = ()
 
     def add(self, image_id: str, result: Result) -> None:
         self.classes = result.classes

@@ -1,0 +1,1 @@
+"""The console command `mrcnn`: flags and what each command does with them."""

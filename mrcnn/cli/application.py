@@ -1,0 +1,210 @@
+"""The program that a command line belongs to: where its data come from, and its defaults.
+
+`Application` is the console command `mrcnn`, which works on people's own files. An application of
+its own data (samples/nucleus) subclasses it and overrides what differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrcnn.cli import settings
+from mrcnn.cli.inputs import Input, of_files
+from mrcnn.cli.models import weight_file
+from mrcnn.cli.runs import Predict
+from mrcnn.cli.settings import Settings
+from mrcnn.config import Config
+from mrcnn.data.dataset import Dataset
+from mrcnn.data.labelled import LabelledImages
+from mrcnn.data.pairs import Pair, check_pairs, find_pairs
+from mrcnn.data.split import read_split, split, write_split
+from mrcnn.errors import UserError
+from mrcnn.evaluation.evaluation import Kinds
+from mrcnn.presets import MicrographConfig, inference_config
+from mrcnn.results.writers import DEFAULT_FORMATS, ImageWriter
+from mrcnn.weights import description
+from mrcnn.weights.description import NETWORK, Description
+
+
+class Found(NamedTuple):
+    """What is to be detected in."""
+
+    inputs: list[Input]
+    unreadable: dict[str, str]  # files that are not inputs, with the reasons
+    formats: Sequence[str]  # by default
+
+
+class Application:
+    """The console command."""
+
+    prog = "mrcnn"
+    logs = "logs"
+    results = "results"
+    recipe: type[Config] = MicrographConfig  # of training
+    run_name: str | None = None  # of the runs that `--weights last` looks for; None for all
+    kinds: Kinds | None = None  # by which scores are broken down
+
+    # ---- The network -----------------------------------------------------------------------
+
+    def description(self, path: str | None) -> Description:
+        """What is known of a weight file's network; without a file, of a new one."""
+        found = None if path is None else description.beside(path)
+        return found or self.new_description()
+
+    def new_description(self) -> Description:
+        """Of a network whose weight file says nothing."""
+        return Description(("object",), {}, {}, "objects")
+
+    def training_class(self, path: str | None, chosen: Settings) -> type[Config]:
+        """The configuration class of a training that starts from a weight file."""
+        found = None if path is None else description.beside(path)
+        base = self.recipe if found is None else found.config_class(self.recipe, NETWORK)
+        return chosen.applied_to(base)
+
+    def inference_class(self, path: str | None, chosen: Settings) -> type[Config]:
+        """The configuration class of the network that a weight file belongs to."""
+        base = inference_config(self.recipe)
+        found = None if path is None else description.beside(path)
+        if found is not None:
+            base = found.config_class(base)
+        # How training cuts images stays there.
+        return chosen.applied_to(base, keep=vars(inference_config(self.recipe)))
+
+    def weight_file(self, options: argparse.Namespace, mode: str) -> str | None:
+        """Path of the file that --weights names; None for public ones."""
+        return weight_file(mode, options.weights, options.logs, self.run_name)
+
+    def settings(self, options: argparse.Namespace, path: str | None) -> Settings:
+        """Those asked for, over those that the weights were trained with."""
+        asked = Settings(
+            options.preset,
+            tuple(options.config),
+            getattr(options, "schedule", None),
+            tuple(getattr(options, "augment", ())),
+        )
+        return asked.over(settings.beside(path))
+
+    # ---- Data ------------------------------------------------------------------------------
+
+    def check_data_flags(self, options: argparse.Namespace) -> None:
+        """Raise UserError unless the flags of `train` and `evaluate` name data."""
+        need(options, "images", "labels")
+
+    def find_inputs(self, options: argparse.Namespace) -> Found:
+        """What `detect` works on. Raises UserError where that is nothing."""
+        if not options.inputs:
+            raise UserError("detect needs images: files, folders or patterns; see detect --help")
+        inputs, unreadable = of_files(options.inputs, options.channel)
+        reasons = {str(file.path): file.reason for file in unreadable}
+        return Found(inputs, reasons, DEFAULT_FORMATS)
+
+    def training_data(self, options: argparse.Namespace, noun: str) -> TrainingData:
+        """What `train` learns from; noun: the name of the class."""
+        pairs = find_pairs(options.images, options.labels)
+        refuse_wrong_files(pairs)
+        return OwnTrainingData(pairs, options, noun)
+
+    def scored_data(self, options: argparse.Namespace, noun: str) -> Dataset:
+        """What `evaluate` scores on."""
+        pairs = find_pairs(options.images, options.labels)
+        if options.split:
+            subsets = read_split(options.split, pairs, 0.0, 0)
+            pairs = [pair for pair in pairs if subsets[pair.name] == "val"]
+            if not pairs:
+                raise UserError(f"--split {options.split}: leaves no image for validation")
+        return dataset_of(pairs, noun)
+
+    # ---- Results ---------------------------------------------------------------------------
+
+    def results_folder(self, command: str) -> Path:
+        """<results>/<command>_<time>, not made yet."""
+        return Path(self.results) / f"{command}_{datetime.datetime.now():%Y%m%dT%H%M%S}"
+
+    def writers(self, output: Path, formats: Sequence[str]) -> list[ImageWriter]:
+        """Writers of formats that only this application has."""
+        return []
+
+    def given_predictions(
+        self, options: argparse.Namespace, dataset: Dataset
+    ) -> tuple[Predict, dict[str, Any]] | None:
+        """Detections that `evaluate` scores without a network, and what metrics.json says of
+        them; None to detect."""
+        return None
+
+
+class TrainingData:
+    """Images to learn from."""
+
+    images: int  # in all
+
+    def datasets(self, folder: Path) -> tuple[Dataset, Dataset | None]:
+        """Prepared data sets for training and, or None, for validation. folder: of the run."""
+        raise NotImplementedError
+
+
+class OwnTrainingData(TrainingData):
+    """Pairs of images and labels, divided as the run's split.csv says."""
+
+    def __init__(self, pairs: Sequence[Pair], options: argparse.Namespace, noun: str):
+        self.pairs, self.options, self.noun = pairs, options, noun
+        self.images = len(pairs)
+
+    def datasets(self, folder: Path) -> tuple[Dataset, Dataset | None]:
+        share, seed, named = self.options.val_share, self.options.seed, self.options.split
+        written = folder / "split.csv"
+        if named or written.is_file():
+            subsets = read_split(named or written, self.pairs, share, seed)
+        else:
+            subsets = split(self.pairs, share, seed)
+        write_split(written, subsets)
+        train, val = (
+            [pair for pair in self.pairs if subsets[pair.name] == part] for part in ("train", "val")
+        )
+        print(f"{len(train)} images for training, {len(val)} for validation: {written}")
+        return dataset_of(train, self.noun), dataset_of(val, self.noun) if val else None
+
+
+def dataset_of(pairs: Sequence[Pair], noun: str) -> LabelledImages:
+    """A prepared data set."""
+    dataset = LabelledImages()
+    dataset.load_pairs(pairs, noun)
+    dataset.prepare()
+    return dataset
+
+
+def refuse_wrong_files(pairs: Sequence[Pair]) -> None:
+    """Raise UserError where an image and its labels cannot be trained on."""
+    wrong = check_pairs(pairs)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UserError(f"{wrong[0]}{more}; repair or remove the file")
+
+
+def need(options: argparse.Namespace, *flags: str) -> None:
+    """Raise UserError where one of these flags was not given."""
+    for flag in flags:
+        if not getattr(options, flag, None):
+            raise UserError(f"{options.command} needs --{flag}; see {options.command} --help")
+
+
+def compare_names(path: Path, listed: Sequence[str], dataset: Dataset, limit: int | None) -> str:
+    """What a file of detections lacks of a data set's images, in a line; empty for nothing.
+
+    Raises UserError where it has none of them.
+    """
+    wanted = {dataset.image_reference(i) for i in np.asarray(dataset.image_ids)[:limit]}
+    absent = wanted - set(listed)
+    if absent == wanted:
+        raise UserError(f"{path} has none of the {len(wanted)} images of the subset")
+    if not absent:
+        return ""
+    return (
+        f"{path}: {len(absent)} of {len(wanted)} images are not in it and count as empty "
+        f"(first: {min(absent)})"
+    )

@@ -1,0 +1,340 @@
+"""Flags of the commands, in groups that applications combine, and the types of their values."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Collection
+
+from mrcnn.inference import tta
+from mrcnn.inference.postprocess import DEFAULTS
+from mrcnn.presets import PRESETS, MicrographConfig
+from mrcnn.results.writers import DEFAULT_FORMATS, FORMATS
+from mrcnn.training.stages import DEFAULT_EPOCHS, SCHEDULES
+
+MAX_STEPS = 300  # of an epoch by default: a few minutes on a processor
+
+
+def positive(text: str) -> int:
+    """argparse type: a whole number above zero."""
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def whole(text: str) -> int:
+    """argparse type: a whole number from zero to 2**32 - 1 (what random generators take)."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**32 - 1")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """argparse type: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def default_workers() -> int:
+    """Half the cores: the other half computes. More than a few threads wait for each other."""
+    return min(8, max(1, (os.cpu_count() or 1) // 2))
+
+
+def share(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def names_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """argparse type: names out of `known` with commas between them."""
+
+    def names(text: str) -> tuple[str, ...]:
+        found = tuple(text.split(","))
+        unknown = [name for name in found if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+        return found
+
+    return names
+
+
+def add_label_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--images", metavar="DIR", help="folder of your own images")
+    add(
+        "--labels",
+        metavar="DIR",
+        help="what belongs to --images: a folder of label images (every object its own number) or "
+        "of ImageJ ROIs, by the images' names, or a COCO file.json",
+    )
+    add(
+        "--split",
+        metavar="FILE.csv",
+        help="which images are for training and which for validation, with the columns image and "
+        "subset (train, val); train writes split.csv into its folder, evaluate scores val",
+    )
+
+
+def add_weight_flags(parser: argparse.ArgumentParser, logs: str = "logs/") -> None:
+    # SUPPRESS: a flag given before the command must not be reset by the command's default.
+    add = parser.add_argument
+    add(
+        "--weights",
+        metavar="W",
+        default=argparse.SUPPRESS,
+        help="path of a weight file, or 'last' (newest checkpoint in --logs), 'imagenet', 'coco' "
+        "(both downloaded), 'nucleus' (comes with the package; the default but for training)",
+    )
+    add(
+        "--logs",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help=f"folder of logs and checkpoints (default: {logs})",
+    )
+
+
+def add_configuration_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    remembered = "a run's checkpoints remember theirs"
+    add(
+        "--preset",
+        choices=tuple(PRESETS),
+        help=f"another configuration; paper: the paper's own ({remembered})",
+    )
+    add(
+        "--config",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a key of mrcnn/config.py, may be repeated: --config ROI_POOLING=pool --config "
+        f"'RPN_ANCHOR_RATIOS=[1]' ({remembered})",
+    )
+
+
+def add_precision_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default=MicrographConfig.PRECISION,
+        help="of the convolutions; auto takes bfloat16 where the device has instructions for it "
+        "(default: %(default)s)",
+    )
+
+
+def add_augmentation_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--augment",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a setting of mrcnn/data/micrographs.py's MicrographAugmentation, may be repeated: "
+        "--augment hue=.5 (a run's checkpoints remember theirs)",
+    )
+
+
+def add_train_flags(parser: argparse.ArgumentParser) -> None:
+    add_augmentation_flags(parser)
+    parser.add_argument(
+        "--val-share",
+        type=share,
+        default=0.2,
+        metavar="S",
+        help="share of --images for validation, without --split (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help="epochs in all, finished ones included (default: "
+        f"{DEFAULT_EPOCHS}, or no limit with --time-budget)",
+    )
+    parser.add_argument(
+        "--time-budget",
+        type=above_zero,
+        metavar="MINUTES",
+        help="minutes of training in all, those of finished epochs included; the "
+        "learning rate's schedule ends with them (default: no limit)",
+    )
+    parser.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        help="heads first, then all layers; all at once; or proposal network and "
+        "detector by turns (default: that of the resumed run, "
+        f"otherwise {SCHEDULES[0]})",
+    )
+    parser.add_argument(
+        "--steps",
+        type=positive,
+        metavar="N",
+        help="batches per epoch, after which a checkpoint is written (default: "
+        f"once through the images, {MAX_STEPS} at most)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help=f"crops per batch (default: {MicrographConfig.IMAGES_PER_GPU})",
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=default_workers(),
+        metavar="N",
+        help="threads that prepare batches (default: %(default)s, by the number "
+        "of processor cores)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="of weights, order and augmentation (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="folder to keep decoded images in, which later runs start from (default: none)",
+    )
+
+
+def add_detect_flags(parser: argparse.ArgumentParser, name: str, results: str = "results") -> None:
+    add = parser.add_argument
+    add("--output", metavar="DIR", help=f"where to write (default: {results}/{name}_<time>)")
+    add("--limit", type=positive, metavar="N", help="only the first N images")
+    add(
+        "--tta",
+        nargs="?",
+        choices=tuple(tta.SETS),
+        const="turns",
+        help="test-time augmentation: also detect on changed copies of each image and merge; "
+        + ", ".join(f"{name}: {len(made)} times" for name, made in tta.SETS.items())
+        + " the work (turns when no name is given)",
+    )
+    add(
+        "--plain",
+        action="store_true",
+        help="no post-processing",
+    )
+    add(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a setting of the post-processing, may be repeated; 'off' switches a step off "
+        f"(defaults: {DEFAULTS})",
+    )
+
+
+def add_figure_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--figures",
+        action="store_true",
+        help="also draw the paper's figures 7 and 8 of every image: boxes of truth and detections, "
+        "and labelled detections",
+    )
+
+
+def add_report_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--no-pictures", action="store_true", help="write no pictures")
+    add(
+        "--min-confidence",
+        type=share,
+        metavar="P",
+        help=f"drop detections below this probability (default: {DEFAULTS.min_score})",
+    )
+
+
+def add_result_flags(
+    parser: argparse.ArgumentParser,
+    formats: Collection[str] = FORMATS,
+    defaults: str = ",".join(DEFAULT_FORMATS),
+    instead: str = "",
+) -> None:
+    """formats: that may be asked for; defaults: of them, in words; instead: of IMAGE."""
+    add = parser.add_argument
+    add(
+        "inputs",
+        nargs="*",
+        metavar="IMAGE",
+        help=f"files, folders (with all below them) or patterns such as 'plate/*.tif'{instead}: "
+        "PNG, JPEG, BMP, TIFF, OME-TIFF, Zarr, OME-Zarr; stacks plane by plane",
+    )
+    add(
+        "--format",
+        type=names_of(formats),
+        metavar="NAME,...",
+        help=f"what to write, of {', '.join(formats)} (default: {defaults})",
+    )
+    add("--channel", metavar="C", help="the channel to look at, by its number from 1 or its name")
+    add(
+        "--invert",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="whether objects are dark on a light background (default: each image's median tells)",
+    )
+    add(
+        "--diameter",
+        type=above_zero,
+        metavar="PIXELS",
+        help="of a typical object; sets the scale (default: a first forward pass finds it)",
+    )
+    add(
+        "--mpp",
+        type=above_zero,
+        metavar="MICRONS",
+        help="side of a pixel in microns (default: what the file says): measurements come in "
+        "microns too, and the scale is sought where nuclei of 4 to 24 microns have their size",
+    )
+    add(
+        "--tile",
+        type=positive,
+        metavar="PIXELS",
+        help="cut every image into tiles of this side, in pixels of the scaled image (default: "
+        "only large ones, into tiles of 768)",
+    )
+
+
+def add_compress_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--rank", type=positive, metavar="N", help="of both layers")
+    size.add_argument(
+        "--energy",
+        type=share,
+        metavar="E",
+        help="share of the sum of squares of each kernel's singular values to keep",
+    )
+    add("--output", metavar="FILE.h5", required=True, help="weight file to write")
+
+
+def add_export_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--format", choices=("onnx", "saved_model"), default="onnx", help="(default: %(default)s)")
+    add(
+        "--size",
+        type=positive,
+        default=512,
+        metavar="PIXELS",
+        help="side of the images that it will take, a multiple of 64 (default: %(default)s)",
+    )
+    add(
+        "--max-instances",
+        type=positive,
+        metavar="N",
+        help="rows of the output; fewer are faster (default: "
+        f"{MicrographConfig.DETECTION_MAX_INSTANCES})",
+    )
+    add("--output", metavar="PATH", required=True, help="file.onnx, or a folder, to write")
