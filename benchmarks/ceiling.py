@@ -334,7 +334,7 @@ def disc_errors(radius: float, config: Any, setting: Setting, seed: int) -> np.n
     Returns float [7]: IoU with the disc's pixels (those at least half inside it) in the true and
     in a moved box; mean signed error in image pixels of the centre's y and x and of the radius
     (of the true box's result, against the disc itself); and how far the middle of the enlarged
-    picture is from where boxes put it (y, x).
+    image is from where boxes put it (y, x).
     """
     rng = np.random.default_rng([seed, round(1000 * radius)])
     side = 2 * int(np.ceil(radius)) + 16

@@ -6,7 +6,7 @@
     python benchmarks/compare.py --prepare          only install torchvision and train the weights
 
 Four contestants (this package and torchvision, each in float32 and bfloat16) run in processes of
-their own and take turns, on the same pictures, with the same settings and numbers of threads.
+their own and take turns, on the same images, with the same settings and numbers of threads.
 The first run makes torchvision's environment in benchmarks/.peer (some 5 GB) and trains both
 networks for some minutes, so that both find the same objects; both are kept. See
 benchmarks/README.md for how to read the table.
@@ -102,7 +102,7 @@ def worker(who: str, precision: str, setup) -> workers.Worker:
 
 
 def load_detectors(crew: dict, widths: str, weights: Path, side: int) -> None:
-    """Load every contestant's detector for pictures that the network sees with `side` pixels."""
+    """Load every contestant's detector for images that the network sees with `side` pixels."""
     for (who, precision), process in crew.items():
         if who == "mrcnn":
             process.ask("load_detector", widths=widths, weights=str(weights), PRECISION=precision)
@@ -272,11 +272,11 @@ SETTINGS = f"""Network: ResNet-50, pyramid {networks.OURS.pyramid} channels, pro
 {networks.OURS.rpn}, box head {networks.OURS.box}, mask head 4 x {networks.OURS.mask}, \
 {networks.OURS.classes} classes, anchors {networks.ANCHOR_SIDES[0]} to \
 {networks.ANCHOR_SIDES[-1]} pixels with {len(networks.ANCHOR_RATIOS)} ratios. \
-Detection: up to {networks.CANDIDATES_PER_LEVEL} candidates a level into suppression, \
+Detection: up to {networks.CANDIDATES_PER_LEVEL} candidates per level into suppression, \
 {networks.PROPOSALS} proposals, at most {networks.MAX_DETECTIONS} detections, confidence \
-{networks.MIN_CONFIDENCE}, suppression at {networks.DETECTION_NMS}; uint8 picture in, full-size \
-boolean masks out. Training: {networks.BATCH} pictures, all layers, frozen batch norm, \
-{networks.TRAIN_ROIS} regions a picture with {networks.POSITIVE_SHARE:.0%} positive, \
+{networks.MIN_CONFIDENCE}, suppression at {networks.DETECTION_NMS}; uint8 image in, full-size \
+boolean masks out. Training: {networks.BATCH} images, all layers, frozen batch norm, \
+{networks.TRAIN_ROIS} regions per image with {networks.POSITIVE_SHARE:.0%} positive, \
 {networks.TRAIN_ANCHORS} anchors, SGD with momentum and weight decay."""
 
 
@@ -344,7 +344,7 @@ def write_report(setup, versions: dict, parts: dict[str, dict]) -> str:
 
 PART_TITLES = {
     "detection": "Detection, 512 x 512",
-    "training": f"A training step, {networks.BATCH} pictures of 512 x 512",
+    "training": f"A training step, {networks.BATCH} images of 512 x 512",
     "nucleus": "The nucleus application's default on 256 x 256, enlarged by both sides alike",
 }
 

@@ -1,12 +1,12 @@
-"""Large pictures: tiles against one look, and the time and memory of a picture of any size.
+"""Large images: tiles against one look, and the time and memory of an image of any size.
 
     python benchmarks/large.py seams --dataset DIR
     python benchmarks/large.py slide --dataset DIR --side 20000 --output FOLDER
 
-`seams` enlarges the pictures of a subset twofold and scores them looked at as a whole and in tiles,
+`seams` enlarges the images of a subset twofold and scores them looked at as a whole and in tiles,
 at the same zoom: the score, and the paired difference with its interval.
 
-`slide` lays the fluorescence pictures of a subset side by side, turned at random, as a tiled 16-bit
+`slide` lays the fluorescence images of a subset side by side, turned at random, as a tiled 16-bit
 TIFF, and runs `nucleus.py detect` on it in a process of its own, whose time and peak memory it
 prints.
 """
@@ -34,7 +34,7 @@ from samples.nucleus.nucleus import load_dataset  # noqa: E402
 
 TIFF_TILE = 512
 ENLARGED = 2
-# Side of the tiles of `seams`, in pixels of the zoomed picture: several to most pictures.
+# Side of the tiles of `seams`, in pixels of the zoomed image: several to most images.
 SEAMS_TILE = 384
 
 
@@ -42,7 +42,7 @@ SEAMS_TILE = 384
 
 
 def enlarged(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A picture uint8 [H, W, C], smoothly, and its label layers [H, W, L], twice as large."""
+    """An image uint8 [H, W, C], smoothly, and its label layers [H, W, L], twice as large."""
     from mrcnn.pixels.resampling import resize_smooth
 
     shape = tuple(ENLARGED * side for side in image.shape[:2])
@@ -80,7 +80,7 @@ def seams(options: argparse.Namespace) -> None:
             counts[name] += len(result)
         progress.step()
     mean, interval = paired_difference(scores["tiled"], scores["whole"])
-    print(f"{len(numbers)} pictures of {options.subset}, {ENLARGED} times as large, {tiles} tiles")
+    print(f"{len(numbers)} images of {options.subset}, {ENLARGED} times as large, {tiles} tiles")
     for name in scores:
         print(f"{name}: score {np.mean(scores[name]):.4f}, {counts[name]} nuclei")
     print(f"tiled - whole: {mean:+.4f} (95 %: {interval.low:+.4f} to {interval.high:+.4f})")
@@ -90,7 +90,7 @@ def seams(options: argparse.Namespace) -> None:
 
 
 def write_slide(path: Path, side: int, dataset_dir: str, subset: str) -> None:
-    """A square picture of a side in pixels, uint16 in a tiled TIFF, tile by tile."""
+    """A square image of a side in pixels, uint16 in a tiled TIFF, tile by tile."""
     import tifffile
 
     from samples.nucleus.kinds import kind_of
@@ -124,7 +124,7 @@ def write_slide(path: Path, side: int, dataset_dir: str, subset: str) -> None:
 
 
 def slide(options: argparse.Namespace) -> None:
-    """Time `nucleus.py detect` on a large picture."""
+    """Time `nucleus.py detect` on a large image."""
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"slide_{options.side}.tif"
     if not path.is_file():

@@ -1,6 +1,6 @@
-"""Images per second that the training loader makes of pictures with hundreds of nuclei.
+"""Images per second that the training loader makes of images with hundreds of nuclei.
 
-    python benchmarks/loader.py                                    synthetic pictures, in memory
+    python benchmarks/loader.py                                    synthetic images, in memory
     python benchmarks/loader.py --dataset DIR --subset stage1_train    the fullest real ones
     python benchmarks/loader.py --profile                          where the time goes
 
@@ -48,8 +48,8 @@ from mrcnn.data.sources import ImageReader  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
 from samples.nucleus.nucleus import NucleusConfig, load_dataset  # noqa: E402
 
-MANY = 200  # nuclei of a picture from which it counts as full
-SHAPE = (520, 696)  # pixels, the size of most full pictures of the Data Science Bowl
+MANY = 200  # nuclei of an image from which it counts as full
+SHAPE = (520, 696)  # pixels, the size of most full images of the Data Science Bowl
 
 
 class ManyNuclei(Dataset):
@@ -114,7 +114,7 @@ def make_config(options: argparse.Namespace, **values) -> NucleusConfig:
 
 
 def make_loader(options: argparse.Namespace) -> BatchLoader:
-    """A loader with all pictures in memory and its lookup tables filled."""
+    """A loader with all images in memory and its lookup tables filled."""
     loader = BatchLoader(
         make_dataset(options), make_config(options), augmentation=RandomAugmentation(), steps=10**6
     )
@@ -174,7 +174,7 @@ def time_workers(loader: BatchLoader, options: argparse.Namespace) -> list[tuple
 
 
 def time_reading(dataset: Dataset, options: argparse.Namespace) -> list[tuple[str, int, float]]:
-    """The first reading of every picture: from its files, and from a folder of decoded ones."""
+    """The first reading of every image: from its files, and from a folder of decoded ones."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         config = make_config(options, CACHE_DIR=folder)
@@ -201,11 +201,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--dataset", metavar="DIR", help="as for nucleus.py train (default: synthetic pictures)")
+    add("--dataset", metavar="DIR", help="as for nucleus.py train (default: synthetic images)")
     add("--subset", metavar="NAME", default="stage1_train")
     add("--side", type=positive, default=512, help="pixels of a crop, a multiple of 64")
-    add("--images", type=positive, default=8, help="synthetic pictures, or real ones without many")
-    add("--nuclei", type=positive, default=300, help="nuclei of a synthetic picture, at least")
+    add("--images", type=positive, default=8, help="synthetic images, or real ones without many")
+    add("--nuclei", type=positive, default=300, help="nuclei of a synthetic image, at least")
     add("--batches", type=positive, default=50, help="batches that are timed")
     add("--repeat", type=positive, default=3, help="times; the median counts")
     add("--workers", type=positive, nargs="*", default=[2, 4], help="threads and processes to try")
@@ -226,7 +226,7 @@ def main() -> int:
     nuclei = [len(loader.reader.read(i)[2]) for i in loader.dataset.image_ids]
     crops = [(loader[i][0]["input_gt_class_ids"] > 0).sum(axis=1).mean() for i in range(20)]
     side = options.side
-    print(f"{len(nuclei)} pictures of {min(nuclei)} to {max(nuclei)} nuclei (mean "
+    print(f"{len(nuclei)} images of {min(nuclei)} to {max(nuclei)} nuclei (mean "
           f"{np.mean(nuclei):.0f}); crops of {side}x{side}, {np.mean(crops):.0f} nuclei each on "
           f"average; {os.cpu_count()} cores\n")  # fmt: skip
     rows = time_workers(loader, options)

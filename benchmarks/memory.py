@@ -1,9 +1,9 @@
-"""Whether memory grows: detects thousands of pictures of mixed sizes in one process.
+"""Whether memory grows: detects thousands of images of mixed sizes in one process.
 
-    python benchmarks/memory.py                     5000 pictures of 256 to 1024 pixels
+    python benchmarks/memory.py                     5000 images of 256 to 1024 pixels
     python benchmarks/memory.py --images 600 --largest 512
 
-Prints the resident memory of the process as it goes and its growth after the first pictures. The
+Prints the resident memory of the process as it goes and its growth after the first images. The
 network is narrow and its weights are random: what is watched is memory, not what is found.
 """
 
@@ -27,7 +27,7 @@ from benchmarks import ours, scenes, workers  # noqa: E402
 from benchmarks.command import exit_code  # noqa: E402
 from benchmarks.report import MIB  # noqa: E402
 
-# The nucleus application's way with pictures, in a network that is cheap beside its backbone.
+# The nucleus application's way with images, in a network that is cheap beside its backbone.
 LIGHT = {
     "IMAGE_MIN_SCALE": 0,
     "IMAGE_MIN_DIM": 0,
@@ -56,8 +56,8 @@ def random_sides(count: int, smallest: int, largest: int) -> np.ndarray:
 
 
 def watch(detect, sides: np.ndarray, big_picture: np.ndarray, every: int) -> list[tuple[int, int]]:
-    """Detect in a part of `big_picture` of every size; (pictures so far, resident bytes) after
-    every `every` pictures and at the end. Prints each."""
+    """Detect in a part of `big_picture` of every size; (images so far, resident bytes) after
+    every `every` images and at the end. Prints each."""
     readings = []
     start = time.perf_counter()
     for number, (height, width) in enumerate(sides, 1):
@@ -66,7 +66,7 @@ def watch(detect, sides: np.ndarray, big_picture: np.ndarray, every: int) -> lis
             readings.append((number, resident_memory()))
             shapes = len({tuple(-(-s // 64)) for s in sides[:number]})
             print(
-                f"{number:6d} pictures  {readings[-1][1] / MIB:8.0f} MiB  {shapes:4d} shapes  "
+                f"{number:6d} images  {readings[-1][1] / MIB:8.0f} MiB  {shapes:4d} shapes  "
                 f"{time.perf_counter() - start:7.0f} s",
                 flush=True,
             )
@@ -102,7 +102,7 @@ def report_growth(setup: argparse.Namespace) -> None:
     readings = watch(lambda part: model.detect([part]), sides, picture, setup.every)
     first, last = readings[0], readings[-1]
     print(
-        f"Growth after the first {first[0]} pictures: {(last[1] - first[1]) / MIB:.0f} MiB; "
+        f"Growth after the first {first[0]} images: {(last[1] - first[1]) / MIB:.0f} MiB; "
         f"peak {workers.peak_memory() / MIB:.0f} MiB"
     )
 

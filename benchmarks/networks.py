@@ -57,7 +57,7 @@ TORCHVISION = Network(stride_in_3x3=True, scores=1)
 
 def candidates(side: int) -> int:
     """Boxes that go into the proposals' suppression when each level gives at most
-    CANDIDATES_PER_LEVEL, for a picture of side x side pixels."""
+    CANDIDATES_PER_LEVEL, for an image of side x side pixels."""
     anchors = (RATIOS * ceil(side / stride) ** 2 for stride in STRIDES)
     return sum(min(CANDIDATES_PER_LEVEL, count) for count in anchors)
 
@@ -89,7 +89,7 @@ def first_layer(side: int) -> int:
 
 
 def detection_multiply_adds(network: Network, side: int, detections: int) -> int:
-    """Multiply-adds of detecting in one picture."""
+    """Multiply-adds of detecting in one image."""
     return sum(multiply_adds(network, side, network.proposals, detections).values())
 
 

@@ -26,7 +26,7 @@ COMPARISON_WEIGHTS = Path(ROOT_DIR, "benchmarks", ".cache", "ours.h5")
 
 
 class ComparisonConfig(Config):
-    """The network of networks.py on square pictures that are not enlarged."""
+    """The network of networks.py on square images that are not enlarged."""
 
     NAME = "comparison"
     NUM_CLASSES = networks.OURS.classes
@@ -60,7 +60,7 @@ class ComparisonConfig(Config):
 
 
 class LessonConfig(ComparisonConfig):
-    """The same network, learning from small pictures until it finds the objects."""
+    """The same network, learning from small images until it finds the objects."""
 
     IMAGES_PER_GPU = networks.LESSON_BATCH
     IMAGE_RESIZE_MODE = "square"
@@ -94,7 +94,7 @@ def configuration(widths: str, **overrides) -> Config:
 
 
 def training_overrides(batch: int, side: int) -> dict:
-    """Keys for a training step on `batch` pictures of side x side pixels, not enlarged."""
+    """Keys for a training step on `batch` images of side x side pixels, not enlarged."""
     return {
         "IMAGES_PER_GPU": batch,
         "IMAGE_RESIZE_MODE": "square",
@@ -201,7 +201,7 @@ class Contestant:
         return {}
 
     def detect(self, scene: list) -> dict:
-        """One timed detection: picture in, full-size masks out."""
+        """One timed detection: image in, full-size masks out."""
         picture = scenes.picture_of(scene)
         seconds, result = workers.timed(lambda: self.detector.detect([picture])[0])
         return {"seconds": seconds, "detections": len(result["scores"])}

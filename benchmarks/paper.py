@@ -1,10 +1,10 @@
-"""The report's variants of the network, side by side on real images with equal short budgets.
+"""The paper's variants of the network, side by side on real images with equal short budgets.
 
     python benchmarks/paper.py --dataset DIR --weights imagenet --minutes 5 --output FOLDER
 
 Trains every variant on the subset `fit` for the same time, scores it on `tune`, and writes
 FOLDER/paper.md: competition score with its interval, the paired difference to the first row, steps
-of training, seconds an image. The compressed rows are the first one's weights with thinner fully
+of training, seconds per image. The compressed rows are the first one's weights with thinner fully
 connected layers. What has been done is kept: the same command goes on after an interruption.
 Nothing else should run meanwhile.
 """
@@ -74,7 +74,7 @@ def run_nucleus(arguments: list[str]) -> None:
 
 
 def train(name: str, options: argparse.Namespace, run: Callable[[list[str]], None]) -> None:
-    """Train a variant to the end of its time, or go on with it."""
+    """Train a variant to the end of its time, or resume with it."""
     variant, logs = VARIANTS[name], options.output / name
     begun = any(logs.glob("*/mask_rcnn_*.h5"))
     changes = [f for setting in (*COMMON, *variant.config) for f in ("--config", setting)]
@@ -183,7 +183,7 @@ def table(rows: list[tuple[str, Path, int | None]], options: argparse.Namespace)
         "of `tune`, 300 proposals.",
         "",
         "| variant | score (95 %) | difference to the first row (95 %) | at IoU .5 "
-        "| steps at most | s an image |",
+        "| steps at most | s per image |",
         "|---|---|---|---|---|---|",
     ]
     for number, (title, folder, steps) in enumerate(rows):

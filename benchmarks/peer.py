@@ -19,7 +19,7 @@ from benchmarks import networks, scenes, workers  # noqa: E402
 
 
 def make_model(side: int, learns_statistics: bool = False, train_rois: int = networks.TRAIN_ROIS):
-    """The network for pictures that are enlarged to `side` pixels (the short and the long side)."""
+    """The network for images that are enlarged to `side` pixels (the short and the long side)."""
     import torch
     import torchvision
     from torchvision.models.detection import MaskRCNN
@@ -128,7 +128,7 @@ class Contestant:
         return {}
 
     def detect(self, scene: list) -> dict:
-        """One timed detection: picture in, full-size masks out."""
+        """One timed detection: image in, full-size masks out."""
         picture = scenes.picture_of(scene)
         seconds, found = workers.timed(self._detect, picture)
         return {"seconds": seconds, "detections": len(found["masks"])}

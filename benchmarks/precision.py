@@ -69,7 +69,7 @@ def table(results: dict[str, tuple]) -> str:
     differences = [b["score"] - a["score"] for a, b in zip(first.rows, second.rows, strict=True)]
     ratio = sum(results["float32"][1]) / sum(results["bfloat16"][1])
     titles = ["precision", "images", "detected", "score", "at IoU .50", "images/s",
-              "seconds an image (quartiles)"]  # fmt: skip
+              "seconds per image (quartiles)"]  # fmt: skip
     return (
         f"{report.markdown_table(titles, rows)}\n\nbfloat16 minus float32: score "
         f"{np.mean(differences):+.4f}, largest change of one image "

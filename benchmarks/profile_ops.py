@@ -107,7 +107,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("what", choices=["detect", "all", "heads"], help="or a step that trains these layers")
     add("--widths", default="comparison", choices=["comparison", "nucleus"])
     add("--precision", default="bfloat16", choices=["float32", "bfloat16"])
-    add("--side", type=int, default=512, help="pixels of the picture, a multiple of 64")
+    add("--side", type=int, default=512, help="pixels of the image, a multiple of 64")
     add("--objects", type=int, default=50)
     add("--repeat", type=int, default=3, help="timed runs before the profiled one")
     add("--top", type=int, default=25, help="rows of each table")

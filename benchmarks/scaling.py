@@ -1,11 +1,11 @@
-"""Time and peak memory against picture size, number of detections and batch size.
+"""Time and peak memory against image size, number of detections and batch size.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --what sides batches --precision float32 bfloat16
     python benchmarks/scaling.py --widths comparison        (after benchmarks/compare.py --prepare)
 
 Every point runs in a process of its own, for peak memory is a property of a process; it includes
-Python, TensorFlow and the weights. Detection enlarges pictures as the configuration says (the
+Python, TensorFlow and the weights. Detection enlarges images as the configuration says (the
 nucleus application: twice, or --zoom). Writes scaling.md and scaling.png into results/benchmarks.
 """
 
@@ -27,12 +27,12 @@ from mrcnn.errors import UserError  # noqa: E402
 SIDES = (256, 512, 768, 1024, 1536, 2048)
 DETECTIONS = (10, 50, 100, 200, 300, 400)
 BATCHES = (1, 2, 4, 8)
-# Pictures of the detection series, and the small ones that the others have in common.
+# Images of the detection series, and the small ones that the others have in common.
 PICTURE_SIDE, TRAINING_SIDE = 512, 256
 OBJECTS = 20
 
 TITLES = {
-    "sides": ("Detection by picture side", "side, pixels"),
+    "sides": ("Detection by image side", "side, pixels"),
     "detections": ("Detection by number of objects", "objects"),
     "batches": ("Training step by batch size", "pictures"),
 }
@@ -159,7 +159,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--precision", nargs="+", default=["bfloat16"], choices=["float32", "bfloat16"])
     add("--sides", nargs="+", type=int, default=list(SIDES), help="pixels")
     add("--detections", nargs="+", type=int, default=list(DETECTIONS), help="objects")
-    add("--batches", nargs="+", type=int, default=list(BATCHES), help="pictures a step")
+    add("--batches", nargs="+", type=int, default=list(BATCHES), help="pictures per step")
     add("--zoom", type=float, help="enlargement in detection, instead of the configuration's")
     add("--repeat", type=int, default=5, help="timed runs of a point")
     add("--threads", type=int, default=workers.default_threads())

@@ -1,6 +1,6 @@
-"""Synthetic pictures with known objects: bright ellipses on dark ground. NumPy only.
+"""Synthetic images with known objects: bright ellipses on dark background. NumPy only.
 
-Shapes: H, W pixels of a picture, N objects.
+Shapes: H, W pixels of an image, N objects.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ ATTEMPTS_PER_OBJECT = 2000
 
 @dataclass(frozen=True)
 class Scene:
-    """What to draw: a square picture of `side` pixels with `count` objects, the long half axes
-    drawn evenly from `radii` in pixels. The same values always give the same picture."""
+    """What to draw: a square image of `side` pixels with `count` objects, the long half axes
+    drawn evenly from `radii` in pixels. The same values always give the same image."""
 
     side: int
     count: int
@@ -37,7 +37,7 @@ def from_json(values: list) -> Scene:
 
 
 def picture_of(values: list) -> np.ndarray:
-    """The picture of a scene given as JSON, drawn once."""
+    """The image of a scene given as JSON, drawn once."""
     return _picture(from_json(values))
 
 
@@ -55,14 +55,14 @@ LESSON_SIDE = 128
 
 
 def training_scene(seed: int) -> Scene:
-    """One of the small pictures that both sides learn from: 1 to 15 objects."""
+    """One of the small images that both sides learn from: 1 to 15 objects."""
     rng = np.random.default_rng([seed, 1])
     radii = (5.0, float(rng.uniform(8, 14)))
     return Scene(LESSON_SIDE, int(rng.integers(1, 16)), radii, seed + 1000)
 
 
 def draw(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a scene: picture uint8 [H, W, 3] and labels int32 [H, W], 0 background, 1 to N.
+    """Draw a scene: image uint8 [H, W, 3] and labels int32 [H, W], 0 background, 1 to N.
 
     Raises ValueError if the objects do not fit beside each other.
     """
@@ -89,7 +89,7 @@ def draw(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _place(rng, side: int, radii: tuple[float, float], placed: np.ndarray) -> np.ndarray:
-    """(y, x, radius) of a circle inside the picture that touches none of the placed ones."""
+    """(y, x, radius) of a circle inside the image that touches none of the placed ones."""
     for _ in range(ATTEMPTS_PER_OBJECT):
         radius = rng.uniform(*radii)
         y, x = rng.uniform(radius, side - radius, 2)

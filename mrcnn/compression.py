@@ -1,12 +1,12 @@
 """Faster class and box heads: each fully connected layer as two thin ones.
 
-    W ~ U S_t V^T                                                       (report equation 15)
+    W ~ U S_t V^T                                                       (paper equation 15)
 
 keeps the t largest singular values of a layer's u x v kernel. In place of the layer stand one with
 the kernel S_t V^T and without biases, and one with the kernel U and the layer's biases: t (u + v)
-numbers for u v. The more regions a picture has, the more time it saves.
+numbers for u v. The more regions an image has, the more time it saves.
 
-Source: report section 3.8.6; Girshick, "Fast R-CNN", section 3.1.
+Source: paper section 3.8.6; Girshick, "Fast R-CNN", section 3.1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every knob of the model, its training and its data, with units and sources.
 
-Make a sub-class, override what differs, and pass an instance to ``mrcnn.model.MaskRCNN``::
+Make a sub-class, override what differs, and pass per instance to ``mrcnn.model.MaskRCNN``::
 
     class ShapesConfig(Config):
         NAME = "shapes"
@@ -30,7 +30,7 @@ class Config:
     # Short name of the experiment; log folders begin with it (lower-cased).
     NAME: str | None = None
 
-    # Number of devices that share a batch.
+    # Number of devices that share per batch.
     GPU_COUNT = 1
 
     # Images per device and step; BATCH_SIZE = IMAGES_PER_GPU * GPU_COUNT.
@@ -40,24 +40,24 @@ class Config:
     SEED = 0
 
     # ---- Input images --------------------------------------------------------------------------
-    # How a picture becomes network input:
+    # How an image becomes network input:
     #   "none"    unchanged; both sides must already be multiples of 64.
     #   "square"  scaled (see below), then zero-padded to IMAGE_MAX_DIM x IMAGE_MAX_DIM.
     #   "pad64"   scaled, then zero-padded to the next multiples of 64; IMAGE_MAX_DIM is not used.
     #   "crop"    scaled, then a random IMAGE_MIN_DIM x IMAGE_MIN_DIM part; training only.
     IMAGE_RESIZE_MODE = "square"
 
-    # Pixels. Pictures are enlarged (never shrunk) until the short side has this length.
+    # Pixels. Images are enlarged (never shrunk) until the short side has this length.
     # 0 or None: no such enlargement.
     IMAGE_MIN_DIM: int | None = 800
 
     # Pixels. "square" only: the long side never exceeds this, whatever the other keys ask for.
     IMAGE_MAX_DIM = 1024
 
-    # Factor. Pictures are enlarged by at least this much. 0 or None: no lower bound.
+    # Factor. Images are enlarged by at least this much. 0 or None: no lower bound.
     IMAGE_MIN_SCALE: float | None = 0
 
-    # (new) Pixels. Pictures are enlarged or shrunk until the median of their objects has a box of
+    # (new) Pixels. Images are enlarged or shrunk until the median of their objects has a box of
     # this side, within the zooms (smallest, largest) of ZOOM_LIMITS. Training ("crop" only) knows
     # the objects; detection looks for them first at the size that the keys above ask for, then
     # again. None: no such zoom.
@@ -71,7 +71,7 @@ class Config:
     # Channels of the input: 1 grey, 3 RGB, 4 or more for RGB plus something else.
     IMAGE_CHANNEL_COUNT = 3
 
-    # Grey levels (0..255), one per channel or one for all; subtracted from every picture.
+    # Grey levels (0..255), one per channel or one for all; subtracted from every image.
     # The default is ImageNet's mean colour, as its pretrained weights expect. When
     # IMAGE_CHANNEL_COUNT is not 3 and this is left alone, it is adapted: its mean stands in for
     # every channel beyond RGB, or for all of them when there are fewer than three.
@@ -81,7 +81,7 @@ class Config:
     # together. None: grey levels stay as they are. See mrcnn/pixels/intensities.py.
     INTENSITY_PERCENTILES: tuple[float, float] | None = None
 
-    # (new) Invert pictures whose ground is light, so that objects are bright in all of them.
+    # (new) Invert images whose background is light, so that objects are bright in all of them.
     DARK_GROUND = False
 
     # (new) Where samples lie; see mrcnn/pixels/molding.py.
@@ -92,7 +92,7 @@ class Config:
     # ---- Backbone and features -----------------------------------------------------------------
     # (new) Which features the network looks at; see mrcnn/network/architecture.py.
     #   "fpn"  a pyramid over all stages of the backbone (FPN)
-    #   "c4"   its fourth stage, the fifth being a part of the heads (report section 4.2). The
+    #   "c4"   its fourth stage, the fifth being a part of the heads (paper section 4.2). The
     #          default 7 of POOL_SIZE then becomes 14, and that of MASK_SHAPE what follows.
     ARCHITECTURE = "fpn"
 
@@ -177,35 +177,35 @@ class Config:
     MASK_ROI_SCALE = 1.0
 
     # (new) How the features of a region are pooled: "align" samples them where they are, "pool"
-    # takes maxima over whole cells (report sections 3.7.1 and 4.1.3).
+    # takes maxima over whole cells (paper sections 3.7.1 and 4.1.3).
     ROI_POOLING = "align"
 
     # (new) "align" only: samples in every bin, 1 or 4, and how 4 become one value: "average" or
-    # "max" (report section 4.1.4).
+    # "max" (paper section 4.1.4).
     ROI_SAMPLES = 1
     ROI_SAMPLES_JOIN = "average"
 
     # (new) Let the features of a region be turned, moved and scaled before they are classified, as
-    # the network finds best (report section 3.6).
+    # the network finds best (paper section 3.6).
     ROI_SPATIAL_TRANSFORMER = False
 
-    # (new) Ranks of the two fully connected layers, each as two thin ones (report section 3.8.6);
+    # (new) Ranks of the two fully connected layers, each as two thin ones (paper section 3.8.6);
     # 0 for a whole layer. See mrcnn/compression.py, which makes such a network of another.
     FPN_CLASSIF_FC_RANKS = (0, 0)
 
     # (new) Let the proposal network and the two output layers start from small Gaussian numbers
-    # (report sections 3.8.3 and 3.9.5) in place of Keras's default.
+    # (paper sections 3.8.3 and 3.9.5) in place of Keras's default.
     GAUSSIAN_HEADS = False
 
     # As RPN_BBOX_STD_DEV, for the second refinement of the boxes.
     BBOX_STD_DEV = np.array([0.1, 0.1, 0.2, 0.2])
 
     # ---- Training data and targets -------------------------------------------------------------
-    # Instances per image used for training. A picture with more trains on a random subset, with
+    # Instances per image used for training. An image with more trains on a random subset, with
     # a warning.
     MAX_GT_INSTANCES = 100
 
-    # Keep training masks as small pictures of their boxes, to save memory, and their size in
+    # Keep training masks as small images of their boxes, to save memory, and their size in
     # cells (height, width). False keeps whole masks, MAX_GT_INSTANCES x H x W an image: in the
     # exact PIXEL_CONVENTION they take much memory where images are large.
     USE_MINI_MASK = True
@@ -227,11 +227,11 @@ class Config:
     # True: the heads train on the proposals. False: on regions that the data pipeline makes up.
     USE_RPN_ROIS = True
 
-    # (new) Threads that prepare batches, and the megabytes of decoded pictures they may keep.
+    # (new) Threads that prepare batches, and the megabytes of decoded images they may keep.
     DATA_WORKERS = 1
     CACHE_MB = 1024
 
-    # (new) Folder that keeps decoded pictures and masks for later runs, which then start at full
+    # (new) Folder that keeps decoded images and masks for later runs, which then start at full
     # speed. Changed files are noticed. Needs Dataset.fingerprint. None: nothing is kept.
     CACHE_DIR: str | os.PathLike | None = None
 
@@ -250,7 +250,7 @@ class Config:
     # (new) Over the epochs (or the time budget) of one train() call: "constant"; "cosine": falling
     # to zero; "step": divided by ten after each of these shares of them; "plateau": divided by ten
     # when the loss (of the validation images, where there are any) has not fallen for so many
-    # epochs (report section 3.3.1).
+    # epochs (paper section 3.3.1).
     LEARNING_SCHEDULE = "constant"
     LEARNING_DROPS = (2 / 3, 8 / 9)
     LEARNING_PATIENCE = 5
@@ -258,7 +258,7 @@ class Config:
     # (new) Steps over which the learning rate rises from zero at the start.
     LEARNING_WARMUP_STEPS = 0
 
-    # (new) Factor of the learning rate of biases (report section 3.8.3: 2).
+    # (new) Factor of the learning rate of biases (paper section 3.8.3: 2).
     LEARNING_BIAS_FACTOR = 1.0
 
     # Factor of the plain L2 penalty on kernels (paper section 3.1: .0001). matterport divides
@@ -287,7 +287,7 @@ class Config:
     CHECKPOINTS_TO_KEEP: int | None = None
 
     # ---- Detection -----------------------------------------------------------------------------
-    # Instances per image at most. A picture where more were found gives a warning.
+    # Instances per image at most. An image where more were found gives a warning.
     DETECTION_MAX_INSTANCES = 100
 
     # Probability that a detection must reach. 0 or None: no lower bound. In matterport's pixel

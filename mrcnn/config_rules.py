@@ -310,7 +310,7 @@ _warned_keys: set[str] = set()
 
 
 def validate(config: Any, keys: list[str]) -> None:
-    """Check a configuration, and warn once per name about keys that are none of ours.
+    """Check a configuration, and warn once per name about unknown keys.
 
     Raises:
         UserError: one line that names the key, its value and what is allowed.

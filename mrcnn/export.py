@@ -12,8 +12,8 @@ subtraction and anchors are inside. B images (any number), H W the size chosen a
     masks      float32 [B, D, h, w]   probabilities of the row's class
 
 What goes in. The metadata (JSON texts in ONNX's `metadata_props`, `metadata.json` in the folder)
-say what the network was trained on; the graph does nothing of it. INTENSITY_PERCENTILES of the
-picture become 0 and 255, and with DARK_GROUND a picture whose median is then above the middle is
+say what the network was trained on; the graph does not apply it. INTENSITY_PERCENTILES of the
+image become 0 and 255, and with DARK_GROUND an image whose median is then above the middle is
 inverted (`intensities.standardise`, `exposure`). With an OBJECT_SIZE it is then scaled until its
 typical object is so many pixels wide. What is missing to H x W is filled with 0.
 
@@ -222,7 +222,7 @@ def _image_shape(config: Any, size: Any) -> tuple[int, int, int]:
 def _metadata(prepared: Any, config: Any, shape: tuple, classes: Sequence[str] | None) -> dict:
     """What users of the file must know, as values for JSON.
 
-    prepared: the configuration that says how pictures are prepared; config: that of the network.
+    prepared: the configuration that says how images are prepared; config: that of the network.
     """
     if classes is None:
         classes = [f"class {i}" for i in range(1, config.NUM_CLASSES)]

@@ -93,7 +93,7 @@ class MaskRCNN:
 
     Attributes:
         keras_model: the functional model for `config.IMAGE_SHAPE`, which holds the weights.
-            Detection runs a faster form of it on pictures of any shape, see `fast_network`.
+            Detection runs a faster form of it on images of any shape, see `fast_network`.
         epoch: epochs trained so far.
         seconds: time trained so far, validation and checkpoints included.
         log_dir, checkpoint_path: where training writes.
@@ -135,7 +135,7 @@ class MaskRCNN:
         """The Keras model for one image shape, `config.IMAGE_SHAPE` by default."""
         shape = tuple(int(n) for n in (config.IMAGE_SHAPE if image_shape is None else image_shape))
         if image_shape is None and config.IMAGE_RESIZE_MODE in ("none", "pad64"):
-            # Pictures bring their own shape; this is the one to begin with.
+            # Images bring their own shape; this is the one to begin with.
             shape = (-(-shape[0] // 64) * 64, -(-shape[1] // 64) * 64, shape[2])
         check_sides(shape)
         if mode == "inference":
@@ -202,10 +202,10 @@ class MaskRCNN:
         return resolve_weights("imagenet")
 
     def set_log_dir(self, model_path: str | None = None) -> None:
-        """Start a new run, or go on with the run that a checkpoint's path belongs to.
+        """Start a new run, or resume with the run that a checkpoint's path belongs to.
 
         As in matterport another experiment's checkpoint gives its date and epoch, too; only a
-        checkpoint of this one (by NAME) is gone on with in its own folder, with its state.
+        checkpoint of this one (by NAME) is resumed in its own folder, with its state.
         """
         name, run = self._name(), checkpoints.run_of(model_path)
         self._resume, self.seconds = None, 0.0
@@ -225,7 +225,7 @@ class MaskRCNN:
 
     @property
     def resumed_layers(self) -> str | None:
-        """The `layers` of the stage that a loaded checkpoint goes on with, until `train` does so;
+        """The `layers` of the stage that a loaded checkpoint resumes with, until `train` does so;
         None without the state of such a checkpoint."""
         return self._resume["stage"]["layers"] if self._resume else None
 
@@ -288,7 +288,7 @@ class MaskRCNN:
             freeze_bn: this stage leaves the statistics of the batch norms as they are and uses
                 them, as TRAIN_BN = False does; their scales and offsets train with their layers.
             time_budget: seconds of training to have done in the end, those of earlier stages and
-                of a run that is gone on with included; LEARNING_SCHEDULE ends with them. The
+                of the resumed run included; LEARNING_SCHEDULE ends with them. The
                 stage ends by time or by epochs, whichever is first. The last epoch is cut short.
             losses: names of the losses that count in this stage; None for all.
 
@@ -431,20 +431,20 @@ class MaskRCNN:
         return molding.mold_inputs(images, self.config)
 
     def unmold_detections(self, detections, mrcnn_mask, original_image_shape, image_shape, window):
-        """Network output of one image to boxes, class ids, scores and masks of the picture."""
+        """Network output of one image to boxes, class ids, scores and masks of the image."""
         return unmolding.unmold_detections(
             detections, mrcnn_mask, original_image_shape, image_shape, window, self.config
         )
 
     def detect(self, images, verbose: int = 0) -> list[dict]:
-        """Detect the objects in any number of pictures of any sizes.
+        """Detect the objects in any number of images of any sizes.
 
         Args:
             images: list of [H, W, C] arrays with values 0 to 255.
             verbose: 1 prints what goes in.
 
         Returns:
-            For every picture, in order, a dictionary: rois int32 [N, 4] in pixels, class_ids
+            For every image, in order, a dictionary: rois int32 [N, 4] in pixels, class_ids
             int32 [N], scores float32 [N] and masks bool [H, W, N].
         """
         if verbose:
@@ -459,19 +459,19 @@ class MaskRCNN:
     def detect_patches(self, images, probabilities: bool = False, zooms=None) -> list[dict]:
         """As `detect`, but "patches" (y, x, bool [h, w]) in place of "masks".
 
-        See `detector.detect_patches`; hundreds of objects on a large picture need little memory.
+        See `detector.detect_patches`; hundreds of objects on a large image need little memory.
         With `probabilities` patches are float32: each pixel's probability before MASK_THRESHOLD.
-        zooms: factor of enlargement of each picture; by default by the size of its objects where
+        zooms: factor of enlargement of each image; by default by the size of its objects where
         OBJECT_SIZE asks for that.
         """
         return detect_patches(self._fast(), images, self.config, probabilities, zooms)
 
     def detect_proposals(self, images, proposals, zooms=(None,)) -> list[dict]:
-        """As `detect`, on regions given in place of the proposal network's (report 3.8.5).
+        """As `detect`, on regions given in place of the proposal network's (paper 3.8.5).
 
         Args:
             images: list of [H, W, C] arrays with values 0 to 255.
-            proposals: of every picture [R, 4] in pixels, y1, x1, y2, x2.
+            proposals: of every image [R, 4] in pixels, y1, x1, y2, x2.
             zooms: factors of enlargement, see `given_proposals.detect_proposals`; several make an
                 image pyramid, each region being seen where it is nearest to 224 x 224 pixels.
         """
@@ -488,7 +488,7 @@ class MaskRCNN:
         return find_zooms(self._fast(), images, self.config, first)
 
     def detect_molded(self, molded_images, image_metas, verbose: int = 0) -> list[dict]:
-        """As `detect`, for pictures that are molded already; results are in molded pixels."""
+        """As `detect`, for images that are molded already; results are in molded pixels."""
         shape = np.shape(molded_images)[1:]
         found = detect_molded(self._fast(), molded_images, image_metas, self.config)
         return [with_masks(result, shape) for result in found]
@@ -519,7 +519,7 @@ class MaskRCNN:
         """Compute any tensors of the inference model.
 
         Args:
-            images: list of pictures, or molded images when `image_metas` is given.
+            images: list of images, or molded images when `image_metas` is given.
             outputs: list of (name, tensor), the tensors from `keras_model`.
             image_metas: [B, M].
 

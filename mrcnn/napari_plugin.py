@@ -64,7 +64,7 @@ def find(
     Returns:
         labels int32 [..., H, W], "..." being 1, ..., 1 for one plane. Every instance of the stack
         has its own number; 0 is background.
-        The features of a label layer, a row an instance: `index`, its number; `axis_0`, ..., the
+        The features of a label layer, a row per instance: `index`, its number; `axis_0`, ..., the
         place of its plane in a stack; then the columns of `Result.to_dataframe`.
         The layer's metadata: microns, and for every plane its zoom and whether it was inverted.
 
@@ -162,7 +162,7 @@ def own_symbols() -> Iterator[None]:
 
 
 def synthetic_nuclei(side: int = 512, seed: int = 0) -> list[tuple[np.ndarray, dict, str]]:
-    """Sample data: a fluorescence picture uint8 [side, side] of bright blurred ellipses."""
+    """Sample data: a fluorescence image uint8 [side, side] of bright blurred ellipses."""
     rng = np.random.default_rng(seed)
     ys, xs = np.mgrid[:side, :side]
     image, step = np.zeros((side, side)), 48
@@ -296,7 +296,7 @@ class Panel:
         if self.worker:
             return
         if layer is None:
-            show_error("There is no image layer: open a picture first")
+            show_error("There is no image layer: open an image first")
             return
         whole = self.all_planes.value and layer.ndim > 2
         plane = None if whole else shown_plane(layer, self.viewer.dims.point)

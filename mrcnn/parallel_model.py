@@ -34,7 +34,7 @@ class ParallelModel(keras.Model):
             raise UserError(f"GPU_COUNT = {gpu_count} is not allowed: a whole number from 1 on")
         outputs = SlicedCall(keras_model, gpu_count)(keras_model.input)
         super().__init__(inputs=keras_model.input, outputs=_named(outputs, keras_model))
-        # Not tracked a second time: the layer above tracks the weights already.
+        # Not tracked per second time: the layer above tracks the weights already.
         object.__setattr__(self, "inner_model", keras_model)
         object.__setattr__(self, "gpu_count", gpu_count)
 

@@ -24,7 +24,7 @@ class PaperConfig(Config):
     ARCHITECTURE = "c4"
     BACKBONE = "resnet50"
 
-    # Sections 3.6.1, 3.7.3 and 3.8.4: one size of pictures.
+    # Sections 3.6.1, 3.7.3 and 3.8.4: one size of images.
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = 512
     IMAGE_SCALE_JITTER = (1.0, 1.0)
     OBJECT_SIZE = None
@@ -50,7 +50,7 @@ class PaperConfig(Config):
 
     TRAIN_GT_AS_ROIS = False
 
-    # Section 4.1.4: four samples a bin, of which the largest counts.
+    # Section 4.1.4: four samples per bin, of which the largest counts.
     ROI_SAMPLES = 4
     ROI_SAMPLES_JOIN = "max"
 
@@ -88,7 +88,7 @@ class MicrographConfig(Config):
     # ResNet-50: half of ResNet-101's time, and cells need little context.
     BACKBONE = "resnet50"
 
-    # Small crops, several a batch: more different pictures a second than one large crop.
+    # Small crops, several per batch: more different images per second than one large crop.
     IMAGES_PER_GPU = 4
     IMAGE_RESIZE_MODE = "crop"
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = 256

@@ -1,14 +1,14 @@
-"""From a picture of any kind and size to its instances: what `mrcnn.load` returns.
+"""From an image of any kind and size to its instances: what `mrcnn.load` returns.
 
     nuclei = mrcnn.load("nucleus")
     result = nuclei.detect(image)
     result.to_dataframe(), result.to_geojson("cells.geojson"), result.plot()
 
-A picture goes through: its exposure (`exposure`), its zoom (below), the network in one look or in
+An image goes through: its exposure (`exposure`), its zoom (below), the network in one look or in
 tiles (`detector`, `tta`, `tiles`), post-processing (`postprocess`); a `Result` comes out.
 
 The zoom is the factor at which objects have the size that the network knows (OBJECT_SIZE). A
-diameter that is given sets it. Otherwise a first look at the picture, or at parts of a large one,
+diameter that is given sets it. Otherwise a first look at the image, or at parts of a large one,
 finds it; where the size of a pixel is known, the first look is at the zoom for OBJECT_MICRONS, and
 what it finds counts within MICRONS_RANGE.
 """
@@ -37,12 +37,12 @@ from mrcnn.pixels.molding import adapt_channels
 from mrcnn.results.result import Result
 from mrcnn.weights.description import beside
 
-# Zoomed pictures of at most so many pixels are looked at as a whole: 2560 x 2560.
+# Zoomed images of at most so many pixels are looked at as a whole: 2560 x 2560.
 WHOLE_PIXELS = 2560**2
-# Nuclei of cells: a typical diameter, and the range of the median of a picture, in microns.
+# Nuclei of cells: a typical diameter, and the range of the median of an image, in microns.
 OBJECT_MICRONS = 9.0
 MICRONS_RANGE = (4.0, 24.0)
-# The zoom of a large picture is that of the median of so many parts, the most varied of a grid.
+# The zoom of a large image is that of the median of so many parts, the most varied of a grid.
 LOOKS, GRID, LOOK_SIDE = 5, 8, 384
 NOTHING = Detections(np.zeros(0), [])
 # Label maps of more pixels are files.
@@ -114,14 +114,14 @@ def pretrained_file(name: str) -> Path:
 
 
 class Segmenter:
-    """Finds the instances in pictures. May be used from several threads at once.
+    """Finds the instances in images. May be used from several threads at once.
 
     Attributes:
         model: a `MaskRCNN` with the same weights as the one it was made from.
         classes: names of the class ids 1, 2, ...
         settings: of the post-processing.
         variants: of test-time augmentation, see `tta`.
-        exposure_config: the configuration by which pictures are standardised; the model's own no
+        exposure_config: the configuration by which images are standardised; the model's own no
             longer asks for that.
     """
 
@@ -137,7 +137,7 @@ class Segmenter:
         self.plural = plural
         self.classes, self.settings, self.variants = tuple(classes), settings, tuple(variants)
         self.exposure_config = model.config
-        # Pictures are standardised before they are cut into tiles, not by the network again.
+        # Images are standardised before they are cut into tiles, not by the network again.
         config = copy.copy(model.config)
         config.INTENSITY_PERCENTILES, config.DARK_GROUND = None, False
         # The post-processing has the last word.
@@ -165,22 +165,22 @@ class Segmenter:
         tile: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Result | list[Result]:
-        """Find the instances of a picture, or of every picture of a list.
+        """Find the instances of an image, or of every image of a list.
 
         Args:
             image: [H, W] or [H, W, C] of any numbers: grey, RGB, with or without alpha; an array,
                 or what gives one when it is sliced (a memory map, a Zarr array, a
-                `picture_files.Picture`), of any size; a list of such pictures, of any sizes.
+                `picture_files.Picture`), of any size; a list of such images, of any sizes.
             diameter: of a typical instance, in pixels: sets the zoom.
             microns: side of a pixel, for the zoom and for measurements.
-            inverted: True for dark objects on a light ground, False for light ones; by default
+            inverted: True for dark objects on a light background, False for light ones; by default
                 the picture's own median tells.
-            tile: side of the tiles in pixels of the zoomed picture; by default pictures of more
+            tile: side of the tiles in pixels of the zoomed image; by default images of more
                 than WHOLE_PIXELS are cut into tiles of TILE.
             progress: called with the tiles done and their number.
 
         Raises:
-            UserError: what was given is no picture.
+            UserError: what was given is no image.
         """
         if isinstance(image, list | tuple):
             return [
@@ -210,7 +210,7 @@ class Segmenter:
         return Result(labels, scores, class_ids, self.classes, image, exposure, microns, zoom)
 
     def _pixels(self, image: Any, exposure: Exposure, window: tuple = ()) -> np.ndarray:
-        """uint8 [h, w, C] of a window of a picture, as the network takes it."""
+        """uint8 [h, w, C] of a window of an image, as the network takes it."""
         pixels = np.asarray(image[window] if window else image[:, :])
         pixels = adapt_channels(pixels, self.model.config.IMAGE_CHANNEL_COUNT)
         return exposure.apply(pixels)
@@ -224,7 +224,7 @@ class Segmenter:
     def _zoom_of(
         self, image: Any, exposure: Exposure, diameter: float | None, microns: float | None
     ) -> float | None:
-        """The factor of enlargement; None where the network takes pictures as they are."""
+        """The factor of enlargement; None where the network takes images as they are."""
         config = self.model.config
         if not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64":
             if diameter is not None:
@@ -267,7 +267,7 @@ class Segmenter:
         if side <= 2 * HALO:
             raise UserError(f"tiles of {side} pixels are too small: more than {2 * HALO} needed")
         tiles = tiles_of(image.shape, zoom, side)
-        # What is small is judged on the whole picture.
+        # What is small is judged on the whole image.
         settings = dataclasses.replace(self.settings, min_typical_area=None, min_area=None)
         mosaic = Mosaic(image.shape, self.settings, HALO / zoom, _zeros(image.shape[:2]))
 
@@ -292,16 +292,16 @@ class Segmenter:
 
 
 def _check(image: Any) -> None:
-    """Raise UserError for what is no picture."""
+    """Raise UserError unless `image` is an image array."""
     shape = getattr(image, "shape", None)
     if shape is None or not hasattr(image, "dtype"):
         raise UserError(
-            f"{type(image).__name__} is no picture: an array [height, width] or "
+            f"{type(image).__name__} is no image: an array [height, width] or "
             "[height, width, channels] is needed"
         )
     if len(shape) not in (2, 3) or not all(shape) or (len(shape) == 3 and shape[2] > 4):
         raise UserError(
-            f"an array of shape {tuple(shape)} is no picture: [height, width] or "
+            f"an array of shape {tuple(shape)} is no image: [height, width] or "
             "[height, width, 1, 3 or 4 channels] is needed"
         )
 
@@ -320,7 +320,7 @@ def _zeros(shape: tuple[int, int]) -> np.ndarray:
 
 
 def varied_parts(image: Any, exposure: Exposure) -> list[tuple[slice, slice]]:
-    """The windows of a large picture where there is most to see: LOOKS of a grid."""
+    """The windows of a large image where there is most to see: LOOKS of a grid."""
     parts = []
     for row in range(GRID):
         for column in range(GRID):

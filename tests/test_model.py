@@ -1,4 +1,4 @@
-"""The `MaskRCNN` class: modes, files, detection of any pictures, and looking inside."""
+"""The `MaskRCNN` class: modes, files, detection of any images, and looking inside."""
 
 import os
 

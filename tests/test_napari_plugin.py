@@ -36,7 +36,7 @@ class Spots(Finder):
 
 
 class Held(Spots):
-    """Waits before it looks at a picture."""
+    """Waits before it looks at an image."""
 
     def __init__(self):
         self.begun, self.go = threading.Event(), threading.Event()
@@ -53,7 +53,7 @@ def detector():
 
 
 def picture(places, shape=(90, 120)):
-    """Discs of 81 pixels on a dark ground, uint8."""
+    """Discs of 81 pixels on a dark background, uint8."""
     image = np.zeros(shape, np.uint8)
     for y, x in places:
         image[y, x] = 1
@@ -73,7 +73,7 @@ COUNTS = [2, 0, 3, 1]
 
 
 def shows(labels, image):
-    """Whether every disc of a picture has one label of its own."""
+    """Whether every disc of an image has one label of its own."""
     return same_objects(labels, ndimage.label(image > 100)[0])
 
 
@@ -447,7 +447,7 @@ def test_what_is_wrong_is_said_in_one_line(viewer, said, tmp_path):
     panel.weights.value = tmp_path / "absent.h5"
     assert find(panel) is None and panel.status.value == ""
     assert [str(one.severity) for one in said] == ["error", "error"]
-    assert said[0].message == "There is no image layer: open a picture first"
+    assert said[0].message == "There is no image layer: open an image first"
     assert re.fullmatch(r".*absent\.h5: no such weight file.*", said[1].message)
 
 

@@ -1,4 +1,4 @@
-"""`mrcnn.load` and `Segmenter`: pictures of all kinds and sizes to results."""
+"""`mrcnn.load` and `Segmenter`: images of all kinds and sizes to results."""
 
 import dataclasses
 import json
@@ -84,7 +84,7 @@ def finder():
         lambda image: image > 100,
         lambda image: np.stack([image, image, image, np.full_like(image, 255)], -1),
     ],
-    ids=["grey", "one channel", "RGB", "16 bits", "float", "light ground", "bool", "RGBA"],
+    ids=["grey", "one channel", "RGB", "16 bits", "float", "light background", "bool", "RGBA"],
 )
 def test_pictures_of_all_kinds_give_the_same(rng, finder, change):
     image = spots(rng)
@@ -142,7 +142,7 @@ def test_diameter_and_pixel_size_set_the_zoom(rng, finder):
 
 def test_what_is_no_picture(finder):
     for wrong in ("cells.png", None, 3):
-        with pytest.raises(UserError, match="is no picture: an array"):
+        with pytest.raises(UserError, match="is no image: an array"):
             finder.detect(wrong)
     for shape in [(5,), (4, 4, 5), (2, 4, 4, 3), (0, 4)]:
         with pytest.raises(UserError, match="is no picture"):
@@ -221,7 +221,7 @@ def nuclei():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Synthetic pictures of several sizes."""
+    """Synthetic images of several sizes."""
     root = tmp_path_factory.mktemp("pictures")
     synthesize(root, 3, 128, 3, "mine")
     dataset = nucleus.load_dataset(str(root), "mine")

@@ -1,4 +1,4 @@
-"""What `detect` works on: a subset of a data set, or picture files of any kind."""
+"""What `detect` works on: a subset of a data set, or image files of any kind."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ MOST_BYTES = 2**28
 
 
 class Input(NamedTuple):
-    """One picture to come."""
+    """One image to come."""
 
     name: str  # of its result files
-    load: Callable[[], Any]  # gives the picture as `Segmenter.detect` takes it, or a UserError
+    load: Callable[[], Any]  # gives the image as `Segmenter.detect` takes it, or a UserError
     microns: float | None = None  # side of a pixel, where the file says so
 
 
 def of_dataset(dataset) -> list[Input]:
-    """The pictures of a prepared data set, in its order."""
+    """The images of a prepared data set, in its order."""
 
     def loader(number: int) -> Callable[[], Any]:
         return lambda: dataset.load_image(number)
@@ -29,7 +29,7 @@ def of_dataset(dataset) -> list[Input]:
 
 
 def of_files(paths: Sequence[str], channel: str | None = None) -> tuple[list[Input], list]:
-    """The pictures of files, folders and patterns, and what cannot be read with its reason.
+    """The images of files, folders and patterns, and what cannot be read with its reason.
 
     channel: number, from 1, or name of the channel to take.
     Raises UserError where there is none that can be read.

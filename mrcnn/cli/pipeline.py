@@ -91,7 +91,7 @@ def run_overlapped(
                 item, future = reading.popleft()
                 read_next()
                 writing.append((item, writer.submit(written, item, worked(item, future))))
-                del future  # and with it the picture
+                del future  # and with it the image
                 report_written(waiting=BEHIND)
             report_written(waiting=0)
         finally:

@@ -24,7 +24,7 @@ from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
 from mrcnn.results.writers import ImageWriter, ResultWriter
 
-# Pictures on the contact sheet of what an evaluation found hardest.
+# Images on the contact sheet of what an evaluation found hardest.
 WORST = 20
 
 
@@ -166,7 +166,7 @@ def run_evaluate(
     """Score detections on a labelled data set.
 
     Writes index.html, metrics.json, metrics.csv, <name>.png and worst.png (the WORST of these
-    pictures on one sheet) into `output`; prints the table.
+    images on one sheet) into `output`; prints the table.
 
     Args:
         dataset: prepared.
@@ -175,7 +175,7 @@ def run_evaluate(
         kinds: to break the scores down by.
         extra: writers of the detections.
         limit: only the first images.
-        pictures: whether to draw every image; figures: and the paper's figures 7 and 8.
+        images: whether to draw every image; figures: and the paper's figures 7 and 8.
         facts: for index.html.
         ways: where the detections come from, kept in metrics.json.
 
@@ -258,10 +258,10 @@ def run_evaluate(
     if pictures:
         rows = sorted(evaluation.rows, key=lambda row: row["score"])
         paths = [output / f"{row['image_id']}.png" for row in rows]
-        # A scored image has no picture where memory did not suffice for that.
+        # A scored image has no image where memory did not suffice for that.
         worst = [path for path in paths if path.is_file()][:WORST]
         if worst:
             drawing.save_png(output / "worst.png", drawing.contact_sheet(worst))
-            written += f", pictures, worst.png (the {len(worst)} worst)"
+            written += f", images, worst.png (the {len(worst)} worst)"
     print(f"\nWritten to {output}: {written}")
     return failed

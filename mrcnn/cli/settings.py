@@ -70,8 +70,8 @@ class Settings:
     def applied_to(self, base: type[Config], keep: Collection[str] = ()) -> type[Config]:
         """A subclass of `base` with the preset's values and, over them, those of `config`.
 
-        Values are Python literals, (0.5, 2); what is none is a text: pool. keep: keys that stay as
-        `base` has them.
+        Values are Python literals, (0.5, 2); anything else is taken as a string: pool. keep: keys
+        that stay as `base` has them.
         Raises UserError for a key that is none or may not be changed, and for a wrong value.
         """
         values = {}

@@ -60,7 +60,7 @@ def adjust_gamma(values: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def invert(image: np.ndarray) -> np.ndarray:
-    """Negative of a uint8 image: dark nuclei on a light ground and the other way round."""
+    """Negative of a uint8 image: dark nuclei on a light background and the other way round."""
     return 255 - image
 
 
@@ -182,7 +182,7 @@ class RandomAugmentation:
             image = rotate_hue(image, turn * self.hue_degrees)
         if do_tint and coloured:
             image = tint(image, gains, powers)
-        # One curve for all 256 values, rounded once: three roundings would cost a dark picture,
+        # One curve for all 256 values, rounded once: three roundings would cost a dark image,
         # which lives on a few dozen values, much of what it shows.
         curve = adjust_gamma(np.arange(256.0), (1 + self.gamma) ** power)
         curve = adjust_contrast(curve, (1 + self.contrast) ** stretch, _mean(curve, image))

@@ -18,7 +18,7 @@ class Dataset:
     """A list of images with instance masks (matterport: ``utils.Dataset``).
 
     A sub-class fills it with ``add_class`` and ``add_image``, overrides ``load_mask`` (and
-    ``load_image`` where the pictures are not plain files), and ``prepare()`` is called once before
+    ``load_image`` where the images are not plain files), and ``prepare()`` is called once before
     use::
 
         class CellDataset(Dataset):
@@ -143,10 +143,10 @@ class Dataset:
     # ---- Loading -------------------------------------------------------------------------------
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """Return the picture as [H, W, 3] RGB in its file's dtype; grey repeated, alpha dropped.
+        """Return the image as [H, W, 3] RGB in its file's dtype; grey repeated, alpha dropped.
 
         Raises:
-            UserError: the file is missing or is no picture.
+            UserError: the file is missing or is no image.
         """
         from skimage.io import imread
 

@@ -1,6 +1,6 @@
 """Decoded images on disk (CACHE_DIR), so that no later run has to decode them again.
 
-One `.npz` file an image, uncompressed and without pickle: the picture, its label layers, the class
+One `.npz` file per image, uncompressed and without pickle: the image, its label layers, the class
 ids, and the key they were stored under. The key changes with the source files, so a file whose key
 is another one is stale; such a file, and one that is cut short or damaged (npz files carry
 checksums), counts as absent and is replaced. Files are replaced in one step, so that any number of

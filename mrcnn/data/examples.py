@@ -95,7 +95,7 @@ def make_example(
 
 
 def crop_zoom(image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray, config: Any) -> float:
-    """The zoom of a picture before jitter: by the size of its objects, where OBJECT_SIZE asks for
+    """The zoom of an image before jitter: by the size of its objects, where OBJECT_SIZE asks for
     that and there are any, otherwise by IMAGE_MIN_DIM and IMAGE_MIN_SCALE."""
     zoom = None
     if config.OBJECT_SIZE:

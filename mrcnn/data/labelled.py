@@ -45,7 +45,7 @@ class LabelledImages(Dataset):
         return self.image_info[image_id]["pair"]
 
     def is_labelled(self, image_id: int) -> bool:
-        """True: a pair has labels, though they may be those of a picture without nuclei."""
+        """True: a pair has labels, though they may be those of an image without nuclei."""
         return True
 
     def fingerprint(self, image_id: int) -> str:
@@ -55,7 +55,7 @@ class LabelledImages(Dataset):
         return hashlib.sha256(states.encode()).hexdigest()
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """uint8 RGB [H, W, 3]; deeper pictures are scaled, see `pictures.to_uint8_rgb`."""
+        """uint8 RGB [H, W, 3]; deeper images are scaled, see `pictures.to_uint8_rgb`."""
         path = self._pair(image_id).image
         return to_uint8_rgb(read_picture(path), str(path))
 
@@ -63,7 +63,7 @@ class LabelledImages(Dataset):
         """The truth as label layers int32 [H, W, L] and class ids int32 [N], all 1.
 
         Warns, once each, of label images with but one value and of outlines without a pixel.
-        Raises UserError where the labels cannot be read or have another size than the picture.
+        Raises UserError where the labels cannot be read or have another size than the image.
         """
         pair = self._pair(image_id)
         layers, count = pair.labels.layers(pair.size(), self._warn_once)

@@ -1,9 +1,9 @@
 """Labels in the files that people have: label images, COCO's JSON, ImageJ's ROIs.
 
-`LabelImage`, `CocoLabels` and `RoiLabels` hold the labels of one picture; `Labels` says what they
+`LabelImage`, `CocoLabels` and `RoiLabels` hold the labels of one image; `Labels` says what they
 have in common. Each nucleus that they hold is one instance, in whatever number of pieces.
 
-Shapes: H, W pixels of the picture, C channels, L label layers, N instances.
+Shapes: H, W pixels of the image, C channels, L label layers, N instances.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ OVAL_CORNERS = 256
 
 
 class Labels(Protocol):
-    """The labels of one picture."""
+    """The labels of one image."""
 
     files: tuple[Path, ...]
 
     def size(self) -> Size | None:
-        """(H, W) in pixels of the picture that they belong to, where the files say it."""
+        """(H, W) in pixels of the image that they belong to, where the files say it."""
 
     def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, int]:
         """Label layers int32 [H, W, L], see mrcnn/pixels/masks.py, and N. size: (H, W) of the
@@ -56,7 +56,7 @@ class Labels(Protocol):
 
 @dataclass(frozen=True)
 class LabelImage:
-    """A picture in which every instance has a number, or a colour, of its own."""
+    """An image in which every instance has a number, or a colour, of its own."""
 
     path: Path
 
@@ -137,9 +137,9 @@ def _one_number_a_colour(array: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CocoLabels:
-    """The annotations of one picture in a COCO file. Instances may overlap.
+    """The annotations of one image in a COCO file. Instances may overlap.
 
-    file_name: of the picture, as the file has it.
+    file_name: of the image, as the file has it.
     """
 
     path: Path
@@ -168,7 +168,7 @@ class CocoLabels:
             if isinstance(shape, dict):
                 if list(shape["size"]) != list(size):
                     raise ValueError(
-                        f"its run lengths are for {shape['size']} pixels, its picture "
+                        f"its run lengths are for {shape['size']} pixels, its image "
                         f"has {list(size)}"
                     )
                 counts = shape["counts"]
@@ -188,9 +188,9 @@ class CocoLabels:
 
 
 def read_coco(path: Path) -> list[CocoLabels]:
-    """The pictures that a COCO file lists, each with its annotations; categories do not count.
+    """The images that a COCO file lists, each with its annotations; categories do not count.
 
-    Warns of annotations that are left out: crowds, and those that belong to no picture.
+    Warns of annotations that are left out: crowds, and those that belong to no image.
     Raises UserError where it is no COCO file.
     """
     try:
@@ -216,7 +216,7 @@ def read_coco(path: Path) -> list[CocoLabels]:
             f"{path}: not a COCO file: expected images with id and file_name, and "
             f"annotations with image_id and segmentation ({error!r})"
         ) from None
-    for count, what in ((crowds, "are crowds"), (strays, "belong to no picture of the file")):
+    for count, what in ((crowds, "are crowds"), (strays, "belong to no image of the file")):
         if count:
             warnings.warn(
                 f"{path}: {count} annotations {what} and are left out", MRCNNWarning, stacklevel=2
@@ -275,7 +275,7 @@ class RoiLabels:
         if len(planes - {(0, 0, 0)}) > 1:
             raise UserError(
                 f"{self.files[0]}: ROIs of several planes of a stack; save those of "
-                "each plane for a picture of its own"
+                "each plane for an image of its own"
             )
         return _pack(map(union, instances), size, str(self.files[0]), warn)
 

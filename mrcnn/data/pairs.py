@@ -1,4 +1,4 @@
-"""Which pictures of the user's own belong to which labels.
+"""Which images of the user's own belong to which labels.
 
 A picture's name is its path below the folder, without the ending: plate1/a for plate1/a.tif.
 """
@@ -24,7 +24,7 @@ LABEL_ENDINGS = (".png", ".tif", ".tiff")  # JPEG changes numbers
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its labels."""
+    """An image and its labels."""
 
     name: str
     image: Path
@@ -42,16 +42,16 @@ class Pair:
 
 
 def find_pairs(images: str | Path, labels: str | Path) -> list[Pair]:
-    """The pictures below a folder that have labels, sorted by name.
+    """The images below a folder that have labels, sorted by name.
 
     images: folder with PNG, TIFF, JPEG or BMP files, also in folders inside it.
     labels: one of
         a folder (the same, one inside it, or any other) with the same folders inside and, for a
-        picture a.tif, a label image a.png or a.tif, or ImageJ ROIs a.zip, a.roi or a/*.roi; the
+        image a.tif, a label image a.png or a.tif, or ImageJ ROIs a.zip, a.roi or a/*.roi; the
         name may end in one of LABEL_SUFFIXES. Label images go before ROIs.
         a COCO JSON file; its file_name is the picture's path, from whichever folder on. The path
         with most in common counts, whatever its ending (.png and so on).
-    Warns, once each, of pictures without labels and labels without pictures, which are left out.
+    Warns, once each, of images without labels and labels without images, which are left out.
     Raises UserError where there is no pair at all, or two of a kind.
     """
     images, labels = Path(images), Path(labels)
@@ -63,14 +63,14 @@ def find_pairs(images: str | Path, labels: str | Path) -> list[Pair]:
         raise UserError(f"{labels}: no such folder or file of labels")
     pictures = _pictures(images, labels)
     if not pictures:
-        raise UserError(f"{images}: no pictures ({', '.join(ENDINGS)}) in this folder")
+        raise UserError(f"{images}: no images ({', '.join(ENDINGS)}) in this folder")
     match = _match_coco if labels.is_file() else _match_folder
     found, unused = match(pictures, images, labels)
     if not found:
         raise UserError(_nothing_found(pictures, images, labels, unused))
     bare = [str(images / path) for name, path in pictures.items() if name not in found]
     warn_of(bare, "Pictures without labels, left out")
-    warn_of(unused, "Labels without picture, left out")
+    warn_of(unused, "Labels without image, left out")
     return [Pair(name, images / pictures[name], found[name]) for name in pictures if name in found]
 
 
@@ -133,7 +133,7 @@ def _match_folder(
     images: Path,
     folder: Path,
 ) -> tuple[dict[str, Labels], list[str]]:
-    """(labels by picture name, label files that belong to no picture)."""
+    """(labels by image name, label files that belong to no image)."""
     same = _same(images, folder)
     taken = set(pictures.values()) if same else set()
     files = [path for path in _files(folder, None if same else images) if path not in taken]
@@ -197,7 +197,7 @@ def _match_coco(
     images: Path,
     file: Path,
 ) -> tuple[dict[str, CocoLabels], list[str]]:
-    """(labels by picture name, what the file lists that is no picture)."""
+    """(labels by image name, what the file lists that is no image)."""
     by_last: dict[str, list[str]] = {}
     for name in pictures:
         by_last.setdefault(PurePosixPath(name).name, []).append(name)
@@ -233,12 +233,12 @@ def _match_coco(
         unused += [entry.file_name for _, entry in entries[1:]]
     warn_of(
         [entry.file_name for entry in found.values() if not entry.annotations],
-        f"{file}: pictures without any annotation, taken as pictures without nuclei",
+        f"{file}: images without any annotation, taken as images without nuclei",
     )
     return found, unused
 
 
-# How well a path in a COCO file fits a picture, the better the larger: how many parts at the ends
+# How well a path in a COCO file fits an image, the better the larger: how many parts at the ends
 # of the two paths are the same, whether those are all of the path in the file, and whether that is
 # the picture's name.
 Fit = tuple[int, bool, bool]
@@ -262,7 +262,7 @@ def _nothing_found(
     pictures: Mapping[str, PurePosixPath], images: Path, labels: Path, unused: Sequence[str]
 ) -> str:
     name, picture = next(iter(pictures.items()))
-    start = f"{labels}: no labels for any of the {len(pictures)} pictures in {images}"
+    start = f"{labels}: no labels for any of the {len(pictures)} images in {images}"
     if labels.is_file():
         there = (
             f"the first of {len(unused)} listed there is {unused[0]}"

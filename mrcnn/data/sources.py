@@ -1,4 +1,4 @@
-"""Reading the images of a Dataset for training: caches, and patience with broken files.
+"""Reading the images of a Dataset for training: caches, and tolerance of unreadable files.
 
 Shapes: H W pixels, C channels, L label layers, N instances, K classes.
 """
@@ -119,7 +119,7 @@ class ImageReader:
     """Reads images of a data set by way of a cache in memory and, if asked for, one on disk.
 
     config: CACHE_MB bounds the memory, CACHE_DIR names the folder, IMAGE_CHANNEL_COUNT and the keys
-        of `intensities.standardise` say what kind of picture is wanted.
+        of `intensities.standardise` say what kind of image is wanted.
     """
 
     def __init__(self, dataset: Any, config: Any):

@@ -18,8 +18,8 @@ SUBSETS = ("train", "val")
 def split(pairs: Sequence[Pair], val_share: float, seed: int) -> dict[str, str]:
     """Say "train" or "val" of every picture's name.
 
-    val_share: about this share of many pictures becomes "val", from 0 to below 1; 0 means none.
-    A picture's name and the seed decide, whatever other pictures there are, so that new ones do not
+    val_share: about this share of many images becomes "val", from 0 to below 1; 0 means none.
+    A picture's name and the seed decide, whatever other images there are, so that new ones do not
     move the old. Only where all would be in one subset, the one nearest to the other changes over.
     Raises UserError for another share.
     """
@@ -61,30 +61,30 @@ def read_split(
     val_share: float,
     seed: int,
 ) -> dict[str, str]:
-    """What `write_split` wrote, or a person has made of it: "train" or "val" of every picture.
+    """What `write_split` wrote, or a person has made of it: "train" or "val" of every image.
 
-    Names may have their ending, and columns may be separated by semicolons. Pictures that the file
-    does not list come where `split` puts new ones, with a warning; rows of pictures that are not
+    Names may have their ending, and columns may be separated by semicolons. Images that the file
+    does not list come where `split` puts new ones, with a warning; rows of images that are not
     there are left out, with a warning.
-    Raises UserError where the file cannot be read, names other subsets, puts a picture in both,
-    lists none of the pictures, or where none is left to train on.
+    Raises UserError where the file cannot be read, names other subsets, puts an image in both,
+    lists none of the images, or where none is left to train on.
     """
     names = dict.fromkeys(pair.name for pair in pairs)
     listed = _listed(Path(path), names)
     new = [name for name in names if name not in listed]
     if len(new) == len(names):
         raise UserError(
-            f"{path}: lists none of the {len(names)} pictures (first: {new[0]}); "
-            "remove it, and the pictures are divided anew"
+            f"{path}: lists none of the {len(names)} images (first: {new[0]}); "
+            "remove it, and the images are divided anew"
         )
     warn_of(
         [name for name in listed if name not in names],
-        f"{path}: rows of pictures that are not there, left out",
+        f"{path}: rows of images that are not there, left out",
     )
-    warn_of(new, f"{path}: pictures that it does not list, divided at random")
+    warn_of(new, f"{path}: images that it does not list, divided at random")
     subsets = {name: listed.get(name) or _subset(_place(name, seed), val_share) for name in names}
     if "train" not in subsets.values():
-        raise UserError(f"{path}: leaves no picture for training")
+        raise UserError(f"{path}: leaves no image for training")
     return subsets
 
 

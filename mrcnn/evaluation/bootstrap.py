@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
-    """95 % interval of the mean of `values` [N], one number an image.
+    """95 % interval of the mean of `values` [N], one number per image.
 
     The images are drawn N times with replacement, 10,000 times over; the ends are percentiles of
     the means. The same seed gives the same interval. NaN for no values; of a single value both

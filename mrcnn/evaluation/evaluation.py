@@ -1,4 +1,4 @@
-"""Scores of a set of images: one row an image, a summary, a table, files and pictures.
+"""Scores of a set of images: one row per image, a summary, a table, files and images.
 
 Shapes: H, W pixels, L label layers, G true and D detected objects, T IoU thresholds.
 """
@@ -192,7 +192,7 @@ class Evaluation:
                 f"{values['score']:8.4f}   {_interval(values['score_interval'])}"
             )
         if summary["seconds_per_image"] is not None:
-            lines += ["", f"Detection took {summary['seconds_per_image']:.2f} s an image (median)"]
+            lines += ["", f"Detection took {summary['seconds_per_image']:.2f} s per image (median)"]
         return "\n".join(lines)
 
     def write(self, folder: str | os.PathLike, **facts) -> None:
@@ -224,7 +224,7 @@ def figure(
     row: dict,
     iou: np.ndarray,
 ) -> np.ndarray:
-    """The picture of one image with captions `score/IoU` (see `drawing`).
+    """A picture of one image with captions `score/IoU` (see `drawing`).
 
     row, iou [G, D]: what `Evaluation` holds of the image.
     """
@@ -249,7 +249,7 @@ def report_figures(
     iou: np.ndarray,
     noun: str = "object",
 ) -> dict[str, np.ndarray]:
-    """The report's figures 7 and 8 of one image, by name; arguments as for `figure`."""
+    """The paper's figures 7 and 8 of one image, by name; arguments as for `figure`."""
     best = iou.max(axis=0) if len(iou) else np.zeros(iou.shape[1])
     confidences = [f"{score:.2f}" for score in scores] if scores is not None else [""] * len(best)
     boxes = _boxes(labels)

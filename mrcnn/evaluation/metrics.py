@@ -2,7 +2,7 @@
 
 Three families:
 - matterport's functions on boxes and mask stacks (`compute_ap` and friends);
-- scores of instance segmentation, computed from one IoU matrix an image: the competition score
+- scores of instance segmentation, computed from one IoU matrix per image: the competition score
   of the Data Science Bowl 2018, F1, panoptic quality, aggregated Jaccard index, COCO-style AP;
 - pixel scores of semantic segmentation from a confusion matrix (paper, section 3.5.5).
 
@@ -122,7 +122,7 @@ def coco_ap(
     ious: one matrix [G, D] an image; scores: the confidences [D] of the same images.
     As COCO's evaluation: detections by falling score, each takes the free true instance of
     highest IoU that reaches the threshold; precision is made non-increasing and read at 101
-    recall values. Unlike it, no limit of 100 detections an image. NaN without any truth.
+    recall values. Unlike it, no limit of 100 detections per image. NaN without any truth.
     The mean of the result is the "AP" of COCO's tables.
     """
     truths = sum(iou.shape[0] for iou in ious)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mrcnn.errors import UserError
 
-# Far above any microscope picture that fits a training machine, far below a memory full.
+# Far above any microscope image that fits a training machine, far below a memory full.
 MAX_PIXELS = 100_000_000
 # Deeper pixels are spread over 0..255 between these percentiles of the image's own values, the
 # common choice in cell segmentation: dim 12-bit cameras and single hot pixels both come out well.
@@ -17,10 +17,10 @@ LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.8
 
 
 def decode_picture(data: bytes, name: str) -> np.ndarray:
-    """Decode a picture file.
+    """Decode an image file.
 
     Returns [H, W] or [H, W, C] with the values of the file (uint8, uint16, float32, ...).
-    Raises UserError naming the file where it is not a picture, broken, or absurdly large.
+    Raises UserError naming the file where it is not an image, broken, or absurdly large.
     """
     try:
         if data[:4] in (b"II*\0", b"MM\0*"):
@@ -38,7 +38,7 @@ def decode_picture(data: bytes, name: str) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # Pillow raises a dozen different types for broken files
-        raise UserError(f"{name}: not a readable picture ({error})") from None
+        raise UserError(f"{name}: not a readable image ({error})") from None
 
 
 def _refuse_pixels(size: tuple[int, int], name: str) -> None:
@@ -70,7 +70,7 @@ def _decode_tiff(data: bytes, name: str) -> np.ndarray:
 
 
 def to_uint8_rgb(array: np.ndarray, name: str = "picture") -> np.ndarray:
-    """Any picture array -> uint8 RGB [H, W, 3].
+    """Any image array -> uint8 RGB [H, W, 3].
 
     Grey is repeated, alpha is dropped. Values other than 8 bits are scaled so that the 1st and
     the 99.8th percentile of the whole image (all channels together) become 0 and 255.
@@ -106,10 +106,10 @@ def scale_to_uint8(array: np.ndarray) -> np.ndarray:
 
 
 def decode_mask(data: bytes, name: str) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-    """Decode one mask picture, non-zero inside (in any colour; alpha does not count).
+    """Decode one mask image, non-zero inside (in any colour; alpha does not count).
 
     Returns (patch, (y, x), (height, width)): the bool patch [h, w] of the mask's bounding box,
-    its corner, and the size of the picture. An empty mask gives a patch of [0, 0]. Cutting the
+    its corner, and the size of the image. An empty mask gives a patch of [0, 0]. Cutting the
     patch out at once keeps images of many nuclei fast.
     """
     try:
@@ -125,7 +125,7 @@ def decode_mask(data: bytes, name: str) -> tuple[np.ndarray, tuple[int, int], tu
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{name}: not a readable picture ({error})") from None
+        raise UserError(f"{name}: not a readable image ({error})") from None
     array = decode_picture(data, name)
     if array.ndim == 3:
         array = array[..., : 3 if array.shape[2] >= 3 else 1].any(axis=-1)

@@ -4,7 +4,7 @@
     TIFF             OME-TIFF, ImageJ's hyperstacks, BigTIFF, pyramids of slides
     Zarr, OME-Zarr   with the package zarr
 
-A file may hold many pictures: every time, depth or other place along an axis that is neither Y, X
+A file may hold many images: every time, depth or other place along an axis that is neither Y, X
 nor channels is one of its own.
 """
 
@@ -27,7 +27,7 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file or folder that gives no picture, and why not, in words that follow its name."""
+    """A file or folder that gives no image, and why not, in words that follow its name."""
 
     path: Path
     reason: str
@@ -35,7 +35,7 @@ class Unreadable:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture in a file, of which nothing is in memory and no file is open.
+    """An image in a file, of which nothing is in memory and no file is open.
 
     It may be read by several threads at once. `picture[rows, columns]` is `read` too.
     """
@@ -93,9 +93,9 @@ def _cut_off(one: slice, size: int) -> slice:
 def find_pictures(
     inputs: Sequence[str | os.PathLike], channel: int | str | None = None
 ) -> tuple[list[Picture], list[Unreadable]]:
-    """The pictures in files, folders (with all below) and patterns such as `plate/**/*.tif`.
+    """The images in files, folders (with all below) and patterns such as `plate/**/*.tif`.
 
-    Only headers are read. Pictures come in natural order, each once.
+    Only headers are read. Images come in natural order, each once.
 
     Args:
         inputs: see `picture_listing.picture_paths`.
@@ -103,9 +103,9 @@ def find_pictures(
             None takes grey, RGB without alpha, and three channels of another kind; where there are
             two or more than three, one has to be chosen.
     Returns:
-        The pictures, and what cannot be read.
+        The images, and what cannot be read.
     Raises:
-        UserError: an input is not there, or there is no picture in it.
+        UserError: an input is not there, or there is no image in it.
     """
     paths, closed = picture_paths(inputs)
     unreadable = [Unreadable(*one) for one in closed]
@@ -142,7 +142,7 @@ def _planes(path: Path) -> list[Plane]:
 
     if tiff.is_picture(start):
         return tiff.planes(path)
-    raise UserError("is no picture (PNG, JPEG, BMP, TIFF or Zarr)")
+    raise UserError("is no image (PNG, JPEG, BMP, TIFF or Zarr)")
 
 
 def _reason(error: Exception) -> str:

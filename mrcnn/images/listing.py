@@ -1,4 +1,4 @@
-"""From files, folders and patterns to the files of pictures, and names for the pictures."""
+"""From files, folders and patterns to the files of images, and names for the images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def picture_paths(
     inputs: files; folders, of which everything below with one of ENDINGS is taken; patterns with
     `*`, `?`, `[...]` and `**`. A Zarr folder counts as a file. Hidden files, __MACOSX and the masks
     of Kaggle's layout (`masks` beside `images`) are left out unless they are named themselves.
-    Raises UserError where an input is not there or has no pictures in it.
+    Raises UserError where an input is not there or has no images in it.
     """
     found: dict[str, Path] = {}
     closed: list[tuple[Path, str]] = []
@@ -55,7 +55,7 @@ def picture_paths(
         before = len(closed)
         paths = _paths_of(os.path.expanduser(one), closed)
         if not paths and len(closed) == before:
-            raise UserError(f"{one}: no pictures there ({', '.join(ENDINGS)})")
+            raise UserError(f"{one}: no images there ({', '.join(ENDINGS)})")
         for path in paths:
             found.setdefault(file_key(path), path)
     return sorted(found.values(), key=natural_key), list(dict.fromkeys(closed))
@@ -71,7 +71,7 @@ def _paths_of(named: str, closed: list[tuple[Path, str]]) -> list[Path]:
 
     @functools.cache
     def is_skipped(folder: Path) -> bool:
-        """Whether the files in a folder are no pictures of their own."""
+        """Whether the files in a folder are no images of their own."""
         return (
             _is_left_out(folder)
             or zarr.is_picture(folder)
@@ -188,7 +188,7 @@ def _name(path: Path, suffix: str, common: Path | None, ending: bool = False) ->
 
 
 def _stem(path: Path) -> str:
-    """The name without endings: those of pictures, and .ome before them."""
+    """The name without endings: those of images, and .ome before them."""
     name = path.name
     for endings in (ENDINGS, (".ome",)):
         lower = name.lower()

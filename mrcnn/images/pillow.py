@@ -17,7 +17,7 @@ OPENERS = {
     b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
     b"BM": BmpImagePlugin.BmpImageFile,
 }
-# A small file can claim to be a huge picture, and all of it has to be decoded.
+# A small file can claim to be a huge image, and all of it has to be decoded.
 MAX_PIXELS = 400_000_000
 
 # Modes of Pillow that are kept, with their channels; all others become RGB.

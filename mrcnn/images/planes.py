@@ -1,4 +1,4 @@
-"""What the readers of picture files have in common: planes, their channels, the size of a pixel.
+"""What the readers of image files have in common: planes, their channels, the size of a pixel.
 
 Shapes: H, W pixels of a plane, C its channels; h, w, c of a part of it.
 """
@@ -19,7 +19,7 @@ from mrcnn.errors import UserError
 PartReader = Callable[[slice, slice, slice], np.ndarray]
 
 LONGEST_SIDE = 2**31 - 1
-# Without --channel, pictures of as many channels that are not colours are still taken whole.
+# Without --channel, images of as many channels that are not colours are still taken whole.
 MOST_CHANNELS = 3
 RGB = ("red", "green", "blue")
 
@@ -54,7 +54,7 @@ MICRONS = {
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """A picture [H, W, C] in a file, as the file has it."""
+    """An image [H, W, C] in a file, as the file has it."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype  # in the machine's byte order
@@ -62,12 +62,12 @@ class Plane:
     channels: tuple[str, ...] = ()  # names, where they are known
     is_rgb: bool = False  # the first three channels are colours
     has_alpha: bool = False  # the last channel says how opaque a pixel is
-    mpp: float | None = None  # microns a pixel
+    mpp: float | None = None  # microns per pixel
     suffix: str = ""  # tells it from the other planes of its file: t0003_z002
     files: tuple[Path, ...] = ()  # that hold its pixels, where they are not its own file alone
 
     def __post_init__(self) -> None:
-        """Raises UserError (a reason without the file's name) for what cannot be a picture."""
+        """Raises UserError (a reason without the file's name) for what cannot be an image."""
         height, width, channels = self.shape
         if not height or not width or not channels:
             raise UserError(f"has no pixels ({height} x {width}, {channels} channels)")

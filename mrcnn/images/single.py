@@ -1,4 +1,4 @@
-"""Single pictures in files of their own: size, content and state.
+"""Single images in files of their own: size, content and state.
 
 Shapes: H, W pixels, C channels.
 """
@@ -30,7 +30,7 @@ def is_image_file(name: str) -> bool:
 def refuse_large(size: int, name: str) -> None:
     """Raise UserError for a file that is far larger than any image should be."""
     if size > MAX_FILE_BYTES:
-        raise UserError(f"{name}: {size} bytes, more than the {MAX_FILE_BYTES} allowed a file")
+        raise UserError(f"{name}: {size} bytes, more than the {MAX_FILE_BYTES} allowed per file")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -45,7 +45,7 @@ def read_bytes(path: Path) -> bytes:
 def read_picture(path: Path) -> np.ndarray:
     """[H, W] or [H, W, C] with the values of the file; see `pictures.decode_picture`.
 
-    Raises UserError where it is no picture, or a stack of them.
+    Raises UserError where it is no image, or a stack of them.
     """
     if path.name.lower().endswith(TIFF_ENDINGS):
         picture_size(path)
@@ -62,7 +62,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     except UserError:
         raise
     except Exception as error:  # Pillow and tifffile raise a dozen types for broken files
-        raise UserError(f"{path}: not a readable picture ({error})") from None
+        raise UserError(f"{path}: not a readable image ({error})") from None
 
 
 def _tiff_size(path: Path) -> tuple[int, int]:
@@ -70,13 +70,13 @@ def _tiff_size(path: Path) -> tuple[int, int]:
 
     with tifffile.TiffFile(path) as tiff:
         series, page = tiff.series[0], tiff.pages[0]
-        # Y, X and S (samples: the colours of a pixel) make a picture; all else makes a stack.
+        # Y, X and S (samples: the colours of a pixel) make an image; all else makes a stack.
         planes = math.prod(
             size for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXS"
         )
         if planes > 1:
             raise UserError(
-                f"{path}: a stack of {planes} planes; save each as a picture of its "
+                f"{path}: a stack of {planes} planes; save each as an image of its "
                 "own (in ImageJ: Image > Stacks > Stack to Images), or channels as one "
                 "RGB picture"
             )

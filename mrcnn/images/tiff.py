@@ -61,7 +61,7 @@ def _planes_of_file(path: Path, **kinds: bool) -> list[Plane]:
             prefix = plane_suffix("S", number, len(series)) if len(series) > 1 else ""
             found += _planes_of_series(tiff, one, prefix)
     if not found:
-        raise UserError("has no picture in it")
+        raise UserError("has no image in it")
     return found
 
 
@@ -70,7 +70,7 @@ def _wanted_series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
     that are like the largest."""
     images = [one for one in tiff.series if {"Y", "X"} <= set(one.axes)]
     if not images:
-        raise UserError("has no picture in it")
+        raise UserError("has no image in it")
     largest = max(images, key=lambda one: one.keyframe.imagelength * one.keyframe.imagewidth)
     if not tiff.is_ome:
         return [largest]
@@ -239,7 +239,7 @@ def _palette(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> np.ndarray | N
 def _metadata(
     tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
 ) -> tuple[tuple[str, ...], float | None]:
-    """Names of the channels as far as they are known, and microns a pixel."""
+    """Names of the channels as far as they are known, and microns per pixel."""
     page, names, mpp = series.keyframe, (), None
     unit = _RESOLUTION_UNITS.get(page.tags.valueof(296, default=2))
     if tiff.is_ome:

@@ -49,7 +49,7 @@ def _has_mark(folder: Path) -> bool:
 def planes(path: Path) -> list[Plane]:
     """The planes of an array or of an OME-Zarr group, at full resolution; no pixels are read.
 
-    Groups of pictures, such as plates, give the planes of all of them. Raises UserError (a reason
+    Groups of images, such as plates, give the planes of all of them. Raises UserError (a reason
     without the folder's name), and whatever zarr raises for what is broken.
     """
     try:
@@ -70,7 +70,7 @@ def planes(path: Path) -> list[Plane]:
 
 
 def _images(group: zarr.Group, name: str, depth: int) -> Iterator[tuple[str, zarr.Group]]:
-    """The groups that are OME's pictures, with what tells them apart."""
+    """The groups that are OME's images, with what tells them apart."""
     if _ome(group).get("multiscales"):
         yield name, group
     elif depth < DEEPEST_GROUP:
@@ -89,7 +89,7 @@ def _ome(group: zarr.Group) -> Mapping[str, Any]:
 
 
 def _planes_of_image(group: zarr.Group, name: str) -> list[Plane]:
-    """The planes of the first level of an OME-Zarr picture."""
+    """The planes of the first level of an OME-Zarr image."""
     ome = _ome(group)
     multiscale = ome["multiscales"][0]
     level = multiscale["datasets"][0]

@@ -1,8 +1,8 @@
-"""From pictures to detections: mold, run the network, unmold.
+"""From images to detections: mold, run the network, unmold.
 
 A result is a dictionary with rois int32 [N, 4] in pixels, class_ids int32 [N], scores float32 [N]
 and patches, N tuples (y, x, bool [h, w]): the patch lies at rows y.. and columns x.. of the
-picture. Hundreds of objects on a large picture take gigabytes as full-size masks, and nearly
+picture. Hundreds of objects on a large image take gigabytes as full-size masks, and nearly
 nothing so.
 """
 
@@ -19,12 +19,12 @@ from mrcnn.network.detection import count_detections
 from mrcnn.pixels import molding, unmolding
 from mrcnn.pixels.object_size import object_zoom
 
-# Looks at a picture for its zoom: the factors tried until something is found, and how many more
+# Looks at an image for its zoom: the factors tried until something is found, and how many more
 # follow while what is found asks for a zoom this much smaller.
 OTHER_LOOKS = (1.0, 1 / 3, 2.0)
 CLOSER_LOOKS = 2
 MUCH_SMALLER = 0.7
-# No zoom makes a picture larger than this many pixels, some 5 GB of memory.
+# No zoom makes an image larger than this many pixels, some 5 GB of memory.
 MOST_PIXELS = 16e6
 
 
@@ -35,18 +35,18 @@ def detect_patches(
     probabilities: bool = False,
     zooms: Sequence[float | None] | None = None,
 ) -> list[dict]:
-    """Detect the objects in any number of pictures of any sizes.
+    """Detect the objects in any number of images of any sizes.
 
     Args:
         network: with the weights to use.
         images: [H, W, C] arrays with values 0 to 255.
-        config: BATCH_SIZE pictures of one molded shape run at once.
+        config: BATCH_SIZE images of one molded shape run at once.
         probabilities: patches are float32 [h, w] in place of bool, what MASK_THRESHOLD would be
             applied to. They end at the detection's box, enlarged by MASK_ROI_SCALE.
-        zooms: factor of enlargement of each picture; by default what `find_zooms` finds.
+        zooms: factor of enlargement of each image; by default what `find_zooms` finds.
 
     Returns:
-        A result for every picture, in order.
+        A result for every image, in order.
     """
     if zooms is None:
         zooms = find_zooms(network, images, config)
@@ -68,7 +68,7 @@ def find_zooms(
 
     Returns:
         Factors of enlargement, in steps; that of the first look where no object was found. None for
-        all pictures without OBJECT_SIZE or with another mode than "pad64".
+        all images without OBJECT_SIZE or with another mode than "pad64".
     """
     if not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64":
         return [None] * len(images)
@@ -107,15 +107,15 @@ def _find_zoom(network: FastNetwork, image: np.ndarray, config, first: float | N
 
 
 def _rounded(zoom: float) -> float:
-    """To steps of a quarter octave: few picture sizes, for backends that compile for each."""
+    """To steps of a quarter octave: few image sizes, for backends that compile for each."""
     return 2 ** (round(4 * math.log2(zoom)) / 4)
 
 
 def _run(network: FastNetwork, images, zooms, config, masks: bool = True) -> Iterator[tuple]:
-    """Mold the pictures and run the network; those of one molded shape go in batches.
+    """Mold the images and run the network; those of one molded shape go in batches.
 
     Yields:
-        For every picture (position, row of the batch, Found, molded shape, meta data [M]).
+        For every image (position, row of the batch, Found, molded shape, meta data [M]).
     """
     molded = [
         molding.mold_inputs([image], config, [zoom])[:2]
@@ -168,7 +168,7 @@ def check_sides(shape: Sequence[int]) -> None:
 def _result(
     found: Found, row: int, original_shape, molded_shape, meta, config, probabilities=False
 ) -> dict:
-    """The result of one picture of a batch."""
+    """The result of one image of a batch."""
     _warn_if_cut(found, row, meta, config)
     window = molding.parse_image_meta(meta[None])["window"][0]
     boxes, class_ids, scores, patches = unmolding.unmold_patches(

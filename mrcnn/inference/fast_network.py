@@ -3,7 +3,7 @@
 It computes what `network.inference_model` does, from the same functions, but
 - with batch norms folded into the convolutions and kernels stored in the compute dtype (`folding`),
 - with masks for the detections that there are, not for all `DETECTION_MAX_INSTANCES` rows,
-- with no new graph for a new picture size, where the backend allows it (`compiled`).
+- with no new graph for a new image size, where the backend allows it (`compiled`).
 
 Shape shorthand: B images, H W rows and columns of the molded image, A anchors, R proposals,
 D detections at most, N of them there, K classes, M length of the image meta data.
@@ -38,7 +38,7 @@ from mrcnn.network.models import (
 MEGAPIXEL = 1024**2
 SMALLEST_FACTOR = 1 / 8  # the limits of images of 362 x 362 pixels hold for all smaller ones
 FINDERS_KEPT = 8
-ANCHOR_SETS_KEPT = 16  # one a picture size, some four megabytes a megapixel
+ANCHOR_SETS_KEPT = 16  # one per image size, about 4 MB per megapixel
 
 
 class Found(NamedTuple):

@@ -1,7 +1,7 @@
 """Batch normalization folded into the convolutions before it, for detection.
 
 A trained batch norm is one multiplication and one addition a channel. Done to the convolution's
-kernel and bias once, instead of to its output at every picture, it costs nothing: about a quarter
+kernel and bias once, instead of to its output at every image, it costs nothing: about a quarter
 of a detection's time on a processor.
 """
 

@@ -1,8 +1,8 @@
-"""Detection from proposals that somebody else made, on a picture or on a pyramid of its sizes.
+"""Detection from proposals that somebody else made, on an image or on a pyramid of its sizes.
 
-    proposals -> the size of the picture at which each is near 224 x 224 -> class, box and mask
+    proposals -> the size of the image at which each is near 224 x 224 -> class, box and mask
 
-Source: report section 3.8.5; Girshick, "Fast R-CNN", sections 2.2 and 3.
+Source: paper section 3.8.5; Girshick, "Fast R-CNN", sections 2.2 and 3.
 Shape shorthand: R regions, K classes, D detections.
 """
 
@@ -25,7 +25,7 @@ CANONICAL_SIDE = 224.0  # pixels
 def nearest_zoom(boxes: np.ndarray, zooms: Sequence[float]) -> np.ndarray:
     """Index of the zoom at which each box's area is nearest to 224 x 224 pixels, int [R].
 
-    boxes: [R, 4] in pixels of the picture (y1, x1, y2, x2). Nearest by the factor between them.
+    boxes: [R, 4] in pixels of the image (y1, x1, y2, x2). Nearest by the factor between them.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     sides = np.sqrt(np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6), axis=1))
@@ -40,12 +40,12 @@ def detect_proposals(
     zooms: Sequence[float | None],
     config,
 ) -> dict:
-    """Classify, refine and outline given regions of one picture.
+    """Classify, refine and outline given regions of one image.
 
     Args:
         network: with the weights to use.
         image: [H, W, C], values 0 to 255.
-        proposals: [R, 4] in pixels of the picture (y1, x1, y2, x2), R may be 0.
+        proposals: [R, 4] in pixels of the image (y1, x1, y2, x2), R may be 0.
         zooms: factors of enlargement; more than one makes an image pyramid. None stands for what
             IMAGE_MIN_DIM and IMAGE_MIN_SCALE ask for.
 
@@ -93,7 +93,7 @@ def _detect(network, image, proposals, zooms, config) -> dict:
 
 
 def _refine(rois, classes, deltas, shape, config) -> np.ndarray:
-    """`DetectionLayer` on regions [R, 4] of a picture: its rows without padding, [D, 6]."""
+    """`DetectionLayer` on regions [R, 4] of an image: its rows without padding, [D, 6]."""
     if not len(rois):
         return np.zeros((0, 6), np.float32)
     every_class = np.ones(config.NUM_CLASSES, np.int32)
@@ -104,7 +104,7 @@ def _refine(rois, classes, deltas, shape, config) -> np.ndarray:
 
 
 class _Look:
-    """A picture at one zoom, and what the network sees of regions in it."""
+    """An image at one zoom, and what the network sees of regions in it."""
 
     def __init__(self, network: FastNetwork, image, zoom: float | None, config):
         self.network, self.config = network, config
@@ -115,12 +115,12 @@ class _Look:
         self.features = network.features(molded)
 
     def _in_molded(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes [R, 4] normalised to the picture -> normalised to the molded image."""
+        """Boxes [R, 4] normalised to the image -> normalised to the molded image."""
         origin, size = np.tile(self.window[:2], 2), np.tile(self.window[2:] - self.window[:2], 2)
         return (origin + boxes * size).astype(np.float32)
 
     def classify(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes [R, 4] normalised to the picture, again, probabilities [R, K], deltas [R, K, 4]."""
+        """Boxes [R, 4] normalised to the image, again, probabilities [R, K], deltas [R, K, 4]."""
         kinds, size = self.config.NUM_CLASSES, self.config.POST_NMS_ROIS_INFERENCE
         found = [(np.zeros((0, kinds), np.float32), np.zeros((0, kinds, 4), np.float32))]
         rois = self._in_molded(boxes)
@@ -137,5 +137,5 @@ class _Look:
         return boxes, classes, deltas
 
     def segment(self, boxes: np.ndarray) -> np.ndarray:
-        """Masks [R, h, w, K] of boxes [R, 4] normalised to the picture."""
+        """Masks [R, h, w, K] of boxes [R, 4] normalised to the image."""
         return self.network.segment(self.features, self.metas, self._in_molded(boxes)[None])[0]

@@ -10,7 +10,7 @@ The steps, each of which can be switched off (see `PostProcessing`):
     6. drop instances far smaller than the image's typical one
     7. fill holes
 
-Shapes: N detections, H, W pixels of the picture, h, w pixels of one detection's patch.
+Shapes: N detections, H, W pixels of the image, h, w pixels of one detection's patch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scipy.sparse import csr_array
 
 from mrcnn.errors import UserError
 
-# (y, x, array [h, w]): an array's place in the picture, inside which it lies completely.
+# (y, x, array [h, w]): an array's place in the image, inside which it lies completely.
 Patch = tuple[int, int, np.ndarray]
 
 OVERLAPS = ("score", "probability", "product")
@@ -35,7 +35,7 @@ _WITH_DIAGONALS = np.ones((3, 3), bool)
 
 
 class Detections(NamedTuple):
-    """The detections of one picture, in any order."""
+    """The detections of one image, in any order."""
 
     scores: np.ndarray  # float [N]
     patches: Sequence[Patch]  # N, float32 probabilities; zero outside a patch
@@ -62,7 +62,7 @@ class PostProcessing:
     # Smallest area of an instance, as a share of the median area in its image.
     min_typical_area: float | None = 0.1
     # Smallest area of an instance in pixels. The competition's truth has none below 21; off for
-    # pictures of a lower magnification.
+    # images of a lower magnification.
     min_area: int | None = 20
     # Give the background that an instance encloses to the instance.
     fill_holes: bool = True
@@ -226,7 +226,7 @@ class MaskPairs(NamedTuple):
 
 
 def mask_pairs(masks: Sequence[Patch], shape: Sequence[int]) -> MaskPairs:
-    """Overlaps of masks, (y, x, bool [h, w]) each, in a picture of (H, W) or longer."""
+    """Overlaps of masks, (y, x, bool [h, w]) each, in an image of (H, W) or longer."""
     width = int(shape[1])
     areas = np.array([np.count_nonzero(mask) for _, _, mask in masks], np.int64)
     pixels = [np.zeros(0, np.int64)]

@@ -1,19 +1,19 @@
 """Pictures of any size: cut into tiles that overlap, and what is found in them put together again.
 
-Every tile is a window of the picture that the network sees whole, and has a core. The cores divide
-the picture among the tiles; around its core a tile sees a margin, the halo, of twice the size of a
+Every tile is a window of the image that the network sees whole, and has a core. The cores divide
+the image among the tiles; around its core a tile sees a margin, the halo, of twice the size of a
 typical object. So an object whose centre lies in a tile's core is, as a rule, seen whole by that
 tile, and `Mosaic` takes it from there:
 
 - An object whose centre lies near the border of two cores may be found in both tiles or, by its
   centre in the one and the other, in neither: those somewhat outside the core are taken too, unless
-  their pixels are another's already. So none is doubled and none lost.
+  their pixels are another's already. So no object is counted twice or missed.
 - An object larger than the halo is cut off at the edge of some tile. Its parts in the two tiles
   agree where both have looked, and are joined there.
 
-Memory: one tile, the label map (which may be a file), and a few numbers an object.
+Memory: one tile, the label map (which may be a file), and a few numbers per object.
 
-Shapes: H, W pixels of the picture, h, w of a tile, N objects. Boxes are y1, x1, y2, x2 in pixels.
+Shapes: H, W pixels of the image, h, w of a tile, N objects. Boxes are y1, x1, y2, x2 in pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scipy import ndimage
 
 from mrcnn.inference.postprocess import PostProcessing, large_enough
 
-# Sides in pixels of the zoomed picture, where a typical object has OBJECT_SIZE, 32.
+# Sides in pixels of the zoomed image, where a typical object has OBJECT_SIZE, 32.
 TILE = 768
 HALO = 64
 # Share of the halo by which a centre may lie outside of the core.
@@ -42,7 +42,7 @@ Box = tuple[int, int, int, int]
 
 
 class Tile(NamedTuple):
-    """Pixels of the picture, y1, x1, y2, x2."""
+    """Pixels of the image, y1, x1, y2, x2."""
 
     window: Box  # what the network sees
     core: Box  # where this tile decides
@@ -53,10 +53,10 @@ class Tile(NamedTuple):
 
 
 def tiles_of(shape: Sequence[int], zoom: float, tile: int = TILE, halo: int = HALO) -> list[Tile]:
-    """The tiles of a picture, row by row.
+    """The tiles of an image, row by row.
 
-    shape: (H, W) or longer. zoom: of the picture. tile, halo: in pixels of the zoomed picture; tile
-    must be more than twice the halo. All tiles have one size, that of the picture where it is
+    shape: (H, W) or longer. zoom: of the image. tile, halo: in pixels of the zoomed image; tile
+    must be more than twice the halo. All tiles have one size, that of the image where it is
     smaller, so that the network meets few shapes.
     """
     side, margin = max(1, int(tile / zoom)), math.ceil(halo / zoom)
@@ -81,7 +81,7 @@ def _intervals(size: int, side: int, margin: int) -> list[tuple[int, int, int, i
 
 
 class Mosaic:
-    """The label map of a whole picture, from the label maps of its tiles in their order."""
+    """The label map of a whole image, from the label maps of its tiles in their order."""
 
     def __init__(
         self,
@@ -92,9 +92,9 @@ class Mosaic:
     ):
         """
         Args:
-            shape: (H, W) or longer, of the picture.
+            shape: (H, W) or longer, of the image.
             settings: how small an object may be.
-            margin: the halo, in pixels of the picture.
+            margin: the halo, in pixels of the image.
             labels: zeros int32 [H, W] to write into, such as a memory map.
         """
         shape = int(shape[0]), int(shape[1])
@@ -152,7 +152,7 @@ class Mosaic:
         return seen
 
     def _is_cut(self, window: tuple[slice, slice], tile: Tile) -> bool:
-        """Whether an object touches an edge of the tile beyond which the picture goes on."""
+        """Whether an object touches an edge of the tile beyond which the image goes on."""
         rows, columns = window
         (y1, x1, y2, x2), (height, width) = tile.window, self.labels.shape
         return bool(

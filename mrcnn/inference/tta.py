@@ -1,11 +1,11 @@
-"""Test-time augmentation: detect on several variants of a picture and merge what is found.
+"""Test-time augmentation: detect on several variants of an image and merge what is found.
 
 Flips and quarter turns bring every mask back to exactly the pixels that it was found on. Scales
-change the zoom at which the network sees the picture; masks are sampled at the picture's own
-pixel centres, so nothing is resized twice. (Inverted copies would add nothing: pictures with a
-light ground are inverted anyway, see `mrcnn.pixels.intensities`.)
+change the zoom at which the network sees the image; masks are sampled at the picture's own
+pixel centres, so nothing is resized twice. (Inverted copies would add nothing: images with a
+light background are inverted anyway, see `mrcnn.pixels.intensities`.)
 
-Shapes: N detections, H, W pixels of the picture, h, w pixels of one detection's patch, V variants.
+Shapes: N detections, H, W pixels of the image, h, w pixels of one detection's patch, V variants.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ SAME_NUCLEUS = 0.5
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to change a picture: mirror it, then turn it, then zoom it."""
+    """One way to change an image: mirror it, then turn it, then zoom it."""
 
     mirrored: bool = False  # left and right are swapped
     turns: int = 0  # quarter turns, counter-clockwise
-    scale: float = 1.0  # factor of the zoom that the picture would have otherwise
+    scale: float = 1.0  # factor of the zoom that the image would have otherwise
 
     def __str__(self) -> str:
         changes = [
@@ -39,7 +39,7 @@ class Variant:
         return ", ".join(name for name, changed in changes if changed) or "as it is"
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """The changed picture, [H, W, C] or, after an odd number of turns, [W, H, C]; not zoomed.
+        """The changed image, [H, W, C] or, after an odd number of turns, [W, H, C]; not zoomed.
 
         image: uint8 [H, W, C].
         """
@@ -48,9 +48,9 @@ class Variant:
         return np.ascontiguousarray(image)
 
     def restore(self, patch: Patch, shape: Sequence[int]) -> Patch:
-        """A patch of the changed picture as a patch of the picture itself.
+        """A patch of the changed image as a patch of the image itself.
 
-        shape: (H, W) or longer, of the picture itself.
+        shape: (H, W) or longer, of the image itself.
         """
         y, x, array = patch
         height, width = int(shape[0]), int(shape[1])
@@ -90,14 +90,14 @@ SETS = {
 
 
 def variants_of(name: str | None) -> tuple[Variant, ...]:
-    """The variants of a set of SETS; None for the picture alone."""
+    """The variants of a set of SETS; None for the image alone."""
     return SETS[name] if name else NONE
 
 
 def detect(
     model, image: np.ndarray, variants: Sequence[Variant] = NONE, zoom: float | None = None
 ) -> Detections:
-    """Detect on every variant of a picture and merge.
+    """Detect on every variant of an image and merge.
 
     model: a `MaskRCNN` in "inference" mode. image: uint8 [H, W, C]. With several variants the
     model's DETECTION_MIN_CONFIDENCE should be far below the score wanted in the end, so that
@@ -111,7 +111,7 @@ def detect(
 def detect_variants(
     model, image: np.ndarray, variants: Sequence[Variant], zoom: float | None = None
 ) -> list[Detections]:
-    """The detections of each variant, brought back to the picture; arguments as for `detect`."""
+    """The detections of each variant, brought back to the image; arguments as for `detect`."""
     zooms = None
     if any(variant.scale != 1 for variant in variants):
         zoom = zoom or model.find_zooms([image])[0] or _configured_zoom(image, model.config)
@@ -123,7 +123,7 @@ def detect_variants(
     elif len(variants) > 1:  # one look for the zoom serves all
         zooms = model.find_zooms([image]) * len(variants)
     found = []
-    for i, variant in enumerate(variants):  # one at a time: molded pictures are large
+    for i, variant in enumerate(variants):  # one at a time: molded images are large
         [result] = model.detect_patches(
             [variant.apply(image)],
             probabilities=True,
@@ -147,7 +147,7 @@ def _configured_zoom(image: np.ndarray, config) -> float:
 def merge(
     found: Sequence[Detections], shape: Sequence[int], same: float = SAME_NUCLEUS
 ) -> Detections:
-    """The detections of several variants of one picture -> one detection a nucleus.
+    """The detections of several variants of one image -> one detection a nucleus.
 
     By falling score, each detection that is still free gathers from every other variant the free
     one whose mask (probability .5 and above) overlaps its own most, if their IoU is above `same`.
@@ -155,7 +155,7 @@ def merge(
     score is the sum of its members' scores divided by the number of variants: what few variants
     see has a low score. Its class is that of its best member.
 
-    found: V, in the frame of the picture. shape: (H, W) or longer.
+    found: V, in the frame of the image. shape: (H, W) or longer.
     """
     scores = np.concatenate([np.zeros(0), *(np.asarray(f.scores, np.float64) for f in found)])
     order = np.argsort(-scores, kind="stable")

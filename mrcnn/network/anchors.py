@@ -2,7 +2,7 @@
 
 Plain NumPy, in pixels of the molded image; the graph takes them as constants.
 
-Source: report sections 3.9.1 to 3.9.3; matterport `generate_anchors`,
+Source: paper sections 3.9.1 to 3.9.3; matterport `generate_anchors`,
 `generate_pyramid_anchors`, `compute_backbone_shapes`.
 Shape shorthand: A anchors, L pyramid levels. Boxes are y1, x1, y2, x2.
 """
@@ -24,7 +24,7 @@ def generate_anchors(
         scales: side or sides of a square anchor in pixels.
         ratios: width / height of the anchors.
         shape: (height, width) of the feature map in cells.
-        feature_stride: pixels a cell.
+        feature_stride: pixels per cell.
         anchor_stride: cells from one anchor centre to the next.
         centered: put anchors on the centre of a cell (exact convention) rather than on its
             top-left corner (matterport's).

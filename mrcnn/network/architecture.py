@@ -1,8 +1,8 @@
 """The two architectures as records; whoever reads one need not know which it is.
 
 "fpn"  a feature pyramid over the five stages of the backbone (FPN; matterport): one size of
-       anchors a level, regions pooled from the level that fits their size
-"c4"   the last convolution of stage 4 alone (report section 4.2, figure 5): all sizes of
+       anchors per level, regions pooled from the level that fits their size
+"c4"   the last convolution of stage 4 alone (paper section 4.2, figure 5): all sizes of
        anchors on one map, and stage 5 of the backbone as the trunk of both heads
 """
 

@@ -1,7 +1,7 @@
 """Box arithmetic in the graph, on any leading dimensions, in float32.
 
 Boxes are y1, x1, y2, x2 with exclusive ends, in pixels or normalised to the image; deltas are
-dy, dx, log(dh), log(dw) relative to a box (report equation 17).
+dy, dx, log(dh), log(dw) relative to a box (paper equation 17).
 
 Shape shorthand: B images, N M boxes.
 """
@@ -46,7 +46,7 @@ def apply_box_deltas_graph(boxes, deltas):
 def box_refinement_graph(box, gt_box):
     """Deltas [..., 4] that turn `box` into `gt_box`. Boxes of no area give finite nonsense.
 
-    Source: report equation 17; matterport `utils.box_refinement_graph`.
+    Source: paper equation 17; matterport `utils.box_refinement_graph`.
     """
     y1, x1, y2, x2 = _split(ops.cast(box, "float32"))
     gy1, gx1, gy2, gx2 = _split(ops.cast(gt_box, "float32"))

@@ -1,7 +1,7 @@
 """Functions of tensors, compiled as each backend does it best for inference.
 
 TensorFlow: one graph for all sizes, since its executor gains nothing from fixed ones. JAX: one
-XLA program a size. Torch: no compilation, no gradients.
+XLA program per size. Torch: no compilation, no gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 # JAX keeps a program for every size it has seen; beyond this many it forgets them all, so that a
-# run over pictures of thousands of sizes stays within memory.
+# run over images of thousands of sizes stays within memory.
 PROGRAMS_KEPT = 64
 
 

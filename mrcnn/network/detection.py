@@ -1,6 +1,6 @@
 """From classified regions to final detections.
 
-Source: report section 3.8.5; matterport `refine_detections_graph`, `DetectionLayer`.
+Source: paper section 3.8.5; matterport `refine_detections_graph`, `DetectionLayer`.
 Shape shorthand: B images, R regions, K classes, D detections at most.
 """
 

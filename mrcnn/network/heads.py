@@ -1,6 +1,6 @@
 """The second stage: class and box of every region, and its mask.
 
-Source: report sections 3.7, 4.1 and 4.2; matterport `fpn_classifier_graph`,
+Source: paper sections 3.7, 4.1 and 4.2; matterport `fpn_classifier_graph`,
 `build_fpn_mask_graph`.
 Shape shorthand: B images, R regions, K classes, C channels.
 """
@@ -12,7 +12,7 @@ from mrcnn.network.resnet import stage5_graph
 from mrcnn.network.roi_features import ALIGN, region_features
 from mrcnn.network.spatial_transformer import transform_regions
 
-# Report section 3.8.3: standard deviations of the two output layers' first values.
+# Paper section 3.8.3: standard deviations of the two output layers' first values.
 CLASS_DEVIATION, BOX_DEVIATION = 0.01, 0.001
 
 
@@ -58,7 +58,7 @@ def fpn_classifier_graph(
     # Two fully connected layers, written as convolutions as in the weight files.
     for number, window, rank in ((1, pool_size, ranks[0]), (2, 1, ranks[1])):
         name = f"mrcnn_class_conv{number}"
-        if rank:  # report equation 15: two layers without a nonlinearity in place of one
+        if rank:  # paper equation 15: two layers without a nonlinearity in place of one
             x = bank(FullWindowConv2D, rank, window, use_bias=False, name=name + "_svd")(x)
             window = 1
         x = bank(FullWindowConv2D, fc_layers_size, window, name=name)(x)
@@ -99,7 +99,7 @@ def c4_classifier_graph(
 
 
 def _class_and_box(shared, regions, num_classes, gaussian, bank):
-    """The two output layers over features [B * R, C] of R regions an image."""
+    """The two output layers over features [B * R, C] of R regions per image."""
     shared = ops.reshape(shared, (-1, regions, shared.shape[-1]))
     logits = bank(
         layers.Dense,
@@ -155,7 +155,7 @@ def build_fpn_mask_graph(
 
     Returns:
         [B, R, 2 pool_size, 2 pool_size, K] float32: probabilities by a sigmoid per pixel and
-        class (report section 4.1.1), or their logits.
+        class (paper section 4.1.1), or their logits.
     """
     bank = bank or LayerBank()
     x = region_features(rois, feature_maps, image_meta, pool_size, pooling, bank, "roi_align_mask")
@@ -183,7 +183,7 @@ def c4_mask_graph(
 ):
     """As `build_fpn_mask_graph` on the fourth stage's features, with the fifth as its trunk.
 
-    Masks have twice as many cells a side as the fifth stage leaves: see `architecture.mask_side`.
+    Masks have twice as many cells per side as the fifth stage leaves: see `architecture.mask_side`.
     """
     x = _stage5_of_regions(
         rois,

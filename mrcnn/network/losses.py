@@ -1,6 +1,6 @@
 """The five losses, pure functions of tensors, computed in float32.
 
-L = L_class + L_box + L_mask (report section 4.1.1) for the second stage, and the two terms of
+L = L_class + L_box + L_mask (paper section 4.1.1) for the second stage, and the two terms of
 equation 16 for the region proposals. Each is a mean over what it sees in the whole batch, as in
 matterport; a batch in which a loss sees nothing gives zero. The two box losses also come with the
 report's divisors (`Config.BOX_LOSS_MEAN`).
@@ -18,7 +18,7 @@ def _masked_mean(values, mask):
 
 
 def smooth_l1_loss(y_true, y_pred):
-    """Element by element 0.5 d^2 below 1, |d| - 0.5 above (report equation 13)."""
+    """Element by element 0.5 d^2 below 1, |d| - 0.5 above (paper equation 13)."""
     difference = ops.abs(ops.cast(y_true, "float32") - ops.cast(y_pred, "float32"))
     return ops.where(difference < 1.0, 0.5 * difference * difference, difference - 0.5)
 
@@ -31,7 +31,7 @@ def _cross_entropy(class_ids, logits):
 
 
 def rpn_class_loss_graph(rpn_match, rpn_class_logits):
-    """Log loss of object against background over the sampled anchors (report 3.9.4).
+    """Log loss of object against background over the sampled anchors (paper 3.9.4).
 
     Args:
         rpn_match: int32 [B, A] or [B, A, 1]: 1 positive, -1 negative, 0 not sampled.
@@ -45,7 +45,7 @@ def rpn_class_loss_graph(rpn_match, rpn_class_logits):
 def rpn_anchor_box_loss(target_deltas, rpn_match, rpn_deltas, places=None):
     """Smooth L1 over the positive anchors, targets given for every anchor [B, A, 4].
 
-    places: N_reg of report equation 16, the places of anchors in an image: the sum over anchors
+    places: N_reg of paper equation 16, the places of anchors in an image: the sum over anchors
         and coordinates is divided by it. None: a mean over both.
     """
     match = ops.reshape(rpn_match, ops.shape(rpn_deltas)[:2])
@@ -73,7 +73,7 @@ def rpn_bbox_loss_graph(config, target_bbox, rpn_match, rpn_bbox):
 
 
 def mrcnn_class_loss_graph(target_class_ids, pred_class_logits, active_class_ids, used=None):
-    """Log loss of the regions' classes (report equation 12).
+    """Log loss of the regions' classes (paper equation 12).
 
     Args:
         target_class_ids: int [B, T].
@@ -91,14 +91,14 @@ def mrcnn_class_loss_graph(target_class_ids, pred_class_logits, active_class_ids
 
 
 def mrcnn_bbox_loss_graph(target_bbox, target_class_ids, pred_bbox, used=None):
-    """Smooth L1 of the positive regions' deltas for their true class (report equation 13).
+    """Smooth L1 of the positive regions' deltas for their true class (paper equation 13).
 
     Args:
         target_bbox: [B, T, 4].
         target_class_ids: int [B, T].
         pred_bbox: [B, T, K, 4].
         used: bool [B, T], False for padding: the sum over the four numbers is divided by all used
-            regions, background included (report equation 12). None: a mean over the positive
+            regions, background included (paper equation 12). None: a mean over the positive
             regions and the four numbers.
     """
     target_class_ids = ops.cast(target_class_ids, "int32")

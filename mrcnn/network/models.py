@@ -6,7 +6,7 @@ The features are a pyramid of maps or, with ARCHITECTURE = "c4", a single one.
 
 Both come from one `LayerBank`, so graphs for several image shapes share their weights.
 
-Source: report section 4.2; matterport `MaskRCNN.build`.
+Source: paper section 4.2; matterport `MaskRCNN.build`.
 Shape shorthand: B images, H W C rows, columns and channels of the molded image, G ground-truth
 instances, M length of the image meta data.
 """

@@ -4,7 +4,7 @@ Stages 2 to 5 are made of bottleneck blocks: `res2a_branch2a` is stage 2, block 
 convolution; `bn2a_branch2a` its batch normalization. As in the Caffe-born weights the stride sits
 in the first 1x1 convolution and every convolution has a bias.
 
-Source: He et al., "Deep Residual Learning"; report sections 3.2 and 3.3; matterport
+Source: He et al., "Deep Residual Learning"; paper sections 3.2 and 3.3; matterport
 `resnet_graph`.
 Shape shorthand: B images, H W rows and columns, C channels.
 """
@@ -78,7 +78,7 @@ def identity_block(
     bank=None,
     dilation=1,
 ):
-    """Bottleneck block whose shortcut is the identity (report equation 6).
+    """Bottleneck block whose shortcut is the identity (paper equation 6).
 
     [B, H, W, C] -> [B, H, W, filters[2]].
     """
@@ -99,7 +99,7 @@ def conv_block(
     bank=None,
     dilation=1,
 ):
-    """Bottleneck block whose shortcut is a strided 1x1 convolution (report equation 7).
+    """Bottleneck block whose shortcut is a strided 1x1 convolution (paper equation 7).
 
     It opens a stage.
     """
@@ -142,7 +142,7 @@ def stage5_graph(x, train_bn, bank, dilated=False):
         train_bn: passed to `BatchNorm`, see there.
         bank: where the layers come from.
         dilated: the stage neither halves the features nor loses their context: its stride is 1 and
-            its 3x3 windows look at every other cell (report section 3.5.1, filter dilation in
+            its 3x3 windows look at every other cell (paper section 3.5.1, filter dilation in
             place of shift-and-stitch). Every other cell of the result is what the strided stage
             gives.
 

@@ -1,6 +1,6 @@
 """RoIAlign over the pyramid: fixed-size features of every region of interest.
 
-Source: report sections 4.1.4 and 3.6.2 (bilinear sampling); matterport `PyramidROIAlign`.
+Source: paper sections 4.1.4 and 3.6.2 (bilinear sampling); matterport `PyramidROIAlign`.
 Shape shorthand: B images, R regions, P pooled rows and columns, C channels, L levels.
 """
 
@@ -168,7 +168,7 @@ class PyramidROIAlign(layers.Layer):
         Args:
             pool_shape: (height, width) of the output.
             exact: pixel convention, see `sample_positions`.
-            samples: bilinear samples in every bin, 1 or 4 (report section 4.1.4).
+            samples: bilinear samples in every bin, 1 or 4 (paper section 4.1.4).
             join: how 4 samples become one value: "average" (He et al.) or "max" (the report).
         """
         super().__init__(**kwargs)
@@ -189,7 +189,9 @@ class PyramidROIAlign(layers.Layer):
             for f, (h, w) in zip(feature_maps, sizes, strict=True)
         ]
         table, height, width, offset = level_table(cells, sizes, level)
-        if training:  # gradients of many regions add up in the table: not in 8 bits
+        # Gradients of many regions add up in the table: accumulate in float32, bfloat16 would
+        # lose small gradients.
+        if training:
             table = ops.cast(table, "float32")
         n = self.samples_a_side
         rows, columns = (n * size for size in self.pool_shape)

@@ -3,7 +3,7 @@
     ROI_POOLING "align"  bilinear samples, nothing is rounded (`roi_align`); the default
     ROI_POOLING "pool"   maxima over whole cells, as Fast R-CNN did (`roi_pool`)
 
-Source: report sections 3.7.1, 4.1.3 and 4.1.4.
+Source: paper sections 3.7.1, 4.1.3 and 4.1.4.
 Shape shorthand: B images, R regions, P pooled rows and columns, C channels.
 """
 

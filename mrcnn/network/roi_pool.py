@@ -4,10 +4,10 @@ The ends of the region are rounded to the edges of cells, and the bins to whole 
 are up to half a cell away from where they belong, which RoIAlign mends. Kept for comparison.
 
 A bin may have any number of cells, and shapes here are static. So the maxima over all windows of
-1, 2, 4, ... cells a side are made once for the map (each from the next smaller ones), and the
+1, 2, 4, ... cells per side are made once for the map (each from the next smaller ones), and the
 maximum over a bin is the maximum of four such windows, one in each of its corners.
 
-Source: report sections 3.7.1, 3.8.2 and 4.1.3; Girshick, "Fast R-CNN".
+Source: paper sections 3.7.1, 3.8.2 and 4.1.3; Girshick, "Fast R-CNN".
 Shape shorthand: B images, R regions, P pooled rows and columns, C channels, L levels, K window
 sizes.
 """
@@ -18,7 +18,7 @@ from keras import layers, ops
 from mrcnn.network.boxes import constant
 from mrcnn.network.roi_align import level_table, regions_on_levels
 
-# Windows of 1, 2, ... 16 cells: 25 copies of the features, which for large pictures is much memory.
+# Windows of 1, 2, ... 16 cells: 25 copies of the features, which for large images is much memory.
 # A bin of up to twice the largest is covered completely: with 7 bins
 # a region of 224 cells. Of longer bins the middle is not seen.
 WINDOW_SIZES = (1, 2, 4, 8, 16)
@@ -93,7 +93,7 @@ class PyramidROIPool(layers.Layer):
     """Pools regions by maxima, from the level that fits their size.
 
     Inputs and output as `PyramidROIAlign`; bins without cells are zero. The gradient of an output
-    goes to the cell that holds the maximum (report equation 14). Where several hold it, some
+    goes to the cell that holds the maximum (paper equation 14). Where several hold it, some
     backends divide it among them.
     """
 
@@ -106,7 +106,9 @@ class PyramidROIPool(layers.Layer):
 
     def call(self, inputs, training=None):
         boxes, shape, level, feature_maps = regions_on_levels(inputs)
-        if training:  # gradients of many regions add up in the table: not in 8 bits
+        # Gradients of many regions add up in the table: accumulate in float32, bfloat16 would
+        # lose small gradients.
+        if training:
             feature_maps = [ops.cast(f, "float32") for f in feature_maps]
         kinds, channels = len(WINDOW_SIZES), feature_maps[0].shape[-1]
         sizes = [ops.shape(f)[1:3] for f in feature_maps]

@@ -1,6 +1,6 @@
 """Region proposal network: which anchors hold an object, and boxes that fit it better.
 
-Source: report sections 3.9 to 3.9.4; matterport `rpn_graph`, `build_rpn_model`, `ProposalLayer`.
+Source: paper sections 3.9 to 3.9.4; matterport `rpn_graph`, `build_rpn_model`, `ProposalLayer`.
 Shape shorthand: B images, A anchors, S of them sampled, N candidates, R proposals, C channels.
 """
 
@@ -12,7 +12,7 @@ from mrcnn.network.boxes import apply_box_deltas_graph, clip_boxes_graph, consta
 from mrcnn.network.layers import first_values
 from mrcnn.network.nms import non_max_suppression_graph
 
-# Report section 3.9.5: standard deviation of all layers' first values.
+# Paper section 3.9.5: standard deviation of all layers' first values.
 RPN_DEVIATION = 0.01
 
 
@@ -23,7 +23,7 @@ def rpn_graph(
 
     Args:
         feature_map: [B, H, W, C].
-        anchors_per_location: anchors a cell (one per ratio).
+        anchors_per_location: anchors per cell (one per ratio).
         anchor_stride: cells from one anchor to the next, 1 or 2.
         channels: width of the shared convolution.
         dtype: dtype policy of the convolutions.
@@ -132,7 +132,8 @@ class SampledRpn(layers.Layer):
             axis=1,
         )
         table = ops.pad(table, [[0, 0], [0, 1], [0, 0]])  # the cell outside reads as zero
-        # Gradients of overlapping windows add up in the table: not in 8 bits.
+        # Gradients of overlapping windows add up in the table: accumulate in
+        # float32, bfloat16 would lose small gradients.
         table = ops.cast(table, "float32")
         image = ops.arange(ops.shape(index)[0], dtype="int32")[:, None, None]
         cells = ops.take(ops.convert_to_tensor(windows), index // self.anchors_per_location, axis=0)

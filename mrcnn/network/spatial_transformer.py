@@ -7,7 +7,7 @@ identity, with which nothing changes.
 It serves the class and box head only: a mask is answered cell by cell, and would have to be turned
 back.
 
-Source: report section 3.6, equations 8 to 11; Jaderberg et al., "Spatial Transformer Networks".
+Source: paper section 3.6, equations 8 to 11; Jaderberg et al., "Spatial Transformer Networks".
 Shape shorthand: N regions, H W rows and columns, C channels, P points.
 """
 
@@ -43,7 +43,7 @@ def affine_points(transform, height: int, width: int):
 
 
 def sample_points(features, y, x):
-    """Bilinear samples at any points (report equation 8).
+    """Bilinear samples at any points (paper equation 8).
 
     A sample is the sum over all cells (n, m) of their value times max(0, 1 - |x - m|) times
     max(0, 1 - |y - n|): what lies outside the features counts as zero. Its gradients are the
@@ -114,6 +114,6 @@ def transform_regions(features, bank: LayerBank):
         kernel_initializer="zeros",
         bias_initializer=keras.initializers.Constant(IDENTITY),
         name="roi_transformer_affine",
-        dtype="float32",  # 8 bits cannot say 1.002
+        dtype="float32",  # bfloat16 has 8 significant bits: too few for 1.002
     )(x)
     return bank(AffineSampler, name="roi_transformer_sample")([features, transform])

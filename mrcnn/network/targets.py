@@ -4,7 +4,7 @@ interest should have answered.
 Nothing is cut out by its index: samples are chosen by random priorities and masks, so that the
 same code runs on every backend.
 
-Source: report sections 3.8.1, 3.9.4, 3.9.5; matterport `build_rpn_targets`,
+Source: paper sections 3.8.1, 3.9.4, 3.9.5; matterport `build_rpn_targets`,
 `detection_targets_graph`.
 Shape shorthand: B images, A anchors, S of them sampled, G ground-truth instances (padded by class
 id 0), N proposals, T sampled regions, F of them positive at most. Negative class ids are crowds.
@@ -23,12 +23,12 @@ from mrcnn.network.boxes import (
 )
 from mrcnn.network.roi_align import bilinear_grid, sample_positions
 
-# Report section 3.9.4: an anchor is positive above the first, negative below the second.
+# Paper section 3.9.4: an anchor is positive above the first, negative below the second.
 RPN_POSITIVE_IOU = 0.7
 RPN_NEGATIVE_IOU = 0.3
 # Overlaps closer than this are equal: anchors placed symmetrically differ by rounding only.
 TIE = 1e-6
-# Report section 3.8.1: a region with at least this overlap is positive.
+# Paper section 3.8.1: a region with at least this overlap is positive.
 ROI_POSITIVE_IOU = 0.5
 # A region or anchor that touches a crowd box is no example of background.
 CROWD_IOU = 0.001
@@ -70,7 +70,7 @@ def positives_first(positive, negative, positive_limit: int, total: int, priorit
 
 
 def match_anchors(anchors, gt_class_ids, gt_boxes):
-    """Which anchors are positive or negative, and for which instance (report 3.9.4).
+    """Which anchors are positive or negative, and for which instance (paper 3.9.4).
 
     Instances are compared with the anchors group by group: room for hundreds of them is mostly
     padding, and the groups that hold nothing else are left out.

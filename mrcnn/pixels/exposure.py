@@ -1,11 +1,11 @@
-"""From a file's own values, of any type and range, to the 8-bit pictures that the network takes.
+"""From a file's own values, of any type and range, to the 8-bit images that the network takes.
 
-Two percentiles of the whole picture become 0 and 255, and a light ground becomes a dark one: what
-`intensities.standardise` does to a picture in memory, here also for 16-bit, 32-bit and float values
-and for pictures that are larger than memory. It is measured once on the whole picture and then
+Two percentiles of the whole image become 0 and 255, and a light background becomes a dark one: what
+`intensities.standardise` does to an image in memory, here also for 16-bit, 32-bit and float values
+and for images that are larger than memory. It is measured once on the whole image and then
 applied to any part, so that the tiles of a slide all get the same.
 
-A picture is anything with `shape` [H, W] or [H, W, C], `dtype` and slices `[rows, columns]`: an
+An image is anything with `shape` [H, W] or [H, W, C], `dtype` and slices `[rows, columns]`: an
 array, a memory map, a Zarr array, a `picture_files.Picture`.
 """
 
@@ -65,12 +65,12 @@ def measure(picture: Any, config: Config, inverted: bool | None = None) -> Expos
     regular grid of at most MOST_VALUES values is looked at.
 
     Args:
-        picture: see the top of the module.
-        inverted: None finds out whether the ground is light (the median lies above the middle).
+        image: see the top of the module.
+        inverted: None finds out whether the background is light (the median lies above the middle).
     """
     dtype = np.dtype(picture.dtype)
     if dtype.kind not in "biuf":
-        raise UserError(f"a picture of {dtype} values is none: numbers are needed")
+        raise UserError(f"images of dtype {dtype} are not supported: numbers are needed")
     ends = config.INTENSITY_PERCENTILES or (0, 100)
     low, high, middle, least, most = percentiles(picture, [*ends, 50, 0, 100])
     if not config.INTENSITY_PERCENTILES and dtype == np.uint8:
@@ -85,7 +85,7 @@ def measure(picture: Any, config: Config, inverted: bool | None = None) -> Expos
 
 
 def percentiles(picture: Any, percents: Sequence[float]) -> np.ndarray:
-    """`np.percentile` over all values of a picture that need not fit into memory."""
+    """`np.percentile` over all values of an image that need not fit into memory."""
     dtype = np.dtype(picture.dtype)
     if dtype.kind == "b" or dtype in COUNTED:
         counts = np.zeros(2 if dtype.kind == "b" else np.iinfo(dtype).max + 1, np.int64)
@@ -98,13 +98,13 @@ def percentiles(picture: Any, percents: Sequence[float]) -> np.ndarray:
 
 
 def subsample(picture: Any, step: int) -> np.ndarray:
-    """Every `step`th row and column of a picture, without alpha."""
+    """Every `step`th row and column of an image, without alpha."""
     parts = [band[(-start) % step :: step, ::step] for start, band in bands(picture)]
     return np.concatenate(parts) if parts else np.zeros((0, *picture.shape[1:]), picture.dtype)
 
 
 def bands(picture: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """A picture in bands of rows from the top, each of about BAND_VALUES values, without alpha:
+    """An image in bands of rows from the top, each of about BAND_VALUES values, without alpha:
     (first row, band)."""
     values = max(1, math.prod(picture.shape[1:]))
     rows = max(1, BAND_VALUES // values // BAND_ROWS) * BAND_ROWS

@@ -1,4 +1,4 @@
-"""Image meta data in the graph: what the network knows of the picture beside its pixels.
+"""Image meta data in the graph: what the network knows of the image beside its pixels.
 
 Layout of a row (matterport `compose_image_meta`): image id, original shape [3], molded shape [3],
 window y1 x1 y2 x2 in pixels [4], scale, and one flag a class that says whether the image's data

@@ -1,8 +1,8 @@
-"""One range of grey levels for pictures of all exposures, dark ground for all ways of lighting.
+"""One range of grey levels for images of all exposures, dark background for all ways of lighting.
 
-Microscopes deliver pictures that live on the lowest tenth of the scale, and dark objects on a
-light ground as well as light ones on a dark ground. Brought to one form, a network has less to
-learn, and meets less that it has never seen.
+Microscopes deliver images that live on the lowest tenth of the scale, and dark objects on a
+light background as well as light ones on a dark background. Brought to one form, a network has
+less to learn, and meets less that it has never seen.
 
 Shapes: H W pixels, C channels.
 """
@@ -17,16 +17,16 @@ import numpy as np
 if TYPE_CHECKING:
     from mrcnn.config import Config
 
-# A picture is never stretched more than this: of an empty one it would make a picture of noise.
+# An image is never stretched more than this: of an empty one it would make an image of noise.
 SMALLEST_RANGE = 8.0
 
 
 def standardise(image: np.ndarray, config: Config) -> np.ndarray:
-    """Stretch a picture to the whole range and invert it, as the configuration asks for.
+    """Stretch an image to the whole range and invert it, as the configuration asks for.
 
-    INTENSITY_PERCENTILES: these two percentiles of the whole picture, all channels together so that
+    INTENSITY_PERCENTILES: these two percentiles of the whole image, all channels together so that
     colours stay, become 0 and 255; what lies beyond is cut off. DARK_GROUND: where the median is
-    then above the middle, the picture is inverted.
+    then above the middle, the image is inverted.
 
     Args:
         image: [H, W, C], values 0..255.

@@ -58,7 +58,7 @@ def resize_mask(
 def minimize_mask(
     bbox: np.ndarray, mask: np.ndarray, mini_shape: Sequence[int], *, exact: bool = False
 ) -> np.ndarray:
-    """Return each mask's box content as a small picture (matterport: ``utils.minimize_mask``).
+    """Return each mask's box content as a small image (matterport: ``utils.minimize_mask``).
 
     Args:
         bbox: int [N, 4] pixels.
@@ -168,11 +168,11 @@ def layer_boxes(layers: np.ndarray, count: int) -> np.ndarray:
 def layer_mini_masks(
     layers: np.ndarray, boxes: np.ndarray, mini_shape: Sequence[int], exact: bool
 ) -> np.ndarray:
-    """Return bool [N, h, w]: each instance's box content as a small picture.
+    """Return bool [N, h, w]: each instance's box content as a small image.
 
     Args:
         layers: int32 [H, W, L].
-        boxes: int [N, 4] pixels, as ``layer_boxes`` gives; without area: an empty picture.
+        boxes: int [N, 4] pixels, as ``layer_boxes`` gives; without area: an empty image.
         mini_shape: (h, w).
         exact: as for ``minimize_mask``.
     """

@@ -1,4 +1,4 @@
-"""Images in: from pictures to network input. `unmolding` is the way back.
+"""Images in: from images to network input. `unmolding` is the way back.
 
 Pixel convention, here and in the whole package: image coordinates are continuous, pixel i covers
 [i, i + 1), and its centre is i + .5. A box is (y1, x1, y2, x2) with exclusive ends: the box of the
@@ -37,11 +37,11 @@ Padding = list[tuple[int, int]]
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-# ---- Pictures ----------------------------------------------------------------------------------
+# ---- Images ----------------------------------------------------------------------------------
 
 
 def adapt_channels(image: np.ndarray, count: int) -> np.ndarray:
-    """Return a picture with the number of channels that the model takes.
+    """Return an image with the number of channels that the model takes.
 
     Grey is repeated for RGB; an alpha channel (the second of two, or a fourth where one or three
     are wanted) is dropped; RGB becomes luminance where one is wanted.
@@ -121,7 +121,7 @@ def resize_image(
     rng: np.random.Generator | None = None,
     zoom: float | None = None,
 ) -> tuple[np.ndarray, Box, float, Padding, Box | None]:
-    """Scale a picture, keeping its proportions, and pad or crop it (``utils.resize_image``).
+    """Scale an image, keeping its proportions, and pad or crop it (``utils.resize_image``).
 
     Args:
         image: [H, W, C].
@@ -138,7 +138,7 @@ def resize_image(
         window: (y1, x1, y2, x2), the part of it that is not padding.
         scale: factor of enlargement asked for (sides are rounded to whole pixels).
         padding: [(top, bottom), (left, right), (0, 0)].
-        crop: (y, x, height, width) in the scaled picture, or None.
+        crop: (y, x, height, width) in the scaled image, or None.
 
     Raises:
         UserError: the mode is unknown, lacks the size that it needs, or allows no zoom.
@@ -174,7 +174,7 @@ def scale_factor(
     min_scale: float | None,
     mode: str,
 ) -> float:
-    """Return how much ``resize_image`` enlarges a picture of shape (H, W) (below 1: shrinks)."""
+    """Return how much ``resize_image`` enlarges an image of shape (H, W) (below 1: shrinks)."""
     scale = max(1, min_dim / min(shape[:2])) if min_dim else 1
     scale = max(scale, min_scale or 0)
     if mode == "square" and round(max(shape[:2]) * scale) > max_dim:
@@ -215,7 +215,7 @@ def _random_integer(largest: int, rng: np.random.Generator | None) -> int:
 
 
 def mold_image(images: np.ndarray, config: Config) -> np.ndarray:
-    """Return float32 [..., H, W, C]: a picture or batch of 0..255 minus the mean pixel."""
+    """Return float32 [..., H, W, C]: an image or batch of 0..255 minus the mean pixel."""
     images, mean = np.asarray(images, np.float32), np.asarray(config.MEAN_PIXEL, np.float32)
     if mean.size == 1:
         return images - mean
@@ -242,13 +242,13 @@ def compose_image_meta(
     scale: float,
     active_class_ids: Sequence[int],
 ) -> np.ndarray:
-    """Pack what the model must know about a picture into one row (matterport's layout).
+    """Pack what the model must know about an image into one row (matterport's layout).
 
     Args:
-        image_id: number of the picture in its data set.
+        image_id: number of the image in its data set.
         original_image_shape: (H, W, C) before resizing; (H, W) counts as one channel.
         image_shape: (H, W, C) after resizing and padding.
-        window: (y1, x1, y2, x2) pixels of the resized picture that are not padding.
+        window: (y1, x1, y2, x2) pixels of the resized image that are not padding.
         scale: factor of enlargement.
         active_class_ids: [K], 1 for the classes that the picture's data set labels.
 
@@ -279,7 +279,7 @@ def parse_image_meta(meta: np.ndarray) -> dict[str, np.ndarray]:
 def mold_inputs(
     images: Sequence[np.ndarray], config: Config, zooms: Sequence[float | None] | None = None
 ) -> tuple[np.ndarray | list[np.ndarray], np.ndarray, np.ndarray]:
-    """Turn pictures of any size into network input (matterport: ``MaskRCNN.mold_inputs``).
+    """Turn images of any size into network input (matterport: ``MaskRCNN.mold_inputs``).
 
     Args:
         images: each [H, W] or [H, W, C] with values 0..255.

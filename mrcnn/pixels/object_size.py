@@ -1,7 +1,7 @@
-"""The zoom that brings the objects of a picture to the size that the network was trained on.
+"""The zoom that brings the objects of an image to the size that the network was trained on.
 
 With `Config.OBJECT_SIZE` set, training knows the size of the objects from the truth, and detection
-from a first look (see `detector`). So one network serves pictures of all magnifications, and
+from a first look (see `detector`). So one network serves images of all magnifications, and
 learns one size of objects instead of all.
 """
 
@@ -34,7 +34,7 @@ def object_zoom(boxes: np.ndarray, config: Config) -> float | None:
     """The zoom at which the median object has the side OBJECT_SIZE, within ZOOM_LIMITS.
 
     Args:
-        boxes: as for `median_side`, in pixels of the picture.
+        boxes: as for `median_side`, in pixels of the image.
 
     Returns:
         None when there is no object, or no OBJECT_SIZE.

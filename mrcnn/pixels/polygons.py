@@ -3,7 +3,7 @@
 Coordinates are (x, y) in pixels, and pixel (0, 0) reaches from 0 to 1. An outline encloses the
 pixels whose centres lie in it.
 
-Shapes: H, W pixels of the picture, V corners of an outline, L label layers, N instances.
+Shapes: H, W pixels of the image, V corners of an outline, L label layers, N instances.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from mrcnn.pixels.masks import add_to_layers
 
 Size = tuple[int, int]
-# Some pixels, cut out of the picture: where they are (rows, columns), and which of the cut-out.
+# Some pixels, cut out of the image: where they are (rows, columns), and which of the cut-out.
 Patch = tuple[tuple[slice, slice], np.ndarray]
 
-# Far beyond any picture, and far from where sums of coordinates overflow.
+# Far beyond any image, and far from where sums of coordinates overflow.
 MAX_COORDINATE = 1e9
 
 
@@ -27,7 +27,7 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> Patch | None:
     hole; None where there are none.
 
     rings: at least one, [V, 2], closed from the last corner to the first; what lies outside the
-    picture is cut off. Outlines that share an edge share no pixel: a centre on an edge belongs to
+    image is cut off. Outlines that share an edge share no pixel: a centre on an edge belongs to
     what is right of it or below. Raises ValueError for coordinates that are not finite or absurd.
     """
     height, width = size
@@ -112,7 +112,7 @@ def decode_run_lengths(text: str) -> list[int]:
 def fill_runs(counts: Sequence[int], size: Size) -> Patch | None:
     """The pixels of runs of 0, 1, 0, ... that go down the columns; None where there is no 1.
 
-    Raises ValueError where they do not add up to the picture.
+    Raises ValueError where they do not add up to the image.
     """
     height, width = size
     lengths = np.asarray(counts, np.int64).reshape(-1)

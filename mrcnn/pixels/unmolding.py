@@ -1,4 +1,4 @@
-"""Results out: from raw detections to boxes and masks in pixels of the original picture.
+"""Results out: from raw detections to boxes and masks in pixels of the original image.
 
 Shapes: D detections, N results, K classes, H W pixels, h w mask cells. `molding` states the pixel
 convention.
@@ -101,15 +101,15 @@ def unmold_detections(
     window: Sequence[float],
     config: Config,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Turn one image's raw detections into results in pixels of the original picture.
+    """Turn one image's raw detections into results in pixels of the original image.
 
     Args:
         detections: [D, (y1, x1, y2, x2, class_id, score)], normalised boxes; rows from the first
             class id 0 on are padding.
         mrcnn_mask: [D, h, w, K] probabilities.
-        original_image_shape: (H, W) or (H, W, C) of the picture.
+        original_image_shape: (H, W) or (H, W, C) of the image.
         image_shape: the same of the molded image.
-        window: (y1, x1, y2, x2) pixels of the molded image that show the picture.
+        window: (y1, x1, y2, x2) pixels of the molded image that show the image.
         config: PIXEL_CONVENTION, MASK_ROI_SCALE and MASK_THRESHOLD are read.
 
     Returns:
@@ -133,7 +133,7 @@ def unmold_patches(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int, np.ndarray]]]:
     """As ``unmold_detections``, but masks are (y, x, bool patch): see ``paste_mask``.
 
-    Hundreds of instances on a large picture take gigabytes as planes and nearly nothing so.
+    Hundreds of instances on a large image take gigabytes as planes and nearly nothing so.
     With ``probabilities`` patches are float32, what MASK_THRESHOLD would be applied to.
     """
     padding = np.flatnonzero(detections[:, 4] == 0)
@@ -147,7 +147,7 @@ def unmold_patches(
     geometry = original_image_shape, image_shape, window, exact
     boxes = unmold_boxes(detections[:count, :4], *geometry)
 
-    # A result needs an area in whole pixels and inside the picture (detections are clipped to the
+    # A result needs an area in whole pixels and inside the image (detections are clipped to the
     # window, so only boxes thinner than a pixel fall out).
     rounded = np.rint(boxes).astype(np.int32)
     if exact:
@@ -169,7 +169,7 @@ def unmold_boxes(
     window: Sequence[float],
     exact: bool,
 ) -> np.ndarray:
-    """Boxes [N, 4] normalised to the molded image -> pixels of the picture.
+    """Boxes [N, 4] normalised to the molded image -> pixels of the image.
 
     original_image_shape, image_shape, window: as for ``unmold_detections``.
     Returns float32 [N, 4] when exact, otherwise int32, rounded.

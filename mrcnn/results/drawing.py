@@ -34,7 +34,7 @@ def enlarge(array: np.ndarray, zoom: int) -> np.ndarray:
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
-    """Stretch uint8 pictures that are dark all over (fluorescence often is), for the eye only."""
+    """Stretch uint8 images that are dark all over (fluorescence often is), for the eye only."""
     top = np.percentile(image, 99.8)
     if not 0 < top < 128:
         return image
@@ -74,7 +74,7 @@ def truth_and_detections(
     captions: Sequence[tuple[str, int, int]] = (),
     title: str = "",
 ) -> np.ndarray:
-    """Outlines as in the report's figure 7: truth green, detections red, both at once yellow.
+    """Outlines as in the paper's figure 7: truth green, detections red, both at once yellow.
 
     image uint8 [H, W, 3]; truth int [H, W, L]; labels int [H, W]; captions (text, y, x) in
     image pixels. Returns uint8 [z H + header, z W, 3].
@@ -104,7 +104,7 @@ def detections_only(image: np.ndarray, labels: np.ndarray, title: str = "") -> n
 def figure_7(
     image: np.ndarray, true_boxes: np.ndarray, boxes: np.ndarray, captions: Sequence[str]
 ) -> np.ndarray:
-    """The report's figure 7: boxes of the truth green, of the detections red, with captions.
+    """The paper's figure 7: boxes of the truth green, of the detections red, with captions.
 
     image uint8 [H, W, 3]; true_boxes [G, 4] and boxes [D, 4] in pixels (y1, x1, y2, x2, ends
     exclusive); captions [D], such as score/IoU. Returns uint8 [z H + header, z W, 3].
@@ -128,7 +128,7 @@ def figure_7(
 def figure_8(
     image: np.ndarray, labels: np.ndarray, boxes: np.ndarray, captions: Sequence[str]
 ) -> np.ndarray:
-    """The report's figure 8: detections with class, score, box and outline.
+    """The paper's figure 8: detections with class, score, box and outline.
 
     labels int [H, W]; the others as for `figure_7`, boxes [D, 4] by ascending label.
     """
@@ -158,7 +158,7 @@ def _frame(canvas: np.ndarray, box: Sequence[int], colour: Sequence) -> None:
 def contact_sheet(
     paths: Sequence[str | os.PathLike], columns: int = 5, side: int = 480
 ) -> np.ndarray:
-    """Small copies of picture files in rows, each fitted into side x side pixels.
+    """Small copies of image files in rows, each fitted into side x side pixels.
 
     Returns uint8 [rows * side, columns * side, 3].
     """
@@ -218,7 +218,7 @@ def save_png(path: str | os.PathLike, picture: np.ndarray) -> None:
 def encode_png(picture: np.ndarray) -> bytes:
     """uint8 [H, W, 3] -> the bytes of a PNG file.
 
-    In less than half of Pillow's time, which tries five filters on each row: enlarged pictures
+    In less than half of Pillow's time, which tries five filters on each row: enlarged images
     repeat their rows, so that the filter "up", the difference to the row above, suits them all.
     """
     height, width = picture.shape[:2]

@@ -1,4 +1,4 @@
-"""Instances drawn into image arrays, without matplotlib: fast enough for thousands of pictures.
+"""Instances drawn into image arrays, without matplotlib: fast enough for thousands of images.
 
 Instances are a label map int [H, W] (0 is background, instance i has the value i + 1), label layers
 int [H, W, L] (see masks.py; instances may overlap), or a stack of bool masks [H, W, N].
@@ -19,7 +19,7 @@ TRUTH_COLOR = (0, 220, 0)
 PREDICTION_COLOR = (255, 30, 30)
 BOTH_COLOR = (255, 230, 0)
 
-# Pictures smaller than this are enlarged by a whole factor, so that captions can be read.
+# Images smaller than this are enlarged by a whole factor, so that captions can be read.
 TARGET_SIDE = 1000
 LARGEST_FACTOR = 4
 HEADER_HEIGHT = 22
@@ -38,7 +38,7 @@ def instance_colors(count: int) -> np.ndarray:
 def boundaries(layer: np.ndarray, thickness: int = 1) -> np.ndarray:
     """The outer `thickness` pixels of every instance of a label map [H, W], bool [H, W].
 
-    Outlines lie inside the instances and are closed at the border of the picture.
+    Outlines lie inside the instances and are closed at the border of the image.
     """
     size = 2 * thickness + 1
     lowest = ndimage.minimum_filter(layer, size, mode="constant", cval=0)
@@ -89,7 +89,7 @@ def figure7(
     ious: Sequence[float] | None = None,
     title: str = "",
 ) -> np.ndarray:
-    """Truth and prediction in one picture, in the manner of the paper's figures of results.
+    """Truth and prediction in one image, in the manner of the paper's figures of results.
 
     True outlines are green, detected ones red, yellow where the two coincide. Each detection is
     captioned score/IoU, as far as there is room: the worst IoU first, a caption that would cover
@@ -102,7 +102,7 @@ def figure7(
         prediction: the detected instances.
         scores: [D] in 0..1; None leaves them out of the captions.
         ious: [D], the IoU of each detection with the truth; None: the best one is computed here.
-        title: text above the picture.
+        title: text above the image.
 
     Returns uint8 [H', W', 3]: the enlarged image below a line of text.
     """
@@ -179,7 +179,7 @@ def _draw_captions(
             continue
         width, height = (round(v) for v in draw.textbbox((0, 0), captions[i], font, "lt")[2:])
         y1, x1, y2, x2 = boxes[i]
-        # Kept inside the picture, where it fits at all.
+        # Kept inside the image, where it fits at all.
         x = max(2, min((x1 + x2 - width) // 2, canvas.shape[1] - width - 2))
         y = max(2, min((y1 + y2 - height) // 2, canvas.shape[0] - height - 2))
         place = taken[max(0, y - 1) : y + height + 2, max(0, x - 2) : x + width + 3]
@@ -191,7 +191,7 @@ def _draw_captions(
 
 
 def _with_header(canvas: np.ndarray, text: str) -> np.ndarray:
-    """A line of text above the picture, in the largest size that fits."""
+    """A line of text above the image, in the largest size that fits."""
     if not text:
         return canvas
     strip = Image.new("RGB", (canvas.shape[1], HEADER_HEIGHT))

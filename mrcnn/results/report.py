@@ -2,16 +2,16 @@
 
 The page (`report.html`) is fixed. What differs from run to run is data in
 `<script type="application/json">` elements, which the page's JavaScript shows as text only: no
-name of a picture or other foreign text is ever read as HTML. Nothing is fetched; a policy in the
+name of an image or other foreign text is ever read as HTML. Nothing is fetched; a policy in the
 page forbids it.
 
-Every picture is in the file once, as a JPEG of at most LARGEST_SIDE pixels and JPEG_BYTES bytes
-that serves as thumbnail and large view alike: 36 kB as text where the picture is full of detail,
+Every image is in the file once, as a JPEG of at most LARGEST_SIDE pixels and JPEG_BYTES bytes
+that serves as thumbnail and large view alike: 36 kB as text where the image is full of detail,
 half of that for most fluorescence. An instance takes about 100 bytes for its outline, which is a
-vector, and 35 for its row of the table. So 1,000 pictures of 512x512 with 150 instances each make
+vector, and 35 for its row of the table. So 1,000 images of 512x512 with 150 instances each make
 at most 60 MB. The gallery keeps only what is near the window in the document.
 
-Shapes: H, W pixels of a picture, h, w pixels of its JPEG, L label layers, N instances.
+Shapes: H, W pixels of an image, h, w pixels of its JPEG, L label layers, N instances.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LARGEST_SIDE, JPEG_BYTES = 1024, 27_000
 QUALITIES = (85, 75, 60, 45)
 # How far an outline may be from the edge of its instance, in half pixels of the JPEG.
 TOLERANCE = 0.8
-# Rows of measurements that the page shows of a picture, and their columns.
+# Rows of measurements that the page shows of an image, and their columns.
 MOST_ROWS = 300
 COLUMNS = ("label", "score", "area", "perimeter", "eccentricity", "mean_intensity", "neighbours")
 # Bars of a histogram, and the share of the values beyond which the last bar takes all the rest.
@@ -58,9 +58,9 @@ MOST_BARS, SHOWN_SHARE = 24, 0.99
 
 
 class ReportWriter:
-    """Writes a report picture by picture.
+    """Writes a report image by image.
 
-    Pictures go to `<path>.partial` at once, so that the memory needed hardly grows with their
+    Images go to `<path>.partial` at once, so that the memory needed hardly grows with their
     number; `close` makes the page of what there is, also after an interruption.
     """
 
@@ -74,7 +74,7 @@ class ReportWriter:
         self.path, self.title, self.facts = Path(path), title, dict(facts)
         self.microns, self.kind, self.nouns = microns, kind, nouns
         self.partial = self.path.with_name(self.path.name + ".partial")
-        self._written = 0  # bytes of whole pictures in the partial file
+        self._written = 0  # bytes of whole images in the partial file
         self._pictures: list[dict[str, Any]] = []
         self._failed: list[dict[str, str]] = []
         # Of all instances: 16 bytes each.
@@ -86,12 +86,12 @@ class ReportWriter:
     def add(self, image_id: str, image: np.ndarray, labels: np.ndarray, table: pd.DataFrame,
             truth: np.ndarray | None = None, row: Mapping[str, Any] | None = None,
             link: str | None = None, shape: Sequence[int] | None = None) -> None:
-        """Add a picture.
+        """Add an image.
 
         image uint8 [H, W, 3]; labels int [H, W]; table: `result_files.measurements`, a row an
         instance by ascending label; truth int [H, W, L] and row (its scores, see
-        mrcnn/evaluation/evaluation.py), where it was evaluated; link: path of the full picture,
-        relative to the page; shape: (H, W) of the picture itself, where image and labels are a
+        mrcnn/evaluation/evaluation.py), where it was evaluated; link: path of the full image,
+        relative to the page; shape: (H, W) of the image itself, where image and labels are a
         smaller copy of it. Raises UserError where the file system refuses.
         """
         jpeg, (height, width) = encode_picture(image)
@@ -125,7 +125,7 @@ class ReportWriter:
         self._scores.extend(scores[~np.isnan(scores)])
 
     def add_failed(self, image_id: str, reason: str) -> None:
-        """Name a picture that could not be worked on, and why."""
+        """Name an image that could not be worked on, and why."""
         self._failed.append({"name": image_id, "reason": reason})
 
     def close(self, complete: bool, summary: Mapping[str, Any] | None = None) -> None:
@@ -137,7 +137,7 @@ class ReportWriter:
         """
         with contextlib.suppress(*(() if complete else (UserError,))):
             head, tail = _page_parts(self.title)
-            with self._writing():  # a full disk may have left half a picture
+            with self._writing():  # a full disk may have left half an image
                 os.truncate(self.partial, self._written)
             with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
                 file.write(head.encode())
@@ -149,7 +149,7 @@ class ReportWriter:
                 self.partial.unlink()
 
     def _report(self, complete: bool, summary: Mapping[str, Any] | None) -> dict[str, Any]:
-        """All but the pictures themselves."""
+        """All but the images themselves."""
         counts = np.array([picture["count"] for picture in self._pictures])
         ratings = [picture["score"] for picture in self._pictures if "score" in picture]
         areas = np.array(self._areas)
@@ -183,7 +183,7 @@ class ReportWriter:
 def _page_parts(title: str) -> tuple[str, str]:
     """The page before and after its data, with the title and the policy in place.
 
-    The policy allows the page's own script and style, by their hashes, and pictures that are part
+    The policy allows the page's own script and style, by their hashes, and images that are part
     of the page: nothing else would run, and nothing is fetched.
     """
     page = TEMPLATE.read_text(encoding="utf-8")
@@ -223,13 +223,13 @@ def relative_url(link: str) -> str:
     return "./" + quote(os.fsencode(link.replace(os.sep, "/")))
 
 
-# --- a picture ----------------------------------------------------------------------------
+# --- an image ----------------------------------------------------------------------------
 
 
 def encode_picture(image: np.ndarray) -> tuple[bytes, tuple[int, int]]:
     """uint8 [H, W, 3] -> JPEG of at most JPEG_BYTES, and its shape (h, w).
 
-    Coarser where it would be too large, then smaller. Pictures that are dark all over
+    Coarser where it would be too large, then smaller. Images that are dark all over
     (fluorescence often is) are brightened for the eye.
     """
     picture = Image.fromarray(np.ascontiguousarray(image))
@@ -254,7 +254,7 @@ def _brightened(image: np.ndarray) -> np.ndarray:
 def outline_paths(labels: np.ndarray, shape: Sequence[int]) -> list[str]:
     """Outlines of a label map int [H, W] as SVG paths, by ascending label.
 
-    shape: (h, w) of the picture they are drawn over; coordinates are its half pixels, so that whole
+    shape: (h, w) of the image they are drawn over; coordinates are its half pixels, so that whole
     numbers are fine enough. Points that matter less than TOLERANCE are left out.
     """
     from skimage.measure import find_contours

@@ -1,4 +1,4 @@
-"""What was found in one picture: `Result`, with the forms that people go on with."""
+"""What was found in one image: `Result`, and its conversions (table, GeoJSON, plot)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from mrcnn.pixels.exposure import Exposure, subsample
 if TYPE_CHECKING:
     import pandas as pd
 
-# `plot` and `preview` show pictures of at most this many pixels a side.
+# `plot` and `preview` show images of at most this many pixels per side.
 PREVIEW_SIDE = 2048
 
 
 @dataclass(frozen=True)
 class Result:
-    """The instances of one picture, by falling score. N of them, H, W pixels.
+    """The instances of one image, by falling score. N of them, H, W pixels.
 
     Attributes:
-        labels: int32 [H, W], 0 background, instance i has the value i + 1. Of very large pictures a
+        labels: int32 [H, W], 0 background, instance i has the value i + 1. Of very large images a
             memory map of a temporary file.
         scores: float64 [N].
         class_ids: int32 [N], from 1.
         classes: names of the class ids 1, 2, ...
-        image: the picture as it was given.
+        image: the image as it was given.
         exposure: how its values were read.
         microns: side of a pixel, None where it is not known.
-        zoom: factor by which the picture was enlarged for the network.
+        zoom: factor by which the image was enlarged for the network.
     """
 
     labels: np.ndarray
@@ -61,7 +61,7 @@ class Result:
 
     @property
     def masks(self) -> np.ndarray:
-        """bool [H, W, N], as matterport's results have it. N times the memory of a picture: many
+        """bool [H, W, N], as matterport's results have it. N times the memory of an image: many
         instances of a large one do better with `labels`."""
         masks = np.zeros((len(self), *self.labels.shape), bool)
         for number, (mask, (y1, x1, y2, x2)) in enumerate(zip(masks, self.boxes, strict=True), 1):
@@ -74,7 +74,7 @@ class Result:
         return [self.classes[i - 1] for i in self.class_ids.tolist()]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A table with a row an instance: see `result_files.measurements`; with a column
+        """A table with a row per instance: see `result_files.measurements`; with a column
         class_name where there are several classes. Intensities are the picture's own values."""
         table = result_files.measurements(self.labels, self.scores, self.image, self.microns)
         if len(self.classes) > 1:
@@ -88,7 +88,7 @@ class Result:
         return result_files.geojson(self.labels, self.scores, self.class_names)
 
     def preview(self) -> tuple[np.ndarray, np.ndarray]:
-        """The picture uint8 [h, w, 3], stretched but never inverted, and its labels [h, w].
+        """The image uint8 [h, w, 3], stretched but never inverted, and its labels [h, w].
 
         Larger ones than PREVIEW_SIDE come with every second, third, ... row and column.
         """
@@ -100,7 +100,7 @@ class Result:
         return np.ascontiguousarray(shown), np.asarray(self.labels[::step, ::step])
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw the picture with the outlines of what was found; returns matplotlib's axes."""
+        """Draw the image with the outlines of what was found; returns matplotlib's axes."""
         import matplotlib.pyplot as plt
 
         from mrcnn.results.overlay import overlay_instances

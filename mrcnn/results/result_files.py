@@ -1,14 +1,14 @@
-"""What was found in a picture, in the forms that other programs read.
+"""What was found in an image, in the forms that other programs read.
 
     label image   TIFF, every instance a number: Fiji, napari, CellProfiler, scikit-image
     ROI zip       ImageJ and Fiji (needs the package `roifile`)
     GeoJSON       QuPath, GIS programs
     COCO          JSON with run lengths: pycocotools and the tools of computer vision
-    measurements  one row an instance, for pandas, R or a spreadsheet
+    measurements  one row per instance, for pandas, R or a spreadsheet
 
 All start from a label map and give the same instances. They are written whole or not at all.
 
-Shapes: H, W pixels of the picture, C channels, N instances, by ascending label.
+Shapes: H, W pixels of the image, C channels, N instances, by ascending label.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def write_geojson(
     path: str | os.PathLike, labels: np.ndarray, scores: np.ndarray | None,
     class_names: str | Sequence[str],
 ) -> None:
-    """`geojson` as a file, a line a feature: one at a time, for there may be very many."""
+    """`geojson` as a file: one feature per line, streamed because there can be many."""
     with atomic_path(path) as temporary, open(temporary, "w") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         for index, feature in enumerate(_features(labels, scores, class_names)):
@@ -136,9 +136,9 @@ def coco_annotations(
     labels: np.ndarray, scores: np.ndarray | None, image_number: int, first: int,
     class_ids: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """COCO's annotations of a picture, with uncompressed run lengths (iscrowd 0).
+    """COCO's annotations of an image, with uncompressed run lengths (iscrowd 0).
 
-    image_number: of the picture in the file; first: the number of the first annotation; class_ids:
+    image_number: of the image in the file; first: the number of the first annotation; class_ids:
     [N], the categories, by default all 1.
     """
     height, width = labels.shape
@@ -163,7 +163,7 @@ def coco_annotations(
 
 def _run_lengths(mask: np.ndarray, corner: tuple[int, int],
                  shape: tuple[int, int]) -> list[int]:
-    """Lengths of the runs of 0, 1, 0, ... down the columns of a picture of a shape (H, W) whose
+    """Lengths of the runs of 0, 1, 0, ... down the columns of an image of a shape (H, W) whose
     only ones are those of a mask [h, w], not empty, at a corner (y, x). The first may be 0."""
     columns, rows = np.nonzero(mask.T)
     places = (columns + corner[1]) * shape[0] + rows + corner[0]  # ascending
@@ -178,7 +178,7 @@ def _run_lengths(mask: np.ndarray, corner: tuple[int, int],
 def measurements(
     labels: np.ndarray, scores: np.ndarray | None, image: Any, microns: float | None = None,
 ) -> pd.DataFrame:
-    """A table with one row an instance.
+    """A table with one row per instance.
 
     labels [H, W]; scores [N]; image [H, W] or [H, W, C], an array or whatever gives one when it is
     sliced, such as a file: intensities are its own values, of colours the mean over the channels.
@@ -214,7 +214,7 @@ def measurements(
 def intensities(labels: np.ndarray, image: Any) -> dict[str, np.ndarray]:
     """Mean, smallest and largest grey level of every label: float64 [largest label + 1] each.
 
-    The picture is read once, in bands of rows; arguments as for `measurements`.
+    The image is read once, in bands of rows; arguments as for `measurements`.
     """
     size = int(labels.max(initial=0)) + 1
     counts, sums = np.zeros(size), np.zeros(size)

@@ -1,14 +1,14 @@
 """What `detect` writes: any set of formats from one run.
 
     report        index.html: numbers, distributions and a gallery, in one file
-    pictures      <ImageId>.png, outlines over the picture
+    images      <ImageId>.png, outlines over the image
     labels        labels/<ImageId>.tif, every nucleus a number
     rois          rois/<ImageId>.zip, for ImageJ
     geojson       geojson/<ImageId>.geojson, for QuPath
-    coco          coco.json, all pictures in one file
-    measurements  measurements.csv, all pictures in one table
+    coco          coco.json, all images in one file
+    measurements  measurements.csv, all images in one table
 
-What is written for one picture after the other stays when a run is interrupted; coco.json is
+What is written for one image after the other stays when a run is interrupted; coco.json is
 written at the end.
 """
 
@@ -57,7 +57,7 @@ class ImageWriter(Protocol):
 
 
 class ResultWriter:
-    """Writes the results of a run picture by picture."""
+    """Writes the results of a run image by image."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class ResultWriter:
             )
 
     def add(self, name: str, result: Result) -> None:
-        """Write what was found in a picture. Raises UserError where the file system refuses."""
+        """Write what was found in an image. Raises UserError where the file system refuses."""
         labels, scores = result.labels, result.scores
         picture = f"{name}.png" if "pictures" in self.formats else None
         for writer in self.extra:
@@ -150,7 +150,7 @@ class ResultWriter:
 
 
 class Coco:
-    """COCO's annotations of all pictures; every one as text, which takes little memory."""
+    """COCO's annotations of all images; every one as text, which takes little memory."""
 
     def __init__(self) -> None:
         self.images: list[dict] = []

@@ -8,7 +8,7 @@
 After steps 3 and 4 both share one backbone, as after joint training, which learns the same in one
 go; this is here for comparison.
 
-Source: report section 3.10.1; Ren et al., "Faster R-CNN", section 3.2.
+Source: paper section 3.10.1; Ren et al., "Faster R-CNN", section 3.2.
 Shape shorthand: B images, H W C of the molded image, N proposals.
 """
 
@@ -107,7 +107,7 @@ def train_alternating(
     augmentation=None,
     seconds: Sequence[float | None] = (None,) * 4,
 ) -> None:
-    """Train a `MaskRCNN` in the four steps; a model loaded from a checkpoint goes on with its own.
+    """Train a `MaskRCNN` in the four steps; a model loaded from a checkpoint resumes with its own.
 
     Args:
         train_dataset, val_dataset, learning_rate, augmentation: as for `MaskRCNN.train`.

@@ -26,7 +26,7 @@ def decay_after(decay: float, step: int, steps: int) -> float:
 class WeightAverage:
     """The average of all weights of a model, batch-norm statistics included.
 
-    A moving variance of today belongs to the kernels of today; the average of both fits together.
+    Batch-norm statistics are averaged with the kernels they were measured under.
     The average begins as the model's weights. `apply` puts it into the model, `restore` puts the
     weights that train back.
     """

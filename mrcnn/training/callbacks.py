@@ -1,4 +1,4 @@
-"""Keras callbacks of a training run: progress, logs, pictures, checkpoints, and a safety stop.
+"""Keras callbacks of a training run: progress, logs, images, checkpoints, and a safety stop.
 
 They read nothing but Keras's logs, a dictionary of floats, and run on every backend. Keras calls
 callbacks in the order of the list, and that order matters here:
@@ -196,7 +196,7 @@ class AverageWeights(keras.callbacks.Callback):
 class TimeBudget(keras.callbacks.Callback):
     """Spread a learning-rate schedule over a stretch of time, and end training when it is over.
 
-    Time passes whatever the speed, so the schedule is at its end when the time is. Where the steps
+    The schedule follows elapsed time, so it ends exactly when the budget does. Where the steps
     that were planned are done before, it follows them. Validation and checkpoint of the last epoch
     are within the time, as long as those of the epoch before took.
     """
@@ -251,7 +251,7 @@ class TimeBudget(keras.callbacks.Callback):
 class Plateau(keras.callbacks.Callback):
     """Divide the learning rate by ten when the loss has not fallen for `patience` epochs.
 
-    Looks at the loss of the validation images, where there are any (report section 3.3.1). Keras's
+    Looks at the loss of the validation images, where there are any (paper section 3.3.1). Keras's
     `ReduceLROnPlateau` forgets what it has seen when a run is interrupted.
     """
 
@@ -260,7 +260,7 @@ class Plateau(keras.callbacks.Callback):
         Args:
             patience: epochs.
             rate: to begin with. The optimizer must have been made with a number as its rate.
-            seen: `self.seen` of the run that is gone on with: how often the rate was divided, the
+            seen: `self.seen` of the resumed run: how often the rate was divided, the
                 best loss, and the epochs since then.
         """
         super().__init__()

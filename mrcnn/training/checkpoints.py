@@ -119,7 +119,7 @@ def save(
 
 
 def continues(saved: dict, stage: dict) -> bool:
-    """Whether a stage of training goes on with the optimizer of a checkpoint.
+    """Whether a stage of training resumes with the optimizer of a checkpoint.
 
     What trains must be the same, and either the learning rate too (perhaps for longer), or the
     saved stage was not finished and only its rate is changed.

@@ -1,6 +1,6 @@
 """Training: the model with its total loss, optimizers and schedules, stages, and one `fit`.
 
-Source: report sections 3.1 and 4.1.1; matterport `MaskRCNN.compile`, `set_trainable`, `train`.
+Source: paper sections 3.1 and 4.1.1; matterport `MaskRCNN.compile`, `set_trainable`, `train`.
 """
 
 import re
@@ -59,17 +59,17 @@ def loss_weights(config, names: Iterable[str] | None = None) -> list[float]:
     """Factors of the losses in the order of `LOSS_NAMES`; of those not in `names` 0.
 
     Raises:
-        UserError: a name is none of them.
+        UserError: a name is not one of them.
     """
     counted = set(LOSS_NAMES if names is None else names)
     unknown = sorted(counted - set(LOSS_NAMES))
     if unknown:
-        raise UserError(f"losses: {unknown[0]} is none of {', '.join(LOSS_NAMES)}")
+        raise UserError(f"losses: {unknown[0]} is not one of {', '.join(LOSS_NAMES)}")
     return [float(config.LOSS_WEIGHTS.get(name, 1.0)) * (name in counted) for name in LOSS_NAMES]
 
 
 def layer_regex(layers: str, config) -> str:
-    """The regular expression that a name of `LAYER_REGEX` stands for; itself where it is none."""
+    """The regular expression of a name in `LAYER_REGEX`; any other string is returned unchanged."""
     if layers == "heads" and config.ARCHITECTURE == "c4":
         layers = "5+"  # there the fifth stage is a part of the heads
     return LAYER_REGEX.get(layers, layers)
@@ -104,7 +104,7 @@ class TrainingModel(keras.Model):
 
 
 def give_biases_a_rate(optimizer, factor: float) -> None:
-    """Let biases learn at `factor` times the rate of all else (report section 3.8.3: 2)."""
+    """Let biases learn at `factor` times the rate of all else (paper section 3.8.3: 2)."""
     update = optimizer._backend_update_step  # of all variables together, on every backend
 
     def update_by_kind(grads, variables, learning_rate):
@@ -170,7 +170,7 @@ def make_schedule(config, learning_rate: float, total_steps: int) -> LearningSch
 
 
 def make_optimizer(config, learning_rate):
-    """SGD with momentum or Adam (report sections 3.1.1 and 3.1.2), with clipping.
+    """SGD with momentum or Adam (paper sections 3.1.1 and 3.1.2), with clipping.
 
     learning_rate: a number, or a schedule.
     """
@@ -253,7 +253,7 @@ def fit(
         loader, validation: `data.BatchLoader`; validation may be None.
         first_epoch: epochs done already.
         epochs: epochs to have done in the end.
-        log_dir: where logs and pictures go.
+        log_dir: where logs and images go.
         save: called with (finished epochs, logs) after every epoch.
         last_good: returns the path of the newest checkpoint or None.
         callbacks: the user's own.

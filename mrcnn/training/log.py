@@ -1,4 +1,4 @@
-"""The table of a training run, one row an epoch, and the loss curves drawn from it."""
+"""The table of a training run, one row per epoch, and the loss curves drawn from it."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from mrcnn.training.progress import LOSSES
 
 
 class CSVLog(keras.callbacks.Callback):
-    """A table of the run, one row an epoch: epoch (from 1), learning_rate, seconds, all losses.
+    """A table of the run, one row per epoch: epoch (from 1), learning_rate, seconds, all losses.
 
     The file is rewritten whole and atomically. Rows of the epoch being written and of later ones
     are dropped, so a run that goes on from an earlier checkpoint leaves no epoch twice.
@@ -70,7 +70,7 @@ def read_log(path: str | os.PathLike) -> list[dict[str, float]]:
 
 
 class LossCurve(keras.callbacks.Callback):
-    """Draw the CSV file of `CSVLog` into a PNG picture after every epoch."""
+    """Draw the CSV file of `CSVLog` into a PNG image after every epoch."""
 
     def __init__(self, csv_path: str | os.PathLike, picture_path: str | os.PathLike):
         super().__init__()
@@ -85,7 +85,7 @@ class LossCurve(keras.callbacks.Callback):
 
 
 def loss_curve_png(rows: list[dict[str, float]]) -> bytes:
-    """A PNG picture: the total loss on the left, its parts on the right, validation dashed.
+    """A PNG image: the total loss on the left, its parts on the right, validation dashed.
 
     rows: as `read_log` returns them.
     """

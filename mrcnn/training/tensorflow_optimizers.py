@@ -1,4 +1,4 @@
-"""Keras's SGD and Adam with updates that are one TensorFlow kernel a variable.
+"""Keras's SGD and Adam with updates that are one TensorFlow kernel per variable.
 
 Keras writes an update as a dozen elementwise operations and the clipping as half a dozen, each of
 which reads and writes every parameter. The arithmetic, the variables and their names are Keras's.

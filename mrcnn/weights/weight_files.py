@@ -4,7 +4,7 @@ Files are in the HDF5 layout that matterport's Mask_RCNN uses (`legacy_h5.py`); 
 `.weights.h5` files load too, into the model they were written from.
 
 Colour order: this package feeds RGB. The public ImageNet file expects BGR; its first convolution
-is turned around while loading, which matterport leaves out.
+has its input channels reversed (BGR to RGB) on loading, which matterport leaves out.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""The nucleus app from end to end on synthetic pictures, with nothing to download.
+"""The nucleus app from end to end on synthetic images, with nothing to download.
 
     python samples/nucleus/demo.py
     python samples/nucleus/demo.py --quick --output /tmp/demo
@@ -35,7 +35,7 @@ class Size:
     test_images: int
     pixels: int  # a side
     epochs: int
-    steps: int  # batches an epoch
+    steps: int  # batches per epoch
 
 
 FULL = Size(train_images=60, test_images=8, pixels=256, epochs=4, steps=30)
@@ -51,7 +51,7 @@ def run(*arguments: str) -> None:
 
 
 def train_from_nothing(data: Path, logs: Path, size: Size, seed: int) -> Path:
-    """Train on the synthetic pictures from random weights; returns the weight file."""
+    """Train on the synthetic images from random weights; returns the weight file."""
     import keras
 
     from mrcnn.data.augment import RandomAugmentation
@@ -95,7 +95,7 @@ def demo(output: Path, weights: Path | None, size: Size, seed: int) -> None:
     synthesize("stage1_test", size.test_images)
     if not weights:
         synthesize("stage1_train", size.train_images)
-        print("\nThere are no shipped weights: training briefly on synthetic pictures first.")
+        print("\nThere are no shipped weights: training briefly on synthetic images first.")
         print("A few minutes from random weights show that it works, not how well it can.")
         weights = train_from_nothing(data, output / "logs", size, seed)
     subset = ["--dataset", str(data), "--subset", "stage1_test"]
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = Path.cwd() / "demo" / time.strftime("%Y%m%dT%H%M%S")
     parser.add_argument("--output", type=Path, default=folder, help="a new folder for all results")
     parser.add_argument("--weights", type=Path, help="weight file (default: the shipped one)")
-    parser.add_argument("--quick", action="store_true", help="a few small pictures, few steps")
+    parser.add_argument("--quick", action="store_true", help="a few small images, few steps")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other pictures")
     chosen = parser.parse_args(arguments)
     output = chosen.output.resolve()

@@ -105,14 +105,14 @@ class NucleusDataset(Dataset):
         return self._files(image_id)[0].masks is not None
 
     def fingerprint(self, image_id: int) -> str:
-        """A digest of the names, sizes and times (zip: checksums) of the picture and its masks."""
+        """A digest of the names, sizes and times (zip: checksums) of the image and its masks."""
         entry, store = self._files(image_id)
         members = [entry.image, *(entry.masks or [])]
         states = [f"{member} {store.fingerprint(member)}" for member in members]
         return hashlib.sha256("\n".join(states).encode()).hexdigest()
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """uint8 RGB [H, W, 3]; deeper pictures are scaled, see `pictures.to_uint8_rgb`."""
+        """uint8 RGB [H, W, 3]; deeper images are scaled, see `pictures.to_uint8_rgb`."""
         entry, store = self._files(image_id)
         name = store.name(entry.image)
         return to_uint8_rgb(decode_picture(store.read(entry.image), name), name)

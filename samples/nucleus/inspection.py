@@ -1,7 +1,7 @@
 """What the two notebooks of this folder need beside the package: data to look at, and drawing.
 
     inspect_nucleus_data.ipynb     what goes into training
-    inspect_nucleus_model.ipynb    what the network does with a picture
+    inspect_nucleus_model.ipynb    what the network does with an image
 
 Matplotlib and pandas are imported when something is drawn or listed.
 
@@ -53,26 +53,26 @@ def open_data(
     """A labelled data set to look at, prepared.
 
     Args:
-        dataset_dir: folder of the user's data; None draws synthetic pictures into a temporary
+        dataset_dir: folder of the user's data; None draws synthetic images into a temporary
             folder, which goes away with the data set.
         subset: see `NucleusDataset.load_nucleus`.
-        count, size, seed: of synthetic pictures, see `synthesize`.
+        count, size, seed: of synthetic images, see `synthesize`.
 
     Raises:
-        UserError: there are no such pictures, or some lack masks.
+        UserError: there are no such images, or some lack masks.
     """
     if dataset_dir is not None:
         return load_dataset(str(dataset_dir), subset, labelled=True)
     folder = tempfile.mkdtemp(prefix="nuclei_")
     synthesize(folder, count, size, seed, subset)
     dataset = load_dataset(folder, subset, labelled=True)
-    # Pictures are read when they are asked for: the folder stays as long as the data set.
+    # Images are read when they are asked for: the folder stays as long as the data set.
     weakref.finalize(dataset, shutil.rmtree, folder, ignore_errors=True)
     return dataset
 
 
 def list_images(dataset: NucleusDataset) -> pd.DataFrame:
-    """A row for every picture: its kind of microscopy, size, nuclei, and their typical diameter.
+    """A row for every image: its kind of microscopy, size, nuclei, and their typical diameter.
 
     diameter: that of a disc with the median area of the nuclei, in pixels; covered: share of the
     picture's pixels that lie in nuclei.
@@ -105,9 +105,9 @@ def draw_example(example: Example) -> np.ndarray:
 
 
 def draw_batch(batch: dict[str, np.ndarray], config: Config) -> list[np.ndarray]:
-    """The pictures of a batch of `BatchLoader`, with the outlines of its instances.
+    """The images of a batch of `BatchLoader`, with the outlines of its instances.
 
-    Returns uint8 [H, W, 3] for each picture.
+    Returns uint8 [H, W, 3] for each image.
     """
     pictures = []
     for row, image in enumerate(unmold_image(batch["input_image"], config)):
@@ -144,7 +144,7 @@ def middle_anchors(anchors: np.ndarray, image_shape: Sequence[int]) -> np.ndarra
 
 
 def score_maps(scores: np.ndarray, config: Config, image_shape: Sequence[int]) -> list[np.ndarray]:
-    """Scores of all anchors as pictures: for each of L levels the best of every place.
+    """Scores of all anchors as images: for each of L levels the best of every place.
 
     scores: [A]; image_shape: (H, W) or longer, of the network's input. Returns float [h, w] each.
     """
@@ -162,7 +162,7 @@ def score_maps(scores: np.ndarray, config: Config, image_shape: Sequence[int]) -
 def boxes_in_input(layers: np.ndarray, meta: np.ndarray) -> np.ndarray:
     """The boxes of a picture's instances in pixels of the network's input, float [N, 4].
 
-    layers: int [H, W, number of layers] of the picture; meta: [M], what `mold_inputs` says of it.
+    layers: int [H, W, number of layers] of the image; meta: [M], what `mold_inputs` says of it.
     """
     about = parse_image_meta(meta)
     y1, x1, y2, x2 = about["window"]
@@ -170,7 +170,7 @@ def boxes_in_input(layers: np.ndarray, meta: np.ndarray) -> np.ndarray:
     return layer_boxes(layers, int(layers.max(initial=0))) * np.tile(zoom, 2) + [y1, x1, y1, x1]
 
 
-# ---- Pictures ------------------------------------------------------------------------------------
+# ---- Images ------------------------------------------------------------------------------------
 
 
 def panels(
@@ -183,14 +183,14 @@ def panels(
     """Pictures side by side, as `visualize.display_images`, on axes that more can be drawn on.
 
     Args:
-        pictures: [H, W] or [H, W, 3]; numbers of any range where they are grey.
-        titles: one a picture.
-        columns: pictures in a row.
+        images: [H, W] or [H, W, 3]; numbers of any range where they are grey.
+        titles: one per image.
+        columns: images in a row.
         width: of the figure, in inches.
         options: of matplotlib's `imshow`.
 
     Returns:
-        matplotlib's axes, one a picture; without pictures no figure is made.
+        matplotlib's axes, one per image; without images no figure is made.
     """
     import matplotlib.pyplot as plt
 
@@ -212,7 +212,7 @@ def panels(
 def draw_boxes(
     axes: Any, boxes: np.ndarray, color: Any = "yellow", width: float = 1.0, style: str = "solid"
 ) -> None:
-    """Draw boxes [N, 4] over a picture; what lies beyond the picture is cut off.
+    """Draw boxes [N, 4] over an image; what lies beyond the image is cut off.
 
     color: one for all, or one for each box, as matplotlib has them; width in points; style of the
     lines: "solid", "dashed", "dotted".
@@ -237,16 +237,16 @@ def draw_boxes(
 def masks_in_place(
     image: np.ndarray, patches: Sequence[Patch], side: int, threshold: float = 0.5
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Every mask in the part of the picture around it.
+    """Every mask in the part of the image around it.
 
     Args:
         image: uint8 [H, W, 3].
         patches: (y, x, probabilities [h, w]) as `paste_masks` gives them.
-        side: S, of the square part in pixels; smaller where the picture is.
+        side: S, of the square part in pixels; smaller where the image is.
         threshold: probability from which a pixel belongs to the mask.
 
     Returns:
-        The probabilities, float [S, S], and the picture with the mask's outline, uint8 [S, S, 3].
+        The probabilities, float [S, S], and the image with the mask's outline, uint8 [S, S, 3].
     """
     probabilities, outlined = [], []
     for y, x, patch in patches:
@@ -261,7 +261,7 @@ def masks_in_place(
 
 
 def varied_channels(activations: np.ndarray, count: int) -> dict[int, np.ndarray]:
-    """The channels that vary most over the picture, by their number: float32 [h, w] each.
+    """The channels that vary most over the image, by their number: float32 [h, w] each.
 
     activations: [h, w, channels], of a layer. The 5th and the 95th percentile tell how much a
     channel varies, and what lies beyond them is cut off.
@@ -278,11 +278,11 @@ def varied_channels(activations: np.ndarray, count: int) -> dict[int, np.ndarray
 def precision_recall(
     truths: Sequence[np.ndarray], results: Sequence[Result], threshold: float = 0.5
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Average precision of several pictures together, as `metrics.compute_ap` has it of one.
+    """Average precision of several images together, as `metrics.compute_ap` has it of one.
 
     Args:
-        truths: masks bool [H, W, G] of every picture.
-        results: what was found in the same pictures.
+        truths: masks bool [H, W, G] of every image.
+        results: what was found in the same images.
         threshold: IoU from which a detection counts as right.
 
     Returns:
@@ -319,12 +319,12 @@ def score_settings(
     detections: Sequence[Detections],
     truths: Sequence[np.ndarray],
 ) -> pd.DataFrame:
-    """Mean scores of several pictures under settings of the post-processing, a row each.
+    """Mean scores of several images under settings of the post-processing, a row each.
 
     Args:
         settings: by the name of the row.
-        detections: of every picture.
-        truths: label layers int [H, W, L] of the same pictures.
+        detections: of every image.
+        truths: label layers int [H, W, L] of the same images.
 
     Returns:
         The competition score, and TP / (TP + FP + FN) at IoU .5 and .75.

@@ -6,8 +6,8 @@ The rule looks at three numbers of the uint8 RGB image:
     brightness   median over pixels of the mean of R, G, B
     ground       median of (largest - smallest of R, G, B) over the brightest fifth of the pixels
 
-- colour above 5: stained tissue; "purple on white" where the ground is below 25 (colourless glass
-  shows through), otherwise "purple on purple";
+- colour above 5: stained tissue; "purple on white" where the background is below 25
+  (colourless glass shows through), otherwise "purple on purple";
 - grey with a brightness above 60: "bright field";
 - grey on a dark background: fluorescence, "small" or "large" by the median area of the true
   nuclei (500 pixels, a disc of 25 pixels across; without truth: just "fluorescence").

@@ -167,7 +167,7 @@ def detect(
         dataset_dir: folder of the data set; subset: see `NucleusDataset.load_nucleus`.
         output: folder, by default results/nucleus/detect_<time>.
         limit: only the first images.
-        pictures: whether to write pictures and the report.
+        pictures: whether to write images and the report.
 
     Returns:
         The ids of images that could not be read (empty rows stand for them in the file).
@@ -319,7 +319,7 @@ EXAMPLES = {
   nucleus.py train --dataset data --subset train --weights imagenet --preset paper
   nucleus.py train --dataset data --subset train --weights imagenet --config ROI_POOLING=pool""",
     "detect": """\
-  # a file for Kaggle and a picture per image
+  # a file for Kaggle and a picture of every image
   nucleus.py detect --dataset data --subset stage1_test --weights last""",
     "evaluate": """\
   # detect, then score against the masks

@@ -1,9 +1,9 @@
-"""Where the picture files lie: a folder, or a zip file read without unpacking it.
+"""Where the image files lie: a folder, or a zip file read without unpacking it.
 
-Both have Kaggle's layout, one folder an image:
+Both have Kaggle's layout, one folder per image:
 
-    <ImageId>/images/<ImageId>.png      the picture
-    <ImageId>/masks/<anything>.png      one picture a nucleus, non-zero inside
+    <ImageId>/images/<ImageId>.png      the image
+    <ImageId>/masks/<anything>.png      one image per nucleus, non-zero inside
 
 `open_subset` returns a `FolderStore` or a `ZipStore`; they hold the same list of `Entry` and
 the same `read(member) -> bytes`, which may be called from several threads at once, and
@@ -34,13 +34,13 @@ class Entry:
 
 
 def choose_image(image_id: str, names: list[str]) -> str:
-    """The picture among the files of an `images` folder: the one named like the image."""
+    """The image among the files of an `images` folder: the one named like the image."""
     named = [n for n in names if PurePosixPath(n).stem == image_id]
     return min(named or names)
 
 
 class FolderStore:
-    """A folder that holds one folder an image."""
+    """A folder that holds one folder per image."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Kaggle's submission format: run-length codes, no overlaps, one CSV row a nucleus.
+"""Kaggle's submission format: run-length codes, no overlaps, one CSV row per nucleus.
 
     ImageId,EncodedPixels
     <id>,<start> <length> <start> <length> ...
@@ -136,7 +136,7 @@ class SubmissionWriter:
 
     Rows go to `<name>.partial` and to disk at once, so that an interrupted run leaves what it
     has; `close` gives the finished file its name in one step. `scores.csv`, written beside it,
-    holds one confidence a row, for scores that need them (Kaggle's format has no place).
+    holds one confidence per row, for scores that need them (Kaggle's format has no place).
     """
 
     def __init__(self, path: str | os.PathLike):

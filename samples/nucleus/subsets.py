@@ -6,7 +6,7 @@
     train  fit and tune: what the shipped weights are trained on
 
 `tune` holds a fixed number of images of every kind (see kinds.py). The rare kinds have more than
-their share: a set of pictures that nobody has seen may well hold more of them, and few images say
+their share: a set of images that nobody has seen may well hold more of them, and few images say
 little about a kind.
 """
 

@@ -3,9 +3,9 @@
     <output>/<subset>/<ImageId>/images/<ImageId>.png     RGBA, like the competition's files
     <output>/<subset>/<ImageId>/masks/<MaskId>.png       one nucleus each, 0 or 255, disjoint
 
-The kinds of picture are those of the competition: small nuclei in fluorescence, large ones with
-texture, stained tissue, and cells in bright field. The pictures of one seed, subset and size are
-always the same, and the first pictures of a large set are those of a small one.
+The kinds of image are those of the competition: small nuclei in fluorescence, large ones with
+texture, stained tissue, and cells in bright field. The images of one seed, subset and size are
+always the same, and the first images of a large set are those of a small one.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def synthesize(
     kinds: Sequence[str] = DEFAULT_KINDS,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Write `count` pictures of size x size pixels into `<output>/<subset>`.
+    """Write `count` images of size x size pixels into `<output>/<subset>`.
 
     kinds: names out of KINDS, taken in turn; a name may be given several times to have more of it.
-    progress: called with (pictures done, count) after each picture.
+    progress: called with (images done, count) after each image.
     Returns the image ids, hexadecimal names that depend on seed, subset and number alone.
     Raises UserError for values that are not allowed and for a subset folder that holds something.
     """
@@ -84,8 +84,8 @@ def crowd_images(
     """Write `count` images of a labelled data set with copies of their nuclei pasted in.
 
     dataset: prepared; its images are drawn by their sampling weights, those without nuclei left
-    out, and cut to `size` pixels a side. The other arguments, and what is returned and raised, are
-    those of `synthesize`.
+    out, and cut to `size` pixels per side. The other arguments, and what is returned and
+    raised, are those of `synthesize`.
     """
     _check(count, size, seed, subset, list(KINDS))
     folder = _empty_folder(output, subset)
@@ -119,10 +119,10 @@ def _window(dataset: Dataset, number: int, size: int, rng) -> tuple[np.ndarray, 
 
 
 def draw_image(kind: str, size: int, key: tuple) -> tuple[np.ndarray, np.ndarray]:
-    """One picture of a kind: image uint8 [size, size, 3], labels int32 [size, size].
+    """One image of a kind: image uint8 [size, size, 3], labels int32 [size, size].
 
     Labels are 0 for background and 1 to N for the N nuclei. `key` (numbers and words) selects
-    the picture.
+    the image.
     """
     rng = np.random.default_rng(int(_name(*key), 16))
     scene = Scene((size, size))
@@ -192,7 +192,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=256,
         metavar="N",
-        help="pixels a side (default: %(default)s)",
+        help="pixels per side (default: %(default)s)",
     )
     add("--seed", type=whole, default=0, metavar="N", help="(default: %(default)s)")
     add(

@@ -1,9 +1,9 @@
-"""The kinds of picture in the 2018 Data Science Bowl, drawn from nothing.
+"""The kinds of image in the 2018 Data Science Bowl, drawn from nothing.
 
 Each function takes an empty Scene and a random generator, places nuclei in the scene and returns
-the picture: uint8 [H, W] for grey kinds, [H, W, 3] for coloured ones. Grey values and sizes
+the image: uint8 [H, W] for grey kinds, [H, W, 3] for coloured ones. Grey values and sizes
 follow those measured on the competition's training images; sizes are in pixels and do not grow
-with the picture.
+with the image.
 """
 
 from __future__ import annotations

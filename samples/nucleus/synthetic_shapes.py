@@ -2,7 +2,7 @@
 
 A nucleus is an ellipse whose radius is modulated by a few sine waves. Everything is computed
 from that outline at the centres of the pixels: pixel (i, j) belongs to a nucleus when the point
-(i + 0.5, j + 0.5) lies inside, so masks are exact and the picture is drawn from the same numbers.
+(i + 0.5, j + 0.5) lies inside, so masks are exact and the image is drawn from the same numbers.
 
 Shapes: H, W pixels of the image, h, w pixels of a window around one nucleus, N nuclei.
 """

@@ -169,9 +169,9 @@ def train(model, epochs: int = 2, layers: str = "all", images: int = 500, seed: 
 
 
 def detect(model, output: str, count: int = 4, seed: int = 2) -> list[dict]:
-    """Detect shapes in new random images; writes a picture of each into the folder `output`.
+    """Detect shapes in new random images; writes an image of each into the folder `output`.
 
-    Returns the results of `model.detect`, one an image.
+    Returns the results of `model.detect`, one per image.
     """
     import matplotlib.pyplot as plt
 

@@ -13,7 +13,7 @@ EXACT = Setting("exact", (2.0, 2.0))
 EXACT_ANY = Setting("exact", (1.0, 4.0))
 CONFIGURED = Setting("exact")
 MATTERPORT_ANY = Setting("matterport", (1.0, 4.0))
-# Errors of the boxes that a path cannot mend while masks end where boxes end.
+# Errors of the boxes that a path cannot fix while masks end where boxes end.
 BOXES_OFF = ("mask targets, moved boxes", "mask targets, boxes 7 % off", CROP_STEPS[1])
 
 
@@ -95,7 +95,7 @@ def test_discs_stay_where_they_are(radius):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two synthetic pictures in stage1_train, and one without nuclei in empty."""
+    """Two synthetic images in stage1_train, and one without nuclei in empty."""
     root = tmp_path_factory.mktemp("data")
     synthesize(root, 2, 96, 0, "stage1_train")
     [name] = synthesize(root, 1, 64, 1, "empty")

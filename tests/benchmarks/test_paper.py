@@ -1,4 +1,4 @@
-"""The comparison of the report's variants: what it runs, what it keeps, its table."""
+"""The comparison of the paper's variants: what it runs, what it keeps, its table."""
 
 import csv
 import json

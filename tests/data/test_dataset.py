@@ -1,4 +1,4 @@
-"""Dataset: numbering, look-up tables, pictures and masks from files."""
+"""Dataset: numbering, look-up tables, images and masks from files."""
 
 import numpy as np
 import pytest

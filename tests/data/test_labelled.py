@@ -91,7 +91,7 @@ def read(images, labels):
 
 @pytest.fixture
 def images(tmp_path):
-    """Two pictures in one folder and one in a folder inside, of different kinds."""
+    """Two images in one folder and one in a folder inside, of different kinds."""
     folder = tmp_path / "pictures"
     for number, name in enumerate(("a.tif", "b.png", "plate/a.jpg")):
         write_picture(folder / name, seed=number)
@@ -189,7 +189,7 @@ def whole(patch, size):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_outlines_against_counting(seed):
-    """Any corners: concave, crossing itself, a ring in a ring, beyond the picture."""
+    """Any corners: concave, crossing itself, a ring in a ring, beyond the image."""
     rng = np.random.default_rng(seed)
     rings = [rng.uniform(-6, 22, (rng.integers(3, 9), 2)).tolist() for _ in range(1 + seed % 3)]
     found = whole(fill(rings, (14, 17)), (14, 17))
@@ -344,7 +344,7 @@ def test_a_label_image_without_background(tmp_path):
         load(find_pairs(tmp_path, tmp_path)).load_layers(0)
 
 
-# ---- Pictures ----------------------------------------------------------------------------------
+# ---- Images ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.float32])
@@ -487,7 +487,7 @@ def test_labels_in_the_same_folder(tmp_path):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("images, labels", [("", "labels"), ("images", "labels"), ("images", "")])
 def test_folders_inside_each_other(images, labels, tmp_path):
-    """Labels inside the folder of pictures are no pictures, and the other way round."""
+    """Labels inside the folder of images are no images, and the other way round."""
     images, labels = tmp_path / images, tmp_path / labels
     for file in (images / "a.png", labels / "a.png" if labels != tmp_path else labels / "a.tif"):
         file.parent.mkdir(exist_ok=True)
@@ -529,7 +529,7 @@ def test_what_has_no_partner_is_left_out(images, tmp_path):
         assert read(images, tmp_path / "labels") == expected("b")
     first, second = (str(warning.message) for warning in seen)
     assert first.startswith("Pictures without labels, left out: 2 (first: ") and "a.tif" in first
-    assert second.startswith("Labels without picture, left out: 2 (first: ") and "y.tif" in second
+    assert second.startswith("Labels without image, left out: 2 (first: ") and "y.tif" in second
 
 
 def test_nothing_fits(images, tmp_path):
@@ -581,13 +581,13 @@ def test_file_names_of_coco(names, images, tmp_path):
     assert read(images, coco_file(tmp_path / "coco.json", truth)) == expected()
 
 
-@pytest.mark.filterwarnings("ignore:Pictures without labels")
+@pytest.mark.filterwarnings("ignore:Images without labels")
 def test_file_names_that_fit_no_or_several_pictures(images, tmp_path):
     write_picture(images / "deep" / "b.png")
     write_picture(images / "c" / "x.png")
     write_picture(images / "d" / "x.png")
     file = tmp_path / "coco.json"
-    with pytest.warns(MRCNNWarning, match="Labels without picture, left out: 1 .first: other/a"):
+    with pytest.warns(MRCNNWarning, match="Labels without image, left out: 1 .first: other/a"):
         assert read(
             images,
             coco_file(
@@ -599,7 +599,7 @@ def test_file_names_that_fit_no_or_several_pictures(images, tmp_path):
                 },
             ),
         ) == expected("a", "b")
-    with pytest.warns(MRCNNWarning, match="Labels without picture, left out: 2 .first: val/a"):
+    with pytest.warns(MRCNNWarning, match="Labels without image, left out: 2 .first: val/a"):
         assert read(
             images,
             coco_file(
@@ -618,7 +618,7 @@ def test_file_names_that_fit_no_or_several_pictures(images, tmp_path):
 
 
 def one_picture(tmp_path, annotations, **entry):
-    """A COCO data set of one picture of 6 x 8 pixels with these annotations."""
+    """A COCO data set of one image of 6 x 8 pixels with these annotations."""
     write_picture(tmp_path / "a.png", (6, 8))
     content = {
         "images": [{"id": "p", "file_name": "a.png", **entry}],
@@ -686,7 +686,7 @@ def test_what_coco_files_have_besides(tmp_path):
         ([[1, 2, float("nan"), 4, 5, 6]], "no numbers"),
         ({"size": [6, 8], "counts": [5]}, "do not add up"),
         ({"size": [6, 8], "counts": "P"}, "cut short"),
-        ({"size": [8, 6], "counts": [48]}, r"for \[8, 6\] pixels, its picture has \[6, 8\]"),
+        ({"size": [8, 6], "counts": [48]}, r"for \[8, 6\] pixels, its image has \[6, 8\]"),
         ({"counts": [48]}, "size"),
         ({"size": [6, 8], "counts": [2**99]}, ""),
         (3, ""),
@@ -746,7 +746,7 @@ def roi():
 
 
 def roi_set(tmp_path, rois):
-    """A data set of one picture of 20 x 24 pixels with ROIs by name."""
+    """A data set of one image of 20 x 24 pixels with ROIs by name."""
     write_picture(tmp_path / "a.png", (20, 24))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name, made in rois.items():
@@ -952,14 +952,14 @@ def test_split_file_edited_by_hand(text, tmp_path):
 
 
 def test_split_file_of_other_pictures(tmp_path):
-    """New pictures come where they would have come without the file."""
+    """New images come where they would have come without the file."""
     names = NAMES[:40]
     (tmp_path / "split.csv").write_text(
         "image,subset\ngone,val\n" + "\n".join(f"{name},train" for name in names[:20])
     )
     with pytest.warns(MRCNNWarning) as seen:
         found = read_split(tmp_path / "split.csv", pairs_of(names), 0.5, 7)
-    assert "rows of pictures that are not there, left out: 1 (first: gone)" in str(seen[0].message)
+    assert "rows of images that are not there, left out: 1 (first: gone)" in str(seen[0].message)
     assert f"not list, divided at random: 20 (first: {names[20]})" in str(seen[1].message)
     assert set(list(found.values())[:20]) == {"train"}
     fresh = split(pairs_of(names), 0.5, 7)
@@ -974,8 +974,8 @@ def test_split_file_of_other_pictures(tmp_path):
         ("image,subset\na,test\nb,train", "line 2: the subset of a is test; it must be"),
         ("image,subset\na,train\nb", "line 3: the subset of b is missing"),
         ("image,subset\na,val\na,train\nb,train", "line 3: a is in both subsets"),
-        ("image,subset\nx,val", r"lists none of the 2 pictures \(first: a\)"),
-        ("image,subset\na,val\nb,val", "leaves no picture for training"),
+        ("image,subset\nx,val", r"lists none of the 2 images \(first: a\)"),
+        ("image,subset\na,val\nb,val", "leaves no image for training"),
         ("image,subset\n\xe4,val", "not in UTF-8"),
     ],
 )

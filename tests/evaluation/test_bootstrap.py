@@ -47,7 +47,7 @@ def test_few_values():
     assert np.isnan(bootstrap_interval([])).all()
     assert bootstrap_interval([0.25]) == (0.25, 0.25)
     assert bootstrap_interval([0.5] * 9) == (0.5, 0.5)
-    with pytest.raises(ValueError, match="one number an image"):
+    with pytest.raises(ValueError, match="one number per image"):
         bootstrap_interval(np.zeros((2, 3)))
 
 

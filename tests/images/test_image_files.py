@@ -746,7 +746,7 @@ def test_a_large_compressed_strip_is_decoded_once(tmp_path, monkeypatch):
     picture = picture_of(tmp_path / "a.tif")
     before = tiff_pages._last._block
     picture.read()
-    assert tiff_pages._last._block is before  # of a whole picture nothing is kept
+    assert tiff_pages._last._block is before  # of a whole image nothing is kept
     assert_reads(picture, pixels)
     block = tiff_pages._last._block
     assert block is not before
@@ -849,7 +849,7 @@ def test_zarr_axes(tmp_path, zarr, shape, names, axes):
 
 
 def ome_zarr(zarr, path, pixels, version, axes="tczyx", **attributes):
-    """An OME-Zarr picture of two levels."""
+    """An OME-Zarr image of two levels."""
     units = {"x": "micrometer", "y": "micrometer", "z": "nanometer", "t": "second"}
     types = {"c": "channel", "t": "time"}
     described = [
@@ -1104,7 +1104,7 @@ def test_unreadable_files_do_not_stop_the_rest(tmp_path):
         "away.jpg",
     }
     reasons = {one.path.name: one.reason for one in unreadable}
-    assert reasons["text.tif"] == "is no picture (PNG, JPEG, BMP, TIFF or Zarr)"
+    assert reasons["text.tif"] == "is no image (PNG, JPEG, BMP, TIFF or Zarr)"
     assert reasons["empty.png"] == "is empty"
     assert reasons["away.jpg"] == "cannot be read (No such file or directory)"
     assert all(reasons.values()) and "\n" not in "".join(reasons.values())
@@ -1176,7 +1176,7 @@ def test_patterns(tree):
     assert names("a/*", "b") == ["a_x1", "a_x2", "a_y", "b_c_x3"]
     assert names("[ab]") == ["a_x1", "a_x2", "a_y", "b_c_x3"]
     assert names("w[1].png") == ["w[1]"]  # a file of that very name
-    with pytest.raises(UserError, match=r"z\*.png: no pictures there"):
+    with pytest.raises(UserError, match=r"z\*.png: no images there"):
         names("z*.png")
 
 
@@ -1184,7 +1184,7 @@ def test_inputs_without_pictures(tmp_path):
     with pytest.raises(MissingFileError, match="nowhere.png: no such file or folder"):
         find_pictures([tmp_path / "nowhere.png"])
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UserError, match="no pictures there") as caught:
+    with pytest.raises(UserError, match="no images there") as caught:
         find_pictures([tmp_path])
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
     assert find_pictures([]) == ([], [])

@@ -1,4 +1,4 @@
-"""The first look at a picture, and detection at the zoom that follows from it."""
+"""The first look at an image, and detection at the zoom that follows from it."""
 
 import math
 
@@ -74,7 +74,7 @@ class Shortsighted:
 
 
 def zoom_found(side, shape=(64, 64), **keys):
-    """(zoom, looks) for a picture with objects of this side."""
+    """(zoom, looks) for an image with objects of this side."""
     config = type("Config", (ZoomConfig,), {"ZOOM_LIMITS": (0.01, 9.0), **keys})()
     network = Shortsighted(side)
     [zoom] = find_zooms(network, [picture(*shape)], config)

@@ -1,4 +1,4 @@
-"""Detection from given proposals, on one size of the picture and on a pyramid of sizes."""
+"""Detection from given proposals, on one size of the image and on a pyramid of sizes."""
 
 import numpy as np
 import pytest
@@ -92,7 +92,7 @@ def test_a_pyramid_of_one_size_twice_is_that_size(rng, model):
 
 
 def test_regions_are_seen_at_their_own_size(rng, model):
-    # 32 pixels belong to the larger picture, 48 to the smaller one: as each alone.
+    # 32 pixels belong to the larger image, 48 to the smaller one: as each alone.
     image = rng.integers(0, 255, (64, 64, 3)).astype("uint8")
     small, large = np.array([[2.0, 2, 34, 34]]), np.array([[8.0, 8, 56, 56]])
     zooms = (5.0, 7.0)

@@ -190,7 +190,7 @@ def test_a_sure_bool_mask_is_kept_as_it_is():
 
 def test_contested_pixels_go_to_the_more_confident_mask():
     left, right = np.ones((4, 6), np.float32), np.ones((4, 6), np.float32)
-    left[:, 4:], right[:, :2] = [0.8, 0.6], [0.6, 0.7]  # columns 4 and 5 of the picture
+    left[:, 4:], right[:, :2] = [0.8, 0.6], [0.6, 0.7]  # columns 4 and 5 of the image
     detections = Detections(np.array([0.9, 0.7]), [(0, 0, left), (0, 4, right)])
     owner = {
         o: postprocess(detections, (4, 10), replace(PLAIN, overlaps=o))[0][0, 4:6].tolist()

@@ -1,4 +1,4 @@
-"""Test-time augmentation: variants of a picture, and merging what is found on them."""
+"""Test-time augmentation: variants of an image, and merging what is found on them."""
 
 import itertools
 from types import SimpleNamespace
@@ -105,7 +105,7 @@ def test_one_variant_is_the_plain_detection(network):
 
 
 class BrightBlobs:
-    """Finds connected bright pixels; what it finds turns with the picture."""
+    """Finds connected bright pixels; what it finds turns with the image."""
 
     def find_zooms(self, images):
         return [None] * len(images)

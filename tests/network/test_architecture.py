@@ -86,7 +86,7 @@ def test_all_anchors_lie_on_one_map():
 
 @pytest.mark.backend
 def test_dilated_stage_holds_the_strided_one(rng):
-    # Report section 3.5.1: what the strided stage gives, and the values between.
+    # Paper section 3.5.1: what the strided stage gives, and the values between.
     bank = LayerBank()
     features = ops.convert_to_tensor(rng.normal(size=(1, 6, 8, 1024)).astype("float32"))
     strided = stage5_graph(features, False, bank)

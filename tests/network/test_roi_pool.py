@@ -1,4 +1,4 @@
-"""RoIPool against loops, its gradient, and RoIAlign with several samples a bin."""
+"""RoIPool against loops, its gradient, and RoIAlign with several samples per bin."""
 
 import keras
 import numpy as np
@@ -37,7 +37,7 @@ def naive_pool(features, box, shape):
 
 
 def to_cells(box, side, stride, exact):
-    """A normalised box in cells of a map with `stride` pixels a cell."""
+    """A normalised box in cells of a map with `stride` pixels per cell."""
     pixels = box * side if exact else box * (side - 1) + np.array([0, 0, 1, 1])
     return pixels / stride
 
@@ -125,7 +125,7 @@ def gradient(layer, boxes, image_meta, features, upstream):
 
 
 def test_gradient_goes_to_the_maxima(rng):
-    # Report equation 14: every output's gradient is added at the cell that holds its maximum.
+    # Paper equation 14: every output's gradient is added at the cell that holds its maximum.
     features = [rng.permutation(32 * 32).reshape(1, 32, 32, 1).astype("float32")]
     boxes = reference.random_boxes(rng, 6, smallest=0.1)[None]
     upstream = rng.normal(size=(1, 6, 3, 3, 1)).astype("float32")

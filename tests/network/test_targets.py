@@ -256,7 +256,7 @@ def test_matterport_layout(tiny_config, rng):
 
 
 def test_background_of_an_overlap(rng):
-    # Report section 3.8.1: background regions overlap an object by .1 at least and less than .5.
+    # Paper section 3.8.1: background regions overlap an object by .1 at least and less than .5.
     overlaps = np.array([[[0.0], [0.05], [0.1], [0.3], [0.49], [0.5], [0.9]]], "float32")
     crowd, real = np.zeros((1, 7), bool), np.ones((1, 7), bool)
     priority = rng.random((1, 7)).astype("float32")

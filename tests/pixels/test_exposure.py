@@ -1,4 +1,4 @@
-"""Exposure: the same as `standardise` in memory, for all types and for parts of large pictures."""
+"""Exposure: the same as `standardise` in memory, for all types and for parts of large images."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ CONFIG = NucleiConfig()
 
 
 def picture(rng, shape=(40, 50), light=False):
-    """A dim picture of bright spots, or dark spots on a light ground, uint8."""
+    """A dim image of bright spots, or dark spots on a light background, uint8."""
     image = rng.integers(10, 20, shape).astype(np.uint8)
     image[5:15, 10:20] += 60
     return 200 - image if light else image

@@ -1,4 +1,4 @@
-"""Stretching and inverting pictures."""
+"""Stretching and inverting images."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def stretched(**keys):
 
 @pytest.fixture
 def picture():
-    """Faint blobs on a dark ground, in three unequal channels."""
+    """Faint blobs on a dark background, in three unequal channels."""
     rng = np.random.default_rng(0)
     image = rng.poisson(4, (40, 30, 3))
     image[10:18, 5:14] += np.array([20, 35, 50])

@@ -104,7 +104,7 @@ def test_nearest_indices_have_no_mean_offset(sizes):
     assert all(abs(offsets[i * quarter : (i + 1) * quarter].mean()) < 0.07 for i in range(4))
 
 
-# ---- Pictures ----------------------------------------------------------------------------------
+# ---- Images ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ def test_numbers_that_json_does_not_have(tmp_path):
     assert Page(writer.path).report["summary"]["score"] is None
 
 
-# --- pictures and outlines ------------------------------------------------------------------
+# --- images and outlines ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (1500, 900), (3, 2000)])
@@ -305,7 +305,7 @@ def test_outlines_cover_their_instances(rng, size):
     for label, path in zip(np.unique(labels)[1:], paths, strict=True):
         covered = np.zeros((64, 64), bool)
         for ring in points(path):
-            # Half pixels of the picture; polygon2mask has whole numbers in the middle of pixels.
+            # Half pixels of the image; polygon2mask has whole numbers in the middle of pixels.
             covered ^= polygon2mask((64, 64), ring[:, ::-1] / 2 / size - 0.5)
         mask = labels == label
         assert (covered & mask).sum() / (covered | mask).sum() > (0.9 if size == 1 else 0.75)
@@ -546,7 +546,7 @@ def browser(chromium):
 
 @pytest.fixture(scope="module")
 def detected(tmp_path_factory):
-    """A report of seven pictures (one with a hostile name, one without nuclei), and its tables."""
+    """A report of seven images (one with a hostile name, one without nuclei), and its tables."""
     rng = np.random.default_rng(1)
     path = tmp_path_factory.mktemp("detect") / "index.html"
     writer = ReportWriter(path, HOSTILE, {"Command": HOSTILE}, 0.4, nouns=NUCLEI)
@@ -566,14 +566,14 @@ def test_overview_in_the_browser(browser, detected):
     pixels = np.median(np.concatenate([table["area"] for table in tables.values()]))
     names = browser("texts('#tiles dt')")
     assert dict(zip(names, browser("texts('#tiles dd')"), strict=True)) == {
-        "Pictures": "7 + 1 not done", "Nuclei": "46", "Nuclei a picture, mean": "6.6",
+        "Images": "7 + 1 not done", "Nuclei": "46", "Nuclei per image, mean": "6.6",
         "Median area": f"{pixels * 0.16:.3g} µm² ({pixels:.3g} px)"}
     notice = browser("one('#incomplete').textContent")
     assert "stopped" in notice and "7 pictures" in notice
     assert browser("one('#failed-list').textContent") == HOSTILE + "not a picture"
     assert browser("one('#facts').textContent").startswith("Command" + HOSTILE)
     assert browser("all('#charts figcaption').map((c) => c.firstChild.textContent)") \
-        == ["Nuclei a picture", "Area", "Confidence"]
+        == ["Nuclei per image", "Area", "Confidence"]
     bars = browser("texts('#charts figure:first-child title')")
     assert bars == [f"{n}: {sum(len(t) == n for t in tables.values())} pictures"
                     for n in range(17)]
@@ -648,7 +648,7 @@ def test_table_of_a_picture_in_the_browser(browser, detected):
 
 
 def test_instances_in_the_browser(browser, detected):
-    """A row marks its instance in the picture, which comes to the middle; a click there a row."""
+    """A row marks its instance in the image, which comes to the middle; a click there a row."""
     browser.open(detected[0], "#picture=1")
     chosen = "texts('#side tr.chosen th')"
     browser.click("#side tbody tr:nth-child(3) td")

@@ -20,7 +20,7 @@ def segmenter(model):
 
 
 class FixedModel(Finder):
-    """Finds two squares in every picture, as `MaskRCNN.detect_patches` would say it."""
+    """Finds two squares in every image, as `MaskRCNN.detect_patches` would say it."""
 
     def detect_patches(self, images, probabilities=False, zooms=None):
         squares = [(4, 6, np.ones((8, 10), np.float32)), (30, 40, np.ones((12, 9), np.float32))]

@@ -1,4 +1,4 @@
-"""A picture that need not fit into memory, as exposure and tiles take it."""
+"""An image that need not fit into memory, as exposure and tiles take it."""
 
 
 class SlicedImage:

@@ -1,4 +1,4 @@
-"""Training for real on a few tiny pictures: stages, losses, schedules, stopping and resuming."""
+"""Training for real on a few tiny images: stages, losses, schedules, stopping and resuming."""
 
 import csv
 import os
@@ -21,7 +21,7 @@ from tests.support.weight_recorder import WeightRecorder
 
 
 class Squares(Dataset):
-    """Bright squares on dark ground; every third picture is empty."""
+    """Bright squares on dark background; every third image is empty."""
 
     def fill(self, count=6):
         self.add_class("squares", 1, "square")

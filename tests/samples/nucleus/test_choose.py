@@ -88,7 +88,7 @@ def test_small_gains_are_left_alone(scorer, monkeypatch):
 
 
 class BrightPixels:
-    """Finds one thing a picture: everything brighter than the mean, surer the brighter."""
+    """Finds one thing an image: everything brighter than the mean, surer the brighter."""
 
     def detect_patches(self, images, probabilities=False, zooms=None):
         return [

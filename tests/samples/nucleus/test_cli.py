@@ -35,7 +35,7 @@ SCRIPT = Path(nucleus.__file__)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Four synthetic pictures in stage1_train; the same four, one broken, in broken."""
+    """Four synthetic images in stage1_train; the same four, one broken, in broken."""
     root = tmp_path_factory.mktemp("data")
     first = synthesize(root, 4, 64, 0, "stage1_train")[0]
     shutil.copytree(root / "stage1_train", root / "broken")
@@ -735,7 +735,7 @@ def test_configurations_are_valid():
     assert config.MAX_GT_INSTANCES >= 375 and inference.DETECTION_MAX_INSTANCES >= 375
 
 
-# --- pictures and the progress line ---------------------------------------------------------
+# --- images and the progress line ---------------------------------------------------------
 
 
 def test_figure_colours():

@@ -1,4 +1,4 @@
-"""NucleusDataset: folders, zip files and every kind of picture."""
+"""NucleusDataset: folders, zip files and every kind of image."""
 
 import io
 import os
@@ -267,7 +267,7 @@ def test_absurd_sizes_are_refused(data, monkeypatch):
         dataset.load_image(0)
 
 
-# --- pictures -----------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -303,7 +303,7 @@ def test_other_formats_load():
 
 
 def test_16_bit_range():
-    """A dim 12-bit picture with one hot pixel: percentiles 1 and 99.8 become 0 and 255."""
+    """A dim 12-bit image with one hot pixel: percentiles 1 and 99.8 become 0 and 255."""
     values = np.linspace(100, 1100, 10000).reshape(100, 100).astype(np.uint16)
     values[50, 50] = 65535
     scaled = scale_to_uint8(values)

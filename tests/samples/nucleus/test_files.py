@@ -1,4 +1,4 @@
-"""The nucleus command line on people's own pictures and labels."""
+"""The nucleus command line on people's own images and labels."""
 
 import csv
 import json
@@ -20,13 +20,13 @@ from tests.support.nucleus_models import FixedModel
 
 @pytest.fixture
 def fixed(monkeypatch):
-    """Two squares in every picture."""
+    """Two squares in every image."""
     monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
 
 
 @pytest.fixture
 def pictures(tmp_path, rng):
-    """A folder with pictures of many kinds, and two files that cannot be read."""
+    """A folder with images of many kinds, and two files that cannot be read."""
     folder = tmp_path / "pictures"
     (folder / "plate").mkdir(parents=True)
     deep = rng.integers(200, 4000, (64, 70)).astype(np.uint16)
@@ -41,7 +41,7 @@ def pictures(tmp_path, rng):
         metadata={"axes": "ZCYX", "Channel": {"Name": ["DAPI", "FITC", "bright"]}},
     )
     (folder / "broken.png").write_bytes(b"no picture")
-    (folder / "notes.tif").write_text("not a picture either")
+    (folder / "notes.tif").write_text("not an image either")
     return folder
 
 
@@ -129,7 +129,7 @@ def test_pictures_in_tiles_and_forced_settings(pictures, tmp_path, monkeypatch, 
 
 @pytest.fixture
 def labelled(tmp_path):
-    """Six synthetic pictures with label images, in folders of their own."""
+    """Six synthetic images with label images, in folders of their own."""
     synthesize(tmp_path, 6, 64, 0, "drawn")
     dataset = nucleus.load_dataset(str(tmp_path), "drawn")
     images, labels = tmp_path / "images", tmp_path / "labels"

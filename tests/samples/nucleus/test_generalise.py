@@ -88,7 +88,7 @@ def test_a_kind_that_is_left_out_is_scored_and_nothing_is_run_twice(
     capsys.readouterr()
     assert run(command) == 0 and len(trained) == 1
     assert "mean of kinds" in capsys.readouterr().out
-    # An interrupted fold goes on with its checkpoint: there is nothing left to train.
+    # An interrupted fold resumes with its checkpoint: there is nothing left to train.
     (output / "tissue" / "scores.csv").unlink()
     assert run(command) == 0
     assert "Nothing to train" in capsys.readouterr().out

@@ -128,7 +128,7 @@ def test_it_runs_from_top_to_bottom(name, kernel, tmp_path):
     said = "".join(output.text for output in outputs if output.get("name") == "stderr")
     assert not re.search(r"\.py:\d+: \w*Warning|Traceback", said), said
     assert files() == before
-    assert os.listdir(tmp_path / "tmp") == []  # the synthetic pictures are gone, too
+    assert os.listdir(tmp_path / "tmp") == []  # the synthetic images are gone, too
 
 
 # ---- What they draw with -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Synthetic data sets: the layout on disk, reproducibility, and masks that fit the pictures."""
+"""Synthetic data sets: the layout on disk, reproducibility, and masks that fit the images."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_stain_absorbs_by_beer_lambert():
     np.testing.assert_allclose(light[0, :, 2], 50)
 
 
-# --- pictures -----------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
