@@ -48,6 +48,19 @@ def test_configuration_keys_exist():
     assert keys - {"DSB2018"} <= set(RULES), keys - set(RULES)
 
 
+def test_the_architecture_names_modules_that_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    names = re.findall(r"`([\w/]+\.py)`", text)
+    for name in names:
+        assert list(ROOT.glob(name)) or list(ROOT.glob(f"mrcnn/**/{name}")), name
+    assert len(names) > 40
+    for levels in re.findall(r"^    ([a-z_, ]+)$", text, re.MULTILINE):
+        for name in levels.split(", "):
+            assert any(
+                (ROOT / place).exists() for place in (f"mrcnn/{name}", f"mrcnn/{name}.py", name)
+            ), name
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_described(name):
     assert f"--preset {name}" in PAPER

@@ -102,10 +102,10 @@ def _decode(path: Path) -> np.ndarray:
 
 
 def _deep_colours(picture: Image.Image, file: BinaryIO) -> np.ndarray:
-    """16-bit colours, of which Pillow gives one byte a value: it is told that they lie otherwise.
+    """16-bit colours [H, W, C], uint16. Pillow keeps the high byte of each value only.
 
-    Grey with alpha is read as four channels of 8 bits. There is no such mode for the six or eight
-    bytes of the others: read as if their low byte came first, they give just that.
+    Read again with a raw mode of the other byte order, it keeps the low byte: both make the whole
+    value. Grey with alpha has no such mode: it is read as four channels of 8 bits.
     """
     mode = _DEEP[_rawmode(picture)]
     if mode == "LA":

@@ -569,13 +569,13 @@ def test_overview_in_the_browser(browser, detected):
         "Images": "7 + 1 not done", "Nuclei": "46", "Nuclei per image, mean": "6.6",
         "Median area": f"{pixels * 0.16:.3g} µm² ({pixels:.3g} px)"}
     notice = browser("one('#incomplete').textContent")
-    assert "stopped" in notice and "7 pictures" in notice
+    assert "stopped" in notice and "7 images" in notice
     assert browser("one('#failed-list').textContent") == HOSTILE + "not a picture"
     assert browser("one('#facts').textContent").startswith("Command" + HOSTILE)
     assert browser("all('#charts figcaption').map((c) => c.firstChild.textContent)") \
         == ["Nuclei per image", "Area", "Confidence"]
     bars = browser("texts('#charts figure:first-child title')")
-    assert bars == [f"{n}: {sum(len(t) == n for t in tables.values())} pictures"
+    assert bars == [f"{n}: {sum(len(t) == n for t in tables.values())} images"
                     for n in range(17)]
 
 
@@ -603,7 +603,7 @@ def test_sorting_and_finding_in_the_browser(browser, detected):
     assert browser("names()") == rising
     browser.type("#filter", "CELL")
     assert browser("names()") == [name for name in rising if "cell" in name.lower()]
-    assert browser("one('#shown').textContent") == "3 of 7 pictures"
+    assert browser("one('#shown').textContent") == "3 of 7 images"
     assert browser("location.hash") == "#sort=area&order=up&filter=CELL"
     browser.type("#filter", "nothing like it")
     assert browser("[names().length, seen('#nothing')]") == [0, 1]
