@@ -25,7 +25,7 @@ WORKDIR /app
 # imaug asks for OpenCV with and without windows. The one with windows needs graphics libraries
 # that a slim image does not have, and hides the other.
 COPY setup.cfg pyproject.toml README.md LICENSE ./
-RUN mkdir mrcnn \
+RUN mkdir -p weights $(sed -n 's,^    mrcnn\.\([a-z]*\)$,mrcnn/\1,p' setup.cfg) \
     && touch mrcnn/__init__.py \
     && pip install --no-cache-dir --editable ".[gpu]" \
     && pip uninstall --yes opencv-python opencv-python-headless \
