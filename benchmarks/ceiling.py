@@ -35,12 +35,12 @@ from mrcnn.network.boxes import apply_box_deltas_graph, box_refinement_graph, co
 from mrcnn.network.detection import refine_detections_graph
 from mrcnn.network.targets import mask_targets
 from mrcnn.pixels.boxes import norm_boxes
-from mrcnn.pixels.masks import layers_to_masks
+from mrcnn.pixels.masks import Patch, label_map, layers_to_masks
 from mrcnn.pixels.overlaps import iou_matrix
 from mrcnn.pixels.unmolding import unmold_boxes, unmold_patches
 from samples.nucleus.dsb2018 import load_dataset
 from samples.nucleus.nucleus import NucleusConfig
-from samples.nucleus.submission import Patch, Submission, SubmissionWriter, label_map
+from samples.nucleus.submission import Submission, SubmissionWriter
 
 # How far moved boxes lie from the true ones: input pixels, and a factor on their sides.
 LARGEST_SHIFT, LARGEST_STRETCH = 1.0, 1.1

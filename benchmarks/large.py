@@ -1,4 +1,4 @@
-"""Large images: tiles against one look, and the time and memory of an image of any size.
+"""Large images: tiles against one forward pass, and the time and memory of an image of any size.
 
     python benchmarks/large.py seams --dataset DIR
     python benchmarks/large.py slide --dataset DIR --side 20000 --output FOLDER
@@ -51,7 +51,7 @@ def enlarged(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def seams(options: argparse.Namespace) -> None:
-    """Compare tiles with one look."""
+    """Compare tiles with one forward pass."""
     import mrcnn
     from mrcnn.console import Progress
     from mrcnn.evaluation import metrics

@@ -45,6 +45,7 @@ import numpy as np
 
 from mrcnn.atomic import atomic_path
 from mrcnn.errors import UserError
+from mrcnn.pixels.image_meta import compose_image_meta
 from mrcnn.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -145,7 +146,6 @@ def image_network(
     from mrcnn.network.boxes import constant, denorm_boxes_graph
     from mrcnn.network.detection import DetectionLayer
     from mrcnn.network.models import classify, feature_maps, inference_model, proposals_of, segment
-    from mrcnn.pixels.molding import compose_image_meta
 
     config = copy.copy(model.config)
     config.DETECTION_MAX_INSTANCES = int(max_instances or config.DETECTION_MAX_INSTANCES)

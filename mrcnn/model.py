@@ -65,11 +65,10 @@ from mrcnn.network.resnet import conv_block, identity_block, resnet_graph
 from mrcnn.network.roi_align import PyramidROIAlign
 from mrcnn.network.rpn import ProposalLayer, build_rpn_model, rpn_graph
 from mrcnn.pixels import molding, unmolding
-from mrcnn.pixels.image_meta import parse_image_meta_graph
-from mrcnn.pixels.molding import compose_image_meta, mold_image, parse_image_meta, unmold_image
+from mrcnn.pixels.image_meta import compose_image_meta, parse_image_meta, parse_image_meta_graph
+from mrcnn.pixels.molding import mold_image, unmold_image
 from mrcnn.training import checkpoints, fit, state
-from mrcnn.training.averaging import WeightAverage
-from mrcnn.training.callbacks import Plateau, TimeBudget
+from mrcnn.training.run import Asked, StageRun
 from mrcnn.weights import weight_files
 from mrcnn.weights.download import resolve_weights
 
@@ -301,104 +300,27 @@ class MaskRCNN:
             raise UserError("NAME = None is not allowed for training: logs are named after it")
         if self.is_done(epochs, time_budget):
             return
-        config = self.config
-        stage = {
-            "layers": layers,
-            "learning_rate": float(learning_rate),
-            "epochs": int(epochs),
-            "freeze_bn": bool(freeze_bn),
-            "seconds": time_budget,
-            "losses": None if losses is None else sorted(losses),
-        }
-        if config.LEARNING_SCHEDULE == "plateau" and time_budget is not None:
-            raise UserError(
-                'LEARNING_SCHEDULE = "plateau" cannot know when a time budget ends: '
-                'use "cosine" or "step" with it, or limit the epochs'
-            )
-        start = {"stage_start": self.epoch, "stage_seconds": self.seconds}
-        resumes = bool(self._resume) and checkpoints.continues(self._resume, stage)
-        if resumes:
-            start = {key: self._resume.get(key, 0) for key in start}
+        losses = None if losses is None else sorted(losses)
+        asked = Asked(
+            layers, float(learning_rate), int(epochs), bool(freeze_bn), time_budget, losses
+        )
+        run = StageRun(self, asked)
         loader = BatchLoader(
             train_dataset,
-            config,
+            self.config,
             augmentation=augmentation,
             start_epoch=self.epoch,
             no_augmentation_sources=no_augmentation_sources,
             proposer=self.proposer,
         )
         validation = None
-        if val_dataset is not None and config.VALIDATION_STEPS:
-            validation = BatchLoader(val_dataset, config, training=False, proposer=self.proposer)
+        if val_dataset is not None and self.config.VALIDATION_STEPS:
+            validation = BatchLoader(
+                val_dataset, self.config, training=False, proposer=self.proposer
+            )
         self._fit_shape(loader, validation)
-        self.set_trainable(fit.layer_regex(layers, config), verbose=0)
-        fit.set_batch_norms(self.keras_model, False if freeze_bn else config.TRAIN_BN)
-        self.keras_model.loss_weights = fit.loss_weights(config, losses)
-        total_steps = (epochs - start["stage_start"]) * config.STEPS_PER_EPOCH
-        clock, budget, plateau = fit.stopwatch(self.seconds), None, None
-        if config.LEARNING_SCHEDULE == "plateau":
-            seen = self._resume.get("plateau") if resumes else None
-            plateau = Plateau(config.LEARNING_PATIENCE, learning_rate, seen)
-        if time_budget is not None:
-            schedule = fit.make_schedule(config, learning_rate, total_steps)
-            budget = TimeBudget(clock, start["stage_seconds"], time_budget, schedule)
-        # Under a time budget the rate is a number, which the budget changes.
-        self.compile(learning_rate, total_steps=None if budget else total_steps)
-        average = None
-        if config.WEIGHT_AVERAGING is not None:
-            average = WeightAverage(self.keras_model, config.WEIGHT_AVERAGING)
-        if self._resume:
-            path = checkpoints.state_path(self.log_dir, self.epoch)
-            state.load_state(path, self.keras_model, optimizer=resumes)
-            self._resume = None
-            log("Going on with the saved optimizer" if resumes else "A new stage, a new optimizer")
-        until = f"{epochs}" if budget is None else f"{epochs}, {duration_text(time_budget)} in all"
-        log(f"Epochs {self.epoch + 1} to {until}, layers {layers}, learning rate {learning_rate}")
-        log(f"Logs, loss curve and checkpoints: {self.log_dir}")
-
-        def save(epoch, logs):
-            # What is left of a used-up budget is too short for a step: it counts as spent.
-            spent = time_budget if budget and budget.used_up else 0
-            self.epoch, self.seconds = epoch, max(spent, clock())
-            progress = {"epoch": epoch, "seconds": self.seconds, "stage": stage, **start}
-            if plateau:
-                progress["plateau"] = plateau.seen
-            checkpoints.save(
-                self.keras_model,
-                self.log_dir,
-                self._name(),
-                epoch,
-                progress,
-                config.CHECKPOINTS_TO_KEEP,
-                average,
-            )
-
-        def last_checkpoint():
-            return checkpoints.newest(self.log_dir)
-
-        try:
-            fit.fit(
-                self.keras_model,
-                loader,
-                validation,
-                self.epoch,
-                epochs,
-                self.log_dir,
-                save,
-                last_checkpoint,
-                custom_callbacks or (),
-                average,
-                budget or plateau,
-            )
-        except KeyboardInterrupt:
-            last = last_checkpoint()
-            log(f"Stopped. Go on from {last}" if last else "Stopped before the first checkpoint")
-            raise
-        finally:
-            if average:
-                average.apply()
-        if not (budget and budget.used_up):
-            self.epoch = max(self.epoch, epochs)
+        run.prepare()
+        run.fit(loader, validation, custom_callbacks or ())
 
     def is_done(self, epochs: int, time_budget: float | None) -> bool:
         """Whether a stage has its epochs or its time already; says so."""
@@ -484,7 +406,7 @@ class MaskRCNN:
         ]
 
     def find_zooms(self, images, first: float | None = None) -> list[float | None]:
-        """The zooms that OBJECT_SIZE asks for, from a first look; see `detector.find_zooms`."""
+        """The scales that OBJECT_SIZE asks for; see `detector.find_zooms`."""
         return find_zooms(self._fast(), images, self.config, first)
 
     def detect_molded(self, molded_images, image_metas, verbose: int = 0) -> list[dict]:

@@ -23,7 +23,8 @@ from scipy import ndimage
 
 import mrcnn
 from mrcnn.errors import UserError
-from mrcnn.segmenter import PRETRAINED, Segmenter, pretrained_file
+from mrcnn.segmenter import Segmenter
+from mrcnn.weights.download import resolve_weights
 
 if TYPE_CHECKING:
     import napari
@@ -132,8 +133,7 @@ def _picture(data: Any, index: tuple[int, ...]) -> np.ndarray | _Plane:
 
 def load_detector(weights: str) -> Segmenter:
     """`mrcnn.load`, which takes seconds; the last one is kept until its file changes."""
-    path = pretrained_file(weights) if weights in PRETRAINED else Path(weights)
-    return _load(weights, path.stat().st_mtime_ns if path.is_file() else 0)
+    return _load(weights, Path(resolve_weights(weights)).stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)

@@ -4,13 +4,14 @@
     result = nuclei.detect(image)
     result.to_dataframe(), result.to_geojson("cells.geojson"), result.plot()
 
-An image goes through: its exposure (`exposure`), its zoom (below), the network in one look or in
-tiles (`detector`, `tta`, `tiles`), post-processing (`postprocess`); a `Result` comes out.
+An image goes through: its exposure (`exposure`), its scale (below), the network in one forward
+pass or in tiles (`detector`, `tta`, `tiles`), post-processing (`postprocess`); a `Result` comes
+out.
 
-The zoom is the factor at which objects have the size that the network knows (OBJECT_SIZE). A
-diameter that is given sets it. Otherwise a first look at the image, or at parts of a large one,
-finds it; where the size of a pixel is known, the first look is at the zoom for OBJECT_MICRONS, and
-what it finds counts within MICRONS_RANGE.
+The scale is the factor at which objects have the size that the network knows (OBJECT_SIZE). A
+diameter that is given sets it. Otherwise a first forward pass over the image, or over parts of a
+large one, finds it; where the size of a pixel is known, the first forward pass is at the scale for
+OBJECT_MICRONS, and what it finds counts within MICRONS_RANGE.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import numpy as np
 
 from mrcnn.errors import UserError
 from mrcnn.inference import tta
-from mrcnn.inference.postprocess import DEFAULTS, Detections, PostProcessing, label_map
+from mrcnn.inference.postprocess import DEFAULTS, Detections, PostProcessing, resolve
 from mrcnn.inference.tiles import HALO, TILE, Mosaic, Tile, tiles_of
 from mrcnn.pixels.exposure import Exposure, measure
 from mrcnn.pixels.molding import adapt_channels
@@ -66,12 +67,9 @@ def load(
     Raises:
         UserError: there is no such file, it does not fit, or it lacks a description.
     """
-    path = pretrained_file(str(weights)) if str(weights) in PRETRAINED else Path(weights)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such weight file; the one that comes with the package is "
-            + " or ".join(f'"{name}"' for name in PRETRAINED)
-        )
+    from mrcnn.weights.download import resolve_weights
+
+    path = Path(resolve_weights(weights))
     description = beside(path)
     if config is None:
         if description is None:
@@ -98,19 +96,6 @@ def load(
     model.load_weights(path, by_name=True)
     settings = PostProcessing.of(description.postprocessing, path) if description else DEFAULTS
     return Segmenter(model, classes, settings, plural=description.plural if description else "")
-
-
-PRETRAINED = {"nucleus": "mask_rcnn_nucleus.h5"}
-
-
-def pretrained_file(name: str) -> Path:
-    """Path of weights that come with the package: an installed one, or a clone."""
-    package = Path(__file__).resolve().parent
-    places = [package / "pretrained", package.parent / "weights"]
-    return next(
-        (place / PRETRAINED[name] for place in places if (place / PRETRAINED[name]).is_file()),
-        places[-1] / PRETRAINED[name],
-    )
 
 
 class Segmenter:
@@ -200,7 +185,7 @@ class Segmenter:
         height, width = (int(side) for side in image.shape[:2])
         if tile is None and (zoom is None or height * width * zoom**2 <= WHOLE_PIXELS):
             found = self._look(self._pixels(image, exposure), zoom)
-            labels, chosen = label_map(found, (height, width), self.settings)
+            labels, chosen = resolve(found, (height, width), self.settings)
             scores = np.asarray(found.scores, np.float64)[chosen]
             class_ids = _classes(found)[chosen]
         else:
@@ -284,7 +269,7 @@ class Segmenter:
                 found = NOTHING  # on the glass around a slide
                 if pixels.any():
                     found = self._look(pixels, zoom)
-                labels, chosen = label_map(found, tile.shape, settings)
+                labels, chosen = resolve(found, tile.shape, settings)
                 mosaic.add(tile, labels, np.asarray(found.scores)[chosen], _classes(found)[chosen])
                 if progress:
                     progress(number, len(tiles))

@@ -14,7 +14,8 @@ from mrcnn.export import export, image_network
 from mrcnn.inference.fast_network import FastNetwork
 from mrcnn.model import MaskRCNN
 from mrcnn.pixels.boxes import denorm_boxes
-from mrcnn.pixels.molding import compose_image_meta, mold_image
+from mrcnn.pixels.image_meta import compose_image_meta
+from mrcnn.pixels.molding import mold_image
 from mrcnn.segmenter import Segmenter
 from tests.network.test_models import set_weights
 from tests.support.tiny import TinyConfig, small_backbone

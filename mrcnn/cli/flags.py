@@ -144,15 +144,7 @@ def add_augmentation_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_train_flags(parser: argparse.ArgumentParser) -> None:
-    add_augmentation_flags(parser)
-    parser.add_argument(
-        "--val-share",
-        type=share,
-        default=0.2,
-        metavar="S",
-        help="share of --images for validation, without --split (default: %(default)s)",
-    )
+def add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs",
         type=positive,
@@ -186,6 +178,18 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
         help=f"crops per batch (default: {MicrographConfig.IMAGES_PER_GPU})",
+    )
+
+
+def add_train_flags(parser: argparse.ArgumentParser) -> None:
+    add_augmentation_flags(parser)
+    add_schedule_flags(parser)
+    parser.add_argument(
+        "--val-share",
+        type=share,
+        default=0.2,
+        metavar="S",
+        help="share of --images for validation, without --split (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from mrcnn.config import Config
 from mrcnn.errors import UserError
-from mrcnn.segmenter import PRETRAINED, pretrained_file
+from mrcnn.weights.download import PRETRAINED, PUBLIC_FILES, resolve_weights
 
-PUBLIC_WEIGHTS = ("imagenet", "coco")
-NAMED_WEIGHTS = ", ".join(f"'{name}'" for name in ("last", *PUBLIC_WEIGHTS, *PRETRAINED))
+NAMED_WEIGHTS = ", ".join(f"'{name}'" for name in ("last", *PUBLIC_FILES, *PRETRAINED))
 
 
 def weight_file(mode: str, weights: str, logs: str, name: str | None = None) -> str | None:
@@ -22,7 +20,7 @@ def weight_file(mode: str, weights: str, logs: str, name: str | None = None) -> 
     Raises UserError for weights that do not exist or make no sense.
     """
     word = weights.lower()
-    if word in PUBLIC_WEIGHTS:
+    if word in PUBLIC_FILES:
         if mode == "inference":
             raise UserError(
                 f"--weights {weights} cannot detect anything yet: train from it first, then "
@@ -33,14 +31,10 @@ def weight_file(mode: str, weights: str, logs: str, name: str | None = None) -> 
         from mrcnn.training.checkpoints import find_last
 
         return find_last(logs, name and name.lower())
-    if word in PRETRAINED:
-        path = pretrained_file(word)
-        if not path.is_file():
-            raise UserError(f"--weights {weights}: there is no {path}; train first")
-        return str(path)
-    if not os.path.isfile(weights):
-        raise UserError(f"--weights {weights}: no such file, nor one of {NAMED_WEIGHTS}")
-    return weights
+    try:
+        return resolve_weights(weights)
+    except UserError:
+        raise UserError(f"--weights {weights}: no such file, nor one of {NAMED_WEIGHTS}") from None
 
 
 def build_model(mode: str, config: Config, weights: str, logs: str) -> Any:
@@ -62,7 +56,6 @@ def build_model(mode: str, config: Config, weights: str, logs: str) -> Any:
 def _load(model, path: str | None, weights: str):
     if path is None and weights.lower() == "coco":
         # 81 classes and other widths: take every layer that fits, report the others.
-        from mrcnn.weights.download import resolve_weights
         from mrcnn.weights.weight_files import load_matching
 
         return load_matching(model.keras_model, resolve_weights("coco"))

@@ -182,14 +182,7 @@ def run_evaluate(
     Returns:
         The names of the images that failed, with the reasons; they are not part of the scores.
     """
-    evaluation = Evaluation(kinds)
-    page = ReportWriter(
-        output / "index.html",
-        f"{nouns[1].capitalize()} against the truth",
-        facts or {},
-        kind="evaluate",
-        nouns=nouns,
-    )
+    writer = EvaluationWriter(output, Evaluation(kinds), nouns, extra, pictures, figures, facts)
     names = [dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]]
 
     def read(number: int) -> tuple:
@@ -207,61 +200,103 @@ def run_evaluate(
         return image, truth, *predict(names[number], image)
 
     def write(number: int, outcome: Outcome) -> str:
-        image_id = names[number]
         if outcome.error is not None:
-            page.add_failed(image_id, str(outcome.error or "out of memory"))
+            writer.page.add_failed(names[number], str(outcome.error or "out of memory"))
             return ""
-        image, truth, labels, scores, seconds = outcome.result
-        for writer in extra:
-            writer.add(image_id, labels, scores)
-        row = evaluation.add(image_id, image, truth, labels, scores, seconds)
-        if pictures:
-            drawing.save_png(
-                output / f"{image_id}.png",
-                figure(image, truth, labels, scores, row, evaluation.ious[-1]),
-            )
-        page.add(
-            image_id,
-            drawing.brighten(image),
-            labels,
-            measurements(labels, scores, image),
-            truth,
-            row,
-            f"{image_id}.png" if pictures else None,
-        )
-        if figures:
-            drawn = report_figures(image, truth, labels, scores, evaluation.ious[-1], nouns[0])
-            for name, picture in drawn.items():
-                drawing.save_png(output / f"{name}_{image_id}.png", picture)
-        return f"mean score {evaluation.mean('score'):.3f}"
+        writer.add(names[number], *outcome.result)
+        return f"mean score {writer.evaluation.mean('score'):.3f}"
 
     complete, failed = False, {}
     try:
         each_image(names, "evaluate", failed, read, work, write)
         complete = True
     except KeyboardInterrupt:
-        if evaluation.rows:
-            print(
-                f"Stopped. The scores of the {len(evaluation.rows)} images so far are in {output}"
-            )
+        done = len(writer.evaluation.rows)
+        if done:
+            print(f"Stopped. The scores of the {done} images so far are in {output}")
         raise
     finally:
-        for writer in extra:
-            writer.close(complete)
-        page.close(complete, evaluation.summary() if evaluation.rows else None)
-        if evaluation.rows:
-            evaluation.write(output, **(ways or {}), complete=complete, failed=list(failed))
-    if not evaluation.rows:
+        writer.close(complete, ways or {}, list(failed))
+    if not writer.evaluation.rows:
         raise UserError(f"none of the {len(failed)} images could be scored")
-    print(evaluation.table())
-    written = "index.html, metrics.json, metrics.csv"
-    if pictures:
-        rows = sorted(evaluation.rows, key=lambda row: row["score"])
-        paths = [output / f"{row['image_id']}.png" for row in rows]
-        # A scored image has no image where memory did not suffice for that.
-        worst = [path for path in paths if path.is_file()][:WORST]
-        if worst:
-            drawing.save_png(output / "worst.png", drawing.contact_sheet(worst))
-            written += f", images, worst.png (the {len(worst)} worst)"
-    print(f"\nWritten to {output}: {written}")
+    print(writer.evaluation.table())
+    print(f"\nWritten to {output}: {', '.join(writer.places())}")
     return failed
+
+
+class EvaluationWriter:
+    """Writes what `run_evaluate` finds, image by image.
+
+    Attributes:
+        evaluation: the scores so far; page: the report.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        evaluation: Evaluation,
+        nouns: tuple[str, str],
+        extra: Sequence[ImageWriter],
+        pictures: bool,
+        figures: bool,
+        facts: Mapping[str, str] | None,
+    ):
+        self.output, self.evaluation, self.nouns, self.extra = output, evaluation, nouns, extra
+        self.pictures, self.figures = pictures, figures
+        title = f"{nouns[1].capitalize()} against the truth"
+        self.page = ReportWriter(
+            output / "index.html", title, facts or {}, kind="evaluate", nouns=nouns
+        )
+
+    def add(
+        self,
+        name: str,
+        image: np.ndarray,
+        truth: np.ndarray,
+        labels: np.ndarray,
+        scores: np.ndarray | None,
+        seconds: float | None,
+    ) -> None:
+        """Score an image and write what belongs to it; see `Evaluation.add` for the arguments."""
+        for writer in self.extra:
+            writer.add(name, labels, scores)
+        row = self.evaluation.add(name, image, truth, labels, scores, seconds)
+        iou = self.evaluation.ious[-1]
+        if self.pictures:
+            picture = figure(image, truth, labels, scores, row, iou)
+            drawing.save_png(self.output / f"{name}.png", picture)
+        self.page.add(
+            name,
+            drawing.brighten(image),
+            labels,
+            measurements(labels, scores, image),
+            truth,
+            row,
+            f"{name}.png" if self.pictures else None,
+        )
+        if self.figures:
+            drawn = report_figures(image, truth, labels, scores, iou, self.nouns[0])
+            for kind, picture in drawn.items():
+                drawing.save_png(self.output / f"{kind}_{name}.png", picture)
+
+    def close(self, complete: bool, ways: Mapping[str, Any], failed: Sequence[str]) -> None:
+        """Write what is about all images; ways: where the detections come from."""
+        for writer in self.extra:
+            writer.close(complete)
+        rows = self.evaluation.rows
+        self.page.close(complete, self.evaluation.summary() if rows else None)
+        if rows:
+            self.evaluation.write(self.output, **ways, complete=complete, failed=failed)
+
+    def places(self) -> list[str]:
+        """Where the results are, in words; draws the sheet of the worst images."""
+        written = ["index.html", "metrics.json", "metrics.csv"]
+        if self.pictures:
+            rows = sorted(self.evaluation.rows, key=lambda row: row["score"])
+            paths = [self.output / f"{row['image_id']}.png" for row in rows]
+            # A scored image has no picture where memory did not suffice for that.
+            worst = [path for path in paths if path.is_file()][:WORST]
+            if worst:
+                drawing.save_png(self.output / "worst.png", drawing.contact_sheet(worst))
+                written += ["pictures", f"worst.png (the {len(worst)} worst)"]
+        return written

@@ -24,6 +24,7 @@ from mrcnn.data.sampling import pass_order, sampling_weights
 from mrcnn.data.sources import BrokenImages, ImageReader, active_classes, warn_dropped
 from mrcnn.errors import UserError
 from mrcnn.pixels import masks, molding
+from mrcnn.pixels.image_meta import compose_image_meta
 
 # First element of a seed, so that the order of the images and the changes to them are drawn from
 # different streams.
@@ -201,7 +202,7 @@ class BatchLoader(keras.utils.PyDataset):
             jitter=config.IMAGE_SCALE_JITTER if self.training else (1.0, 1.0),
         )
         example = self._limit(example, position, image_id, rng)
-        meta = molding.compose_image_meta(
+        meta = compose_image_meta(
             image_id,
             image.shape,
             example.image.shape,

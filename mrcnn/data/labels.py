@@ -24,7 +24,7 @@ import numpy as np
 
 from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.images.single import file_state, picture_size, read_bytes, read_picture, refuse_large
-from mrcnn.pixels.polygons import Patch, Size, decode_run_lengths, fill, fill_runs, pack, union
+from mrcnn.pixels.polygons import Cutout, Size, decode_run_lengths, fill, fill_runs, pack, union
 
 # Takes a topic, which is worth one warning, and the warning.
 Warn = Callable[[str, str], None]
@@ -68,7 +68,7 @@ class LabelImage:
         return picture_size(self.path)
 
     def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, int]:
-        labels, split_up = label_map(read_picture(self.path), str(self.path))
+        labels, split_up = number_instances(read_picture(self.path), str(self.path))
         count = int(labels.max(initial=0))
         if split_up:
             warn(
@@ -89,7 +89,7 @@ class LabelImage:
         return file_state(self.path)
 
 
-def label_map(array: np.ndarray, name: str) -> tuple[np.ndarray, bool]:
+def number_instances(array: np.ndarray, name: str) -> tuple[np.ndarray, bool]:
     """The instances of a label image, numbered from 1 to N in the order of its own numbers.
 
     array: numbers [H, W], or colours [H, W, C], black being the background; alpha does not count.
@@ -162,7 +162,7 @@ class CocoLabels:
         text = json.dumps([self.picture, self.annotations], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _patch(self, annotation: dict[str, Any], size: Size) -> Patch | None:
+    def _patch(self, annotation: dict[str, Any], size: Size) -> Cutout | None:
         shape = annotation.get("segmentation")
         try:
             if isinstance(shape, dict):
@@ -256,8 +256,8 @@ class RoiLabels:
         return None
 
     def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, int]:
-        instances: list[list[Patch | None]] = []
-        by_name: dict[str | None, list[Patch | None]] = {}
+        instances: list[list[Cutout | None]] = []
+        by_name: dict[str | None, list[Cutout | None]] = {}
         planes = set()
         for file, name, data in self._read():
             try:
@@ -361,7 +361,7 @@ def roi_rings(roi: Any) -> list[np.ndarray]:
 
 
 def _pack(
-    patches: Iterable[Patch | None],
+    patches: Iterable[Cutout | None],
     size: Size,
     name: str,
     warn: Warn,

@@ -39,7 +39,7 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> I
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1:
-        raise ValueError(f"values: one number an image is needed, not an array {values.shape}")
+        raise ValueError(f"values: one number per image is needed, not an array {values.shape}")
     if not len(values):
         return Interval(np.nan, np.nan)
     rng = np.random.default_rng(seed)

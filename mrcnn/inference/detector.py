@@ -17,6 +17,7 @@ from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.inference.fast_network import FastNetwork, Found
 from mrcnn.network.detection import count_detections
 from mrcnn.pixels import molding, unmolding
+from mrcnn.pixels.image_meta import PARTS, parse_image_meta
 from mrcnn.pixels.object_size import object_zoom
 
 # Looks at an image for its zoom: the factors tried until something is found, and how many more
@@ -64,11 +65,12 @@ def find_zooms(
 
     Args:
         network, images, config: as for `detect_patches`.
-        first: zoom of the first look; by default what IMAGE_MIN_DIM and IMAGE_MIN_SCALE ask for.
+        first: scale of the first forward pass; by default what IMAGE_MIN_DIM and IMAGE_MIN_SCALE
+            ask for.
 
     Returns:
-        Factors of enlargement, in steps; that of the first look where no object was found. None for
-        all images without OBJECT_SIZE or with another mode than "pad64".
+        Factors of enlargement, in steps; that of the first forward pass where no object was found.
+        None for all images without OBJECT_SIZE or with another mode than "pad64".
     """
     if not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64":
         return [None] * len(images)
@@ -145,7 +147,7 @@ def detect_molded(network: FastNetwork, images, metas, config) -> list[dict]:
     shape = images.shape[1:]
     check_sides(shape)
     found = network(images, metas)
-    metas[:, 7:11] = (0, 0, *shape[:2])  # the window: all of the image
+    metas[:, PARTS["window"]] = (0, 0, *shape[:2])  # the window: all of the image
     return [_result(found, row, shape, shape, meta, config) for row, meta in enumerate(metas)]
 
 
@@ -170,7 +172,7 @@ def _result(
 ) -> dict:
     """The result of one image of a batch."""
     _warn_if_cut(found, row, meta, config)
-    window = molding.parse_image_meta(meta[None])["window"][0]
+    window = parse_image_meta(meta[None])["window"][0]
     boxes, class_ids, scores, patches = unmolding.unmold_patches(
         found.detections[row],
         found.masks[row],

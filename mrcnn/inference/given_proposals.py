@@ -18,6 +18,7 @@ from mrcnn.inference.fast_network import FastNetwork, memory_errors
 from mrcnn.network.detection import DetectionLayer
 from mrcnn.pixels import molding, unmolding
 from mrcnn.pixels.boxes import denorm_boxes, norm_boxes
+from mrcnn.pixels.image_meta import compose_image_meta
 
 CANONICAL_SIDE = 224.0  # pixels
 
@@ -97,7 +98,7 @@ def _refine(rois, classes, deltas, shape, config) -> np.ndarray:
     if not len(rois):
         return np.zeros((0, 6), np.float32)
     every_class = np.ones(config.NUM_CLASSES, np.int32)
-    meta = molding.compose_image_meta(0, shape, shape, (0, 0, *shape[:2]), 1.0, every_class)
+    meta = compose_image_meta(0, shape, shape, (0, 0, *shape[:2]), 1.0, every_class)
     inputs = [np.asarray(a, np.float32)[None] for a in (rois, classes, deltas, meta)]
     detections = ops.convert_to_numpy(DetectionLayer(config)(inputs))[0]
     return detections[detections[:, 4] > 0]

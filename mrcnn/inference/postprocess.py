@@ -25,9 +25,7 @@ from scipy import ndimage
 from scipy.sparse import csr_array
 
 from mrcnn.errors import UserError
-
-# (y, x, array [h, w]): an array's place in the image, inside which it lies completely.
-Patch = tuple[int, int, np.ndarray]
+from mrcnn.pixels.masks import Patch
 
 OVERLAPS = ("score", "probability", "product")
 OFF = "off"
@@ -169,11 +167,11 @@ def postprocess(
     detections: in any order; of two equal scores the first one counts as the higher.
     shape: (H, W) or longer.
     """
-    labels, chosen = label_map(detections, shape, settings)
+    labels, chosen = resolve(detections, shape, settings)
     return labels, np.asarray(detections.scores, np.float64)[chosen]
 
 
-def label_map(
+def resolve(
     detections: Detections, shape: Sequence[int], settings: PostProcessing = DEFAULTS
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `postprocess`, but which detections the labels 1 to n are: indices int [n]."""

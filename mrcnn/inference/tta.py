@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mrcnn.inference.postprocess import Detections, Patch, mask_pairs
+from mrcnn.inference.postprocess import Detections, mask_pairs
+from mrcnn.pixels.masks import Patch
 from mrcnn.pixels.molding import scale_factor
 
 # Masks of different variants with a larger IoU are of the same nucleus.

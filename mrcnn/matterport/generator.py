@@ -28,6 +28,7 @@ from mrcnn.matterport.numpy_targets import (
 from mrcnn.network.anchors import image_anchors
 from mrcnn.pixels import masks, molding
 from mrcnn.pixels.boxes import extract_bboxes
+from mrcnn.pixels.image_meta import compose_image_meta
 from mrcnn.pixels.intensities import standardise
 
 
@@ -62,7 +63,7 @@ def load_image_gt(
         dataset, config, image_id, rng, _with_flip(augmentation, augment)
     )
     bbox = extract_bboxes(mask)
-    meta = molding.compose_image_meta(
+    meta = compose_image_meta(
         image_id, original_shape, image.shape, window, scale, active_classes(dataset, image_id)
     )
     if use_mini_mask:

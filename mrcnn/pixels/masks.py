@@ -22,6 +22,9 @@ from scipy import ndimage
 from mrcnn.errors import UserError
 from mrcnn.pixels.resampling import nearest_indices, resize_weights
 
+# (y, x, array [h, w]): an array's place in the image, inside which it lies completely.
+Patch = tuple[int, int, np.ndarray]
+
 # Mini masks of many instances: the step of the window sizes, and the pixels resized at a time
 # (half a megabyte of floats, which stays in the processor's cache).
 WINDOW_STEP = 16
@@ -249,3 +252,19 @@ def add_to_layers(
             return
     layers.append(np.zeros(size, np.int32))
     layers[-1][window][patch] = label
+
+
+def label_map(patches: Sequence[Patch], scores: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Patches of masks -> label map int32 [H, W] without overlaps.
+
+    patches: (y, x, bool [h, w]) of each instance, inside the image; scores [N]; shape: (H, W) or
+    longer. A pixel claimed several times goes to the instance of the highest score (of two equal
+    scores, the first). Label k is the instance of rank k: 1 for the highest score. Instances
+    that keep no pixel do not occur.
+    """
+    labels = np.zeros((int(shape[0]), int(shape[1])), np.int32)
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable").tolist()
+    for rank in range(len(order), 0, -1):  # the best is painted last, over all others
+        y, x, patch = patches[order[rank - 1]]
+        np.putmask(labels[y : y + patch.shape[0], x : x + patch.shape[1]], patch, rank)
+    return labels

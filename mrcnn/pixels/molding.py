@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrcnn.errors import UserError
+from mrcnn.pixels.image_meta import compose_image_meta
 from mrcnn.pixels.intensities import standardise
 from mrcnn.pixels.resampling import resize_smooth
 
@@ -232,48 +233,6 @@ def unmold_image(normalized_images: np.ndarray, config: Config) -> np.ndarray:
 
 
 # ---- Meta data ---------------------------------------------------------------------------------
-
-
-def compose_image_meta(
-    image_id: int,
-    original_image_shape: Sequence[int],
-    image_shape: Sequence[int],
-    window: Sequence[float],
-    scale: float,
-    active_class_ids: Sequence[int],
-) -> np.ndarray:
-    """Pack what the model must know about an image into one row (matterport's layout).
-
-    Args:
-        image_id: number of the image in its data set.
-        original_image_shape: (H, W, C) before resizing; (H, W) counts as one channel.
-        image_shape: (H, W, C) after resizing and padding.
-        window: (y1, x1, y2, x2) pixels of the resized image that are not padding.
-        scale: factor of enlargement.
-        active_class_ids: [K], 1 for the classes that the picture's data set labels.
-
-    Returns:
-        float64 [12 + K].
-    """
-    shapes = [[*shape, 1][:3] for shape in (original_image_shape, image_shape)]
-    return np.array([image_id, *shapes[0], *shapes[1], *window, scale, *active_class_ids], float)
-
-
-def parse_image_meta(meta: np.ndarray) -> dict[str, np.ndarray]:
-    """Unpack rows of ``compose_image_meta``, [B, M] or a single [M], into named arrays.
-
-    Keys: image_id int32 [B], original_image_shape int32 [B, 3], image_shape int32 [B, 3],
-    window int32 [B, 4] pixels, scale float32 [B], active_class_ids int32 [B, K].
-    """
-    meta = np.asarray(meta)
-    return {
-        "image_id": meta[..., 0].astype(np.int32),
-        "original_image_shape": meta[..., 1:4].astype(np.int32),
-        "image_shape": meta[..., 4:7].astype(np.int32),
-        "window": meta[..., 7:11].astype(np.int32),
-        "scale": meta[..., 11].astype(np.float32),
-        "active_class_ids": meta[..., 12:].astype(np.int32),
-    }
 
 
 def mold_inputs(

@@ -1,7 +1,7 @@
 """The zoom that brings the objects of an image to the size that the network was trained on.
 
 With `Config.OBJECT_SIZE` set, training knows the size of the objects from the truth, and detection
-from a first look (see `detector`). So one network serves images of all magnifications, and
+from a first forward pass (see `detector`). So one network serves images of all magnifications, and
 learns one size of objects instead of all.
 """
 

@@ -16,13 +16,13 @@ from mrcnn.pixels.masks import add_to_layers
 
 Size = tuple[int, int]
 # Some pixels, cut out of the image: where they are (rows, columns), and which of the cut-out.
-Patch = tuple[tuple[slice, slice], np.ndarray]
+Cutout = tuple[tuple[slice, slice], np.ndarray]
 
 # Far beyond any image, and far from where sums of coordinates overflow.
 MAX_COORDINATE = 1e9
 
 
-def fill(rings: Sequence[np.ndarray], size: Size) -> Patch | None:
+def fill(rings: Sequence[np.ndarray], size: Size) -> Cutout | None:
     """The pixels whose centres lie inside an odd number of rings, so that a ring in a ring is a
     hole; None where there are none.
 
@@ -55,7 +55,7 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> Patch | None:
     return (window, inside) if inside.any() else None
 
 
-def union(patches: Iterable[Patch | None]) -> Patch | None:
+def union(patches: Iterable[Cutout | None]) -> Cutout | None:
     """One patch of the pixels of all."""
     patches = [patch for patch in patches if patch is not None]
     if len(patches) < 2:
@@ -70,7 +70,7 @@ def union(patches: Iterable[Patch | None]) -> Patch | None:
     return (slice(top, bottom), slice(left, right)), inside
 
 
-def pack(patches: Iterable[Patch | None], size: Size) -> tuple[np.ndarray, int, int]:
+def pack(patches: Iterable[Cutout | None], size: Size) -> tuple[np.ndarray, int, int]:
     """Instances to label layers int32 [H, W, L], as few as a greedy search finds.
 
     Returns (layers, N, number of patches that are None). Those get no label.
@@ -109,7 +109,7 @@ def decode_run_lengths(text: str) -> list[int]:
     return counts
 
 
-def fill_runs(counts: Sequence[int], size: Size) -> Patch | None:
+def fill_runs(counts: Sequence[int], size: Size) -> Cutout | None:
     """The pixels of runs of 0, 1, 0, ... that go down the columns; None where there is no 1.
 
     Raises ValueError where they do not add up to the image.

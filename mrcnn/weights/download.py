@@ -1,4 +1,6 @@
-"""Public weight files: found in the cache or downloaded, resumable, atomic and verified.
+"""Weight files by name: those that come with the package, and public ones, which are downloaded.
+
+Downloads are found in the cache or made, resumable, atomic and verified.
 
 The cache is the folder named by the environment variable MRCNN_CACHE, else `~/.cache/mrcnn`.
 """
@@ -38,6 +40,18 @@ PUBLIC_FILES = {
 }
 
 
+# Files that come with the package.
+PRETRAINED = {"nucleus": "mask_rcnn_nucleus.h5"}
+
+
+def pretrained_file(name: str) -> Path:
+    """Path of weights that come with the package: an installed one, or a clone."""
+    package = Path(__file__).resolve().parents[1]
+    places = [package / "pretrained", package.parent / "weights"]
+    files = [place / PRETRAINED[name] for place in places]
+    return next((file for file in files if file.is_file()), files[-1])
+
+
 def cache_folder() -> Path:
     """Where downloaded files are kept."""
     return Path(os.environ.get("MRCNN_CACHE") or "~/.cache/mrcnn").expanduser()
@@ -49,19 +63,21 @@ def resolve_weights(
     """The path of a weight file given by name or path.
 
     Args:
-        name_or_path: "coco" (matterport's detector, 258 MB), "imagenet" (the Keras ResNet-50
-            backbone, 95 MB), both downloaded once, or the path of a file.
+        name_or_path: "nucleus", which comes with the package; "coco" (matterport's detector,
+            258 MB) or "imagenet" (the Keras ResNet-50 backbone, 95 MB), both downloaded once; or
+            the path of a file.
         cache_dir: instead of `cache_folder()`.
 
     Raises:
         UserError: no such file, or it cannot be downloaded.
     """
-    public = PUBLIC_FILES.get(str(name_or_path).lower())
+    name = str(name_or_path).lower()
+    public = PUBLIC_FILES.get(name)
     if public is None:
-        path = Path(name_or_path).expanduser()
+        path = pretrained_file(name) if name in PRETRAINED else Path(name_or_path).expanduser()
         if not path.is_file():
-            names = " or ".join(PUBLIC_FILES)
-            raise UserError(f"{path}: there is no such weight file; give a path, {names}")
+            names = ", ".join((*PRETRAINED, *PUBLIC_FILES))
+            raise UserError(f"{path}: no such weight file; give a path or one of {names}")
         return str(path)
     folder = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder()
     return str(_download_public(public, folder / public.url.rpartition("/")[2]))

@@ -22,10 +22,11 @@ import numpy as np
 
 from mrcnn.data.examples import Example
 from mrcnn.evaluation import metrics
-from mrcnn.inference.postprocess import Detections, Patch, PostProcessing, postprocess
+from mrcnn.inference.postprocess import Detections, PostProcessing, postprocess
 from mrcnn.pixels.boxes import extract_bboxes
-from mrcnn.pixels.masks import expand_mask, layer_boxes
-from mrcnn.pixels.molding import parse_image_meta, unmold_image
+from mrcnn.pixels.image_meta import parse_image_meta
+from mrcnn.pixels.masks import Patch, expand_mask, layer_boxes
+from mrcnn.pixels.molding import unmold_image
 from mrcnn.pixels.overlaps import iou_matrix
 from mrcnn.results.overlay import overlay_instances
 from samples.nucleus.dsb2018 import NucleusDataset

@@ -19,10 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from mrcnn.errors import UserError
+from mrcnn.pixels.masks import label_map
 
 HEADER = ["ImageId", "EncodedPixels"]
-
-Patch = tuple[int, int, np.ndarray]  # (y, x, bool [h, w]): a mask's pixels around it
 
 
 # --- run-length codes ---------------------------------------------------------------------
@@ -92,22 +91,6 @@ def rle_decode(rle: str, shape: Sequence[int]) -> np.ndarray:
 
 
 # --- overlaps -----------------------------------------------------------------------------
-
-
-def label_map(patches: Sequence[Patch], scores: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Patches of masks -> label map int32 [H, W] without overlaps.
-
-    patches: (y, x, bool [h, w]) of each instance, inside the image; scores [N]; shape: (H, W) or
-    longer. A pixel claimed several times goes to the instance of the highest score (of two equal
-    scores, the first). Label k is the instance of rank k: 1 for the highest score. Instances
-    that keep no pixel do not occur.
-    """
-    labels = np.zeros((int(shape[0]), int(shape[1])), np.int32)
-    order = np.argsort(-np.asarray(scores, np.float64), kind="stable").tolist()
-    for rank in range(len(order), 0, -1):  # the best is painted last, over all others
-        y, x, patch = patches[order[rank - 1]]
-        np.putmask(labels[y : y + patch.shape[0], x : x + patch.shape[1]], patch, rank)
-    return labels
 
 
 def remove_overlaps(masks: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -263,7 +263,7 @@ def test_memory_is_watched(capsys):
     assert seen == [tuple(s) for s in sides]
     assert [number for number, _ in readings] == [2, 4, 5]
     assert readings[0][1] > 10 * report.MIB
-    assert "5 pictures" in capsys.readouterr().out
+    assert "5 images" in capsys.readouterr().out
 
 
 # ---- Commands ----------------------------------------------------------------------------------
@@ -294,4 +294,4 @@ def test_missing_dataset_is_one_line(tmp_path, capsys):
 def test_memory_command_runs(capsys):
     arguments = ["--images", "2", "--smallest", "64", "--largest", "64", "--every", "1"]
     assert memory.main(arguments) == 0
-    assert "Growth after the first 1 pictures" in capsys.readouterr().out
+    assert "Growth after the first 1 images" in capsys.readouterr().out

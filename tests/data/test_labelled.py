@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from mrcnn.data.labelled import LabelledImages
-from mrcnn.data.labels import label_map
+from mrcnn.data.labels import number_instances
 from mrcnn.data.pairs import check_pairs, find_pairs
 from mrcnn.data.split import read_split, split, write_split
 from mrcnn.errors import MRCNNWarning, UserError
@@ -71,7 +71,7 @@ def write_labels(path, labels):
 
 def load(pairs):
     dataset = LabelledImages()
-    dataset.load_pairs(pairs)
+    dataset.load_pairs(pairs, "nucleus")
     dataset.prepare()
     return dataset
 
@@ -273,12 +273,12 @@ NUMBERED = [[0, 2, 2, 0], [0, 1, 0, 3], [2, 0, 0, 3]]
 
 @pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.int16, np.int32, np.float32, np.float64])
 def test_numbers_of_any_type(kind, tmp_path):
-    assert label_map(NUMBERS.astype(kind), "x")[0].tolist() == NUMBERED
+    assert number_instances(NUMBERS.astype(kind), "x")[0].tolist() == NUMBERED
     write_picture(tmp_path / "a.png", NUMBERS.shape)
     tifffile.imwrite(tmp_path / "a_mask.tif", NUMBERS.astype(kind))
     layers, class_ids = load(find_pairs(tmp_path, tmp_path)).load_layers(0)
     assert layers[..., 0].tolist() == NUMBERED and len(class_ids) == 3
-    assert (label_map(NUMBERS.astype(kind) + kind(1), "x")[0] > 0).all()
+    assert (number_instances(NUMBERS.astype(kind) + kind(1), "x")[0] > 0).all()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
@@ -298,9 +298,9 @@ def test_every_colour_is_an_instance(mode, tmp_path):
 
 def test_grey_with_alpha_and_deep_colours():
     alpha = np.arange(12).reshape(3, 4)
-    assert label_map(np.stack([NUMBERS, alpha], -1), "x")[0].tolist() == NUMBERED
+    assert number_instances(np.stack([NUMBERS, alpha], -1), "x")[0].tolist() == NUMBERED
     deep = np.stack([NUMBERS * 0, NUMBERS * 70, NUMBERS * 0 + 65535 * (NUMBERS > 0)], -1)
-    assert label_map(deep.astype(np.uint16), "x")[0].tolist() == NUMBERED
+    assert number_instances(deep.astype(np.uint16), "x")[0].tolist() == NUMBERED
 
 
 @pytest.mark.parametrize("value, word", [(-1, "-1"), (0.5, "0.5"), (np.nan, "nan")])
@@ -394,7 +394,7 @@ def test_broken_files(images, tmp_path):
     (tmp_path / "labels" / "a.tif").write_bytes(b"II*\0 broken")
     pairs = find_pairs(images, tmp_path / "labels")
     assert [line.partition(": ")[2][:22] for line in check_pairs(pairs)] == [
-        "not a readable picture"
+        "not a readable image ("
     ] * 2
     (images / "plate" / "a.jpg").unlink()
     dataset = load(pairs)
@@ -538,7 +538,7 @@ def test_nothing_fits(images, tmp_path):
     with pytest.raises(UserError) as caught:
         find_pairs(images, labels)
     line = str(caught.value)
-    assert "3 pictures" in line and "\n" not in line
+    assert "3 images" in line and "\n" not in line
     for tried in ("for a.tif were tried a.png", "a.zip", "a/*.roi", "_cp_masks"):
         assert tried in line
     coco_file(labels / "notes.json", {})
@@ -561,7 +561,7 @@ def test_wrong_places(images, tmp_path):
     with pytest.raises(UserError, match="a.tif: labels are a folder, or a COCO file"):
         find_pairs(images, images / "a.tif")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: no pictures"):
+    with pytest.raises(UserError, match="empty: no images"):
         find_pairs(tmp_path / "empty", images)
 
 
@@ -664,7 +664,7 @@ def test_what_coco_files_have_besides(tmp_path):
         texts,
         (
             "1 annotations are crowds",
-            "1 annotations belong to no picture",
+            "1 annotations belong to no image",
             "2 categories, all taken as nuclei",
             "a.png: 1 of 3 outlines hold no pixel",
         ),

@@ -664,7 +664,7 @@ def test_tiffs_that_are_refused(tmp_path):
         photometric="minisblack",
         metadata={"axes": "TZX"},
     )
-    assert "has no picture" in reason(tmp_path / "axes.tif")
+    assert "has no image" in reason(tmp_path / "axes.tif")
     tifffile.imwrite(
         tmp_path / "both.tif",
         random_pixels(2, 50, 70, 3),
@@ -1108,7 +1108,7 @@ def test_unreadable_files_do_not_stop_the_rest(tmp_path):
     assert reasons["empty.png"] == "is empty"
     assert reasons["away.jpg"] == "cannot be read (No such file or directory)"
     assert all(reasons.values()) and "\n" not in "".join(reasons.values())
-    assert "is no picture" in reason(tmp_path / "notes.txt")
+    assert "is no image" in reason(tmp_path / "notes.txt")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")

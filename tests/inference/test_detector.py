@@ -9,7 +9,7 @@ from mrcnn.inference import detector
 from mrcnn.inference.detector import CLOSER_LOOKS, OTHER_LOOKS, find_zooms
 from mrcnn.inference.fast_network import Found
 from mrcnn.model import MaskRCNN
-from mrcnn.pixels.molding import parse_image_meta
+from mrcnn.pixels.image_meta import parse_image_meta
 from mrcnn.pixels.object_size import object_zoom
 from tests.network.test_models import set_weights
 from tests.support.tiny import TinyConfig

@@ -16,7 +16,7 @@ from mrcnn.inference.postprocess import (
     postprocess,
     suppress,
 )
-from samples.nucleus.submission import label_map
+from mrcnn.pixels.masks import label_map
 
 SHAPE = (40, 48, 3)
 PLAIN = PostProcessing.plain()

@@ -10,7 +10,7 @@ from mrcnn.config import Config
 from mrcnn.data.augment import RandomAugmentation
 from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.matterport.generator import data_generator, load_image_gt
-from mrcnn.pixels import molding
+from mrcnn.pixels.image_meta import parse_image_meta
 from tests.support.reference_data import SquaresDataset
 
 
@@ -49,7 +49,7 @@ def test_one_image_in_matterports_layout(convention):
     assert mask.shape == (128, 128, 3) and mask.dtype == bool
     assert class_ids.tolist() == [1, 1, 1] and class_ids.dtype == np.int32
     assert bbox.dtype == np.int32
-    parsed = molding.parse_image_meta(meta)
+    parsed = parse_image_meta(meta)
     y1, x1, y2, x2 = parsed["window"]
     assert (y2 - y1, x2 - x1) == (85, 128) and parsed["active_class_ids"].tolist() == [1, 1, 0]
     # Boxes hold their masks, and the masks lie on the bright squares.

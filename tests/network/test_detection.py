@@ -4,7 +4,7 @@ from keras import ops
 
 from mrcnn.matterport import compat
 from mrcnn.network import detection
-from mrcnn.pixels.molding import compose_image_meta
+from mrcnn.pixels.image_meta import compose_image_meta
 from tests.support import reference
 
 pytestmark = pytest.mark.backend

@@ -11,7 +11,7 @@ from mrcnn.network import models
 from mrcnn.network.layers import LayerBank
 from mrcnn.network.resnet import resnet_graph
 from mrcnn.pixels.boxes import scale_boxes
-from mrcnn.pixels.molding import compose_image_meta
+from mrcnn.pixels.image_meta import compose_image_meta
 from mrcnn.training.fit import TrainingModel, compile_model, make_optimizer
 from mrcnn.weights.weight_files import layer_tensors
 

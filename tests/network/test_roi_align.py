@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 from mrcnn.network import roi_align
-from mrcnn.pixels.molding import compose_image_meta
+from mrcnn.pixels.image_meta import compose_image_meta
 from tests.support import reference
 
 pytestmark = pytest.mark.backend

@@ -6,6 +6,7 @@ from skimage.transform import resize as skimage_resize
 
 from mrcnn.errors import UserError
 from mrcnn.pixels import molding
+from mrcnn.pixels.image_meta import compose_image_meta, parse_image_meta
 from mrcnn.pixels.resampling import (
     contiguous_pixels,
     hat_weights,
@@ -251,7 +252,7 @@ def test_mold_image_round_trip(channels, mean):
 
 
 def test_image_meta_round_trip():
-    meta = molding.compose_image_meta(
+    meta = compose_image_meta(
         7, (100, 50, 3), (128, 128, 3), (14, 39, 114, 89), 1.5, np.array([1, 0, 1])
     )
     assert meta.shape == (12 + 3,)
@@ -264,14 +265,14 @@ def test_image_meta_round_trip():
         "active_class_ids": [1, 0, 1],
     }
     for parsed, pick in [
-        (molding.parse_image_meta(np.stack([meta, meta])), 1),
-        (molding.parse_image_meta(meta), ...),
+        (parse_image_meta(np.stack([meta, meta])), 1),
+        (parse_image_meta(meta), ...),
     ]:
         assert {key: value[pick].tolist() for key, value in parsed.items()} == expected
 
 
 def test_meta_of_a_grey_image_has_the_same_length():
-    assert molding.compose_image_meta(0, (9, 8), (9, 8, 1), (0, 0, 9, 8), 1, [1]).shape == (13,)
+    assert compose_image_meta(0, (9, 8), (9, 8, 1), (0, 0, 9, 8), 1, [1]).shape == (13,)
 
 
 # ---- Inputs ------------------------------------------------------------------------------------
@@ -283,7 +284,7 @@ def test_mold_inputs_stacks_equal_shapes():
     molded, metas, windows = molding.mold_inputs(images, config)
     assert molded.shape == (3, 128, 128, 3) and molded.dtype == np.float32
     assert metas.shape == (3, config.IMAGE_META_SIZE) and windows.shape == (3, 4)
-    parsed = molding.parse_image_meta(metas)
+    parsed = parse_image_meta(metas)
     np.testing.assert_array_equal(parsed["window"], windows)
     assert parsed["original_image_shape"].tolist() == [[50, 60, 3], [90, 20, 3], [300, 300, 3]]
     np.testing.assert_allclose(molded[2, 64, 64], 200 - config.MEAN_PIXEL, rtol=1e-5)
@@ -317,4 +318,4 @@ def test_zooms_need_a_mode_that_pads_to_what_comes_out(mode):
     config.IMAGE_RESIZE_MODE = "pad64"
     molded, metas, _ = molding.mold_inputs(images, config, [None, 2.5])
     assert [image.shape[:2] for image in molded] == [(64, 64), (192, 192)]
-    assert molding.parse_image_meta(metas)["scale"].tolist() == [1, 2.5]
+    assert parse_image_meta(metas)["scale"].tolist() == [1, 2.5]

@@ -6,6 +6,7 @@ import pytest
 from mrcnn.config import Config
 from mrcnn.data.examples import make_example
 from mrcnn.pixels import molding
+from mrcnn.pixels.image_meta import parse_image_meta
 from mrcnn.pixels.object_size import median_side, object_zoom
 
 
@@ -66,6 +67,6 @@ def test_molding_takes_a_zoom_for_every_picture():
     images = [np.full((100, 80, 3), 9, np.uint8)] * 3
     molded, metas, windows = molding.mold_inputs(images, config, [0.5, None, 1.7])
     assert [m.shape for m in molded] == [(64, 64, 3), (128, 128, 3), (192, 192, 3)]
-    np.testing.assert_allclose(molding.parse_image_meta(metas)["scale"], [0.5, 1.0, 1.7])
+    np.testing.assert_allclose(parse_image_meta(metas)["scale"], [0.5, 1.0, 1.7])
     sizes = windows[:, 2:] - windows[:, :2]
     np.testing.assert_array_equal(sizes, [[50, 40], [100, 80], [170, 136]])

@@ -26,6 +26,7 @@ from mrcnn.results import report
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
 from mrcnn.evaluation.evaluation import Evaluation
+from samples.nucleus.kinds import KINDS_OF_IMAGES
 
 HOSTILE = "</script><img src=x onerror=\"document.title='harmed'\"><!--<script>&amp;"
 NUCLEI = ("nucleus", "nuclei")

@@ -282,7 +282,7 @@ def test_download_trained_weights_writes_to_the_given_path(coco_like, tmp_path, 
 def test_resolve_of_a_path(tmp_path):
     (tmp_path / "mine.h5").write_bytes(b"")
     assert resolve_weights(tmp_path / "mine.h5") == str(tmp_path / "mine.h5")
-    with pytest.raises(UserError, match="there is no such weight file; give a path, coco or"):
+    with pytest.raises(UserError, match="no such weight file; give a path or one of nucleus, coco, "):
         resolve_weights(tmp_path / "other.h5")
 
 

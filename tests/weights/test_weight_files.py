@@ -534,7 +534,7 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(saved, kind, message):
 
 
 def test_no_file_a_folder_and_hdf5_without_weights(tmp_path):
-    with pytest.raises(UserError, match="there is no such weight file"):
+    with pytest.raises(UserError, match="no such weight file"):
         weight_files.load_weights(build_model(), tmp_path / "none.h5")
     with pytest.raises(UserError, match="is a folder"):
         weight_files.load_weights(build_model(), tmp_path)

@@ -252,7 +252,7 @@ def test_broken_members_are_named(data, tmp_path):
         dataset.load_image(ids(dataset).index("zz"))
     (data / "stage1_train" / "zz" / "images" / "zz.png").write_bytes(b"not a picture")
     dataset = load(data, "train")
-    with pytest.raises(UserError, match="zz.png: not a readable picture"):
+    with pytest.raises(UserError, match="zz.png: not a readable image"):
         dataset.load_image(1)
 
 

@@ -16,8 +16,9 @@ from mrcnn.inference.postprocess import Detections, PostProcessing
 from mrcnn.network.anchors import image_anchors
 from mrcnn.pixels.boxes import extract_bboxes
 from mrcnn.pixels.exposure import Exposure
+from mrcnn.pixels.image_meta import compose_image_meta
 from mrcnn.pixels.masks import layers_to_masks
-from mrcnn.pixels.molding import compose_image_meta, mold_inputs
+from mrcnn.pixels.molding import mold_inputs
 from mrcnn.results.overlay import overlay_instances
 from mrcnn.results.result import Result
 from samples.nucleus import inspection

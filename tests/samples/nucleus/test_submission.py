@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mrcnn.errors import UserError
+from mrcnn.pixels.masks import label_map
 from samples.nucleus.submission import (
     Submission,
     SubmissionWriter,
-    label_map,
     label_runs,
     mask_to_rle,
     ranked_scores,
