@@ -26,7 +26,7 @@ from mrcnn.matterport.plots import (
     plot_precision_recall,
     show_figure,
 )
-from mrcnn.results.overlay import figure7, instance_colors, overlay_instances
+from mrcnn.results.drawing import instance_colors, overlay_instances
 
 __all__ = [
     "apply_mask",
@@ -39,7 +39,6 @@ __all__ = [
     "draw_box",
     "draw_boxes",
     "draw_rois",
-    "figure7",
     "instance_colors",
     "overlay_instances",
     "plot_overlaps",

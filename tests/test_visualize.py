@@ -16,7 +16,7 @@ from matplotlib.patches import Polygon, Rectangle
 
 from mrcnn import visualize
 from mrcnn.errors import UserError
-from mrcnn.results import overlay
+from mrcnn.results import drawing
 
 NAMES = ["BG", "square", "circle"]
 
@@ -333,18 +333,19 @@ def test_imports_without_a_display_and_without_matplotlib_loaded(tmp_path):
 
 
 def edges_by_hand(label):
-    """Pixels of an instance with a neighbour (of eight) that is not of it, or outside."""
+    """Pixels of an instance with a neighbour (of four) that is not of it, or outside."""
     padded = np.pad(label, 1)
     out = np.zeros(label.shape, bool)
     for y, x in np.ndindex(*label.shape):
-        out[y, x] = label[y, x] > 0 and (padded[y : y + 3, x : x + 3] != label[y, x]).any()
+        around = padded[[y, y + 2, y + 1, y + 1], [x + 1, x + 1, x, x + 2]]
+        out[y, x] = label[y, x] > 0 and (around != label[y, x]).any()
     return out
 
 
-def test_boundaries_against_a_loop():
+def test_outlines_against_a_loop():
     label = np.random.default_rng(0).integers(0, 3, (6, 7)).repeat(4, 0).repeat(3, 1)
-    np.testing.assert_array_equal(overlay.boundaries(label), edges_by_hand(label))
-    assert (overlay.boundaries(label, 2) | ~overlay.boundaries(label)).all()
+    np.testing.assert_array_equal(drawing.outline(label), edges_by_hand(label))
+    assert (drawing.outline(label, 2) | ~drawing.outline(label)).all()
 
 
 @pytest.mark.parametrize("form", ["label map", "layers", "masks"])
@@ -354,7 +355,7 @@ def test_overlay_of_every_form_is_the_same(form, channels):
     label = masks[:, :, 0] + 2 * masks[:, :, 1]
     instances = {"label map": label, "layers": label[..., None], "masks": masks}[form]
     image = np.full((40, 60, channels) if channels else (40, 60), 50, np.uint8)
-    result = overlay.overlay_instances(image, instances, [(255, 0, 0), (0, 255, 0)])
+    result = drawing.overlay_instances(image, instances, [(255, 0, 0), (0, 255, 0)])
     assert result.shape == (40, 60, 3) and result.dtype == np.uint8
     edge = edges_by_hand(label.astype(int))
     assert (result[edge & (label == 1)] == (255, 0, 0)).all()
@@ -364,10 +365,10 @@ def test_overlay_of_every_form_is_the_same(form, channels):
 
 def test_overlay_fill_and_default_colors():
     image, _, masks, _ = scene()
-    result = overlay.overlay_instances(image, masks, fill=0.5)
-    color = overlay.instance_colors(2)
+    result = drawing.overlay_instances(image, masks, fill=0.5)
+    color = drawing.instance_colors(2)
     np.testing.assert_array_equal(result[10, 10], np.rint(0.5 * 20 + 0.5 * color[0].astype(float)))
-    one = overlay.overlay_instances(image, masks, (1, 2, 3))
+    one = drawing.overlay_instances(image, masks, (1, 2, 3))
     assert (one[5, 5] == (1, 2, 3)).all() and (one[20, 30] == (1, 2, 3)).all()
 
 
@@ -375,71 +376,19 @@ def test_overlay_of_overlapping_and_of_no_instances():
     image = scene()[0]
     masks = np.zeros((40, 60, 2), bool)
     masks[5:20, 5:20, 0] = masks[10:30, 10:30, 1] = True
-    result = overlay.overlay_instances(image, masks, [(255, 0, 0), (0, 255, 0)])
+    result = drawing.overlay_instances(image, masks, [(255, 0, 0), (0, 255, 0)])
     assert (result[5, 5:20] == (255, 0, 0)).all() and (result[29, 10:30] == (0, 255, 0)).all()
     for nothing in (masks[:, :, :0], np.zeros((40, 60), int)):
-        np.testing.assert_array_equal(overlay.overlay_instances(image, nothing), image)
+        np.testing.assert_array_equal(drawing.overlay_instances(image, nothing), image)
 
 
 def test_overlay_refuses_another_size():
     with pytest.raises(ValueError, match="do not belong"):
-        overlay.overlay_instances(scene()[0], np.zeros((40, 61), int))
+        drawing.overlay_instances(scene()[0], np.zeros((40, 61), int))
 
 
 def test_instance_colors_are_bright_and_distinct():
-    colors = overlay.instance_colors(50)
+    colors = drawing.instance_colors(50)
     assert colors.shape == (50, 3) and colors.dtype == np.uint8
     assert len(np.unique(colors, axis=0)) == 50
-    assert (colors.max(axis=1) == 255).all() and overlay.instance_colors(0).shape == (0, 3)
-
-
-def test_figure7_colours():
-    image, _, masks, _ = scene()
-    picture = overlay.figure7(image, masks[:, :, :1], masks[:, :, 1:], title="a title")
-    factor = overlay.LARGEST_FACTOR
-    assert picture.shape == (overlay.HEADER_HEIGHT + 40 * factor, 60 * factor, 3)
-    body = picture[overlay.HEADER_HEIGHT :]
-    assert (body[5 * factor, 5 * factor : 20 * factor] == overlay.TRUTH_COLOR).all()
-    assert (body[20 * factor, 30 * factor : 50 * factor] == overlay.PREDICTION_COLOR).all()
-    same = overlay.figure7(image, masks, masks)[overlay.HEADER_HEIGHT :]
-    assert (same[5 * factor, 5 * factor : 20 * factor] == overlay.BOTH_COLOR).all()
-    assert not (same == overlay.TRUTH_COLOR).all(axis=-1).any()
-
-
-def test_figure7_computes_the_best_iou():
-    label = np.zeros((20, 20), int)
-    label[2:8, 2:8], label[10:18, 10:18] = 1, 3  # number 2 has vanished
-    truth = np.zeros((20, 20), int)
-    truth[2:8, 2:5] = 7
-    best = overlay._best_ious(truth[..., None], label[..., None])
-    assert best == pytest.approx([0.5, 0.0, 0.0])
-    assert overlay._best_ious(truth[..., None] * 0, label[..., None]) == pytest.approx([0, 0, 0])
-
-
-def test_figure7_captions():
-    image, _, masks, _ = scene()
-    plain = overlay.figure7(image, masks, masks, ious=[1, 1])
-    scored = overlay.figure7(image, masks, masks, scores=[0.5, 0.6], ious=[1, 1])
-    assert (plain != scored).any()
-    # Two captions at the same place: the second is left out.
-    boxes = np.array([[10, 10, 60, 90], [12, 12, 60, 90]])
-    canvas = np.zeros((100, 120, 3), np.uint8)
-    both = overlay._draw_captions(canvas, boxes, [".11/.22", ".88/.99"], [0, 1])
-    alone = overlay._draw_captions(canvas, boxes[:1], [".11/.22"], [0])
-    np.testing.assert_array_equal(both, alone)
-    assert alone.any() and not canvas.any()
-
-
-def test_figure7_without_truth_and_without_detections():
-    image, _, masks, _ = scene()
-    found = overlay.figure7(image, None, masks, scores=[0.5, 0.6], title="found")
-    assert (found == overlay.instance_colors(2)[1]).all(axis=-1).any()
-    empty = overlay.figure7(image, masks[:, :, :0], masks[:, :, :0])
-    assert (empty[overlay.HEADER_HEIGHT :] == 20).all()
-    # No text, no header.
-    assert overlay.figure7(image, None, masks[:, :, :0]).shape[0] == 40 * overlay.LARGEST_FACTOR
-
-
-def test_large_pictures_are_not_enlarged():
-    image = np.zeros((700, 900), np.uint8)
-    assert overlay.figure7(image, None, np.zeros((700, 900), int)).shape == (700, 900, 3)
+    assert (colors.max(axis=1) == 255).all() and drawing.instance_colors(0).shape == (0, 3)

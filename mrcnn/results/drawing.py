@@ -6,8 +6,6 @@ Shapes: H, W pixels of the image, L label layers, z zoom.
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mrcnn.atomic import atomic_path
+from mrcnn.pixels.masks import masks_to_layers
 
 GREEN, RED, YELLOW = (0, 220, 0), (255, 40, 40), (255, 230, 0)
 TARGET_SIDE, LARGEST_ZOOM = 900, 4
@@ -67,6 +66,52 @@ def outline(labels: np.ndarray, thickness: int = 1) -> np.ndarray:
     return edge
 
 
+def instance_colors(count: int) -> np.ndarray:
+    """Bright colours, uint8 [count, 3]; neighbours in number differ most. Always the same ones."""
+    # Steps of the golden ratio spread the hues evenly for any count.
+    hues = np.arange(count) * 0.618034 % 1.0
+    # HSV with saturation .8 and value 1, by the piecewise-linear formula of each channel.
+    offsets = np.array([0.0, 2 / 3, 1 / 3])
+    ramps = np.abs((hues[:, None] + offsets) % 1.0 * 6 - 3) - 1
+    return np.rint(255 * (1 - 0.8 * (1 - np.clip(ramps, 0, 1)))).astype(np.uint8)
+
+
+def overlay_instances(
+    image: np.ndarray,
+    instances: np.ndarray,
+    colors: Sequence | np.ndarray | None = None,
+    *,
+    fill: float = 0.0,
+    thickness: int = 1,
+) -> np.ndarray:
+    """Draw the outlines of the instances into a copy of the image.
+
+    Args:
+        image: uint8 [H, W] or [H, W, C], C = 1, 3 or 4 (alpha is ignored).
+        instances: a label map int [H, W] (0 is background), label layers int [H, W, L] (instances may
+            overlap), or a stack of bool masks [H, W, N].
+        colors: one RGB triple for all or one for each instance, 0..255; default instance_colors.
+        fill: opacity of the colour inside the instances, 0..1.
+        thickness: of the outlines, in pixels.
+
+    Returns uint8 [H, W, 3].
+    """
+    picture = _rgb(image)
+    layers = _as_layers(instances, picture.shape)
+    count = int(layers.max(initial=0))
+    colors = np.asarray(instance_colors(count) if colors is None else colors)
+    colors = np.broadcast_to(colors, (count, 3)) if colors.ndim == 1 else colors
+    for number in range(layers.shape[-1]):
+        layer = layers[:, :, number]
+        if fill > 0:
+            inside = layer > 0
+            mixed = (1 - fill) * picture[inside] + fill * colors[layer[inside] - 1]
+            picture[inside] = np.rint(mixed).astype(np.uint8)
+        edge = outline(layer, thickness)
+        picture[edge] = colors[layer[edge] - 1]
+    return picture
+
+
 def truth_and_detections(
     image: np.ndarray,
     truth: np.ndarray,
@@ -97,7 +142,7 @@ def detections_only(image: np.ndarray, labels: np.ndarray, title: str = "") -> n
     zoom = zoom_for(image.shape)
     canvas, big = enlarge(brighten(image), zoom), enlarge(labels, zoom)
     edge = outline(big, 2 if zoom >= 3 else 1)
-    _paint(canvas, edge, _palette(int(labels.max(initial=0)))[big[edge]])
+    _paint(canvas, edge, instance_colors(int(labels.max(initial=0)))[big[edge] - 1])
     return _with_text(canvas, [], title)
 
 
@@ -134,13 +179,13 @@ def figure_8(
     """
     zoom = zoom_for(image.shape)
     canvas, big = enlarge(brighten(image), zoom), enlarge(labels, zoom)
-    colours = _palette(int(labels.max(initial=0)))
+    colours = instance_colors(int(labels.max(initial=0)))
     edge = outline(big)
-    _paint(canvas, edge, colours[big[edge]])
+    _paint(canvas, edge, colours[big[edge] - 1])
     boxes = np.asarray(boxes, int).reshape(-1, 4)
     numbers = np.unique(labels[labels > 0])
     for box, number in zip(boxes, numbers, strict=True):
-        _frame(canvas, box * zoom, colours[number])
+        _frame(canvas, box * zoom, colours[number - 1])
     texts = [
         (text, y * zoom, x * zoom)
         for text, (y, x, _, _) in zip(captions, boxes.tolist(), strict=True)
@@ -178,13 +223,6 @@ def _paint(canvas: np.ndarray, where: np.ndarray, colours: Sequence | np.ndarray
     canvas.reshape(-1, 3)[np.flatnonzero(where)] = colours
 
 
-def _palette(count: int) -> np.ndarray:
-    """Bright colours uint8 [count + 1, 3]; steps of the golden ratio spread the hues."""
-    hue = (np.arange(count + 1) * 0.618034) % 1
-    channels = [np.clip(np.abs((hue * 6 + shift) % 6 - 3) - 1, 0, 1) for shift in (0, 4, 2)]
-    return (55 + 200 * np.stack(channels, axis=-1)).astype(np.uint8)
-
-
 def _with_text(
     canvas: np.ndarray, captions: Sequence[tuple[str, int, int]], title: str
 ) -> np.ndarray:
@@ -210,26 +248,27 @@ def _font(size: int) -> ImageFont.ImageFont:
 
 def save_png(path: str | os.PathLike, picture: np.ndarray) -> None:
     """Write uint8 [H, W, 3] as a PNG file, whole or not at all."""
-    data = encode_png(picture)
     with atomic_path(Path(path)) as temporary:
-        temporary.write_bytes(data)
+        # Level 1: half the time of the default for a few per cent more bytes.
+        Image.fromarray(picture).save(temporary, "PNG", compress_level=1)
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] -> the bytes of a PNG file.
+def _rgb(image: np.ndarray) -> np.ndarray:
+    """A copy as uint8 [H, W, 3]."""
+    image = np.asarray(image)
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        raise ValueError(f"image: [H, W] or [H, W, 1, 3 or 4], not {image.shape}")
+    channels = image[..., :3] if image.shape[2] >= 3 else np.repeat(image, 3, axis=2)
+    return np.array(channels, np.uint8)
 
-    In less than half of Pillow's time, which tries five filters on each row: enlarged images
-    repeat their rows, so that the filter "up", the difference to the row above, suits them all.
-    """
-    height, width = picture.shape[:2]
-    rows = np.asarray(picture, np.uint8).reshape(height, 3 * width)
-    filtered = np.empty((height, 1 + 3 * width), np.uint8)
-    filtered[:, 0] = 2  # "up"
-    filtered[0, 1:] = rows[0]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])  # modulo 256
-    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered, 2)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
+
+def _as_layers(instances: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Instances in any of the three forms as label layers int32 [H, W, L]."""
+    instances = np.asarray(instances)
+    if instances.shape[:2] != tuple(shape[:2]):
+        raise ValueError(f"instances {instances.shape} do not belong to an image {tuple(shape)}")
+    if instances.dtype == bool:
+        return masks_to_layers(instances if instances.ndim == 3 else instances[..., None])
+    layers = instances if instances.ndim == 3 else instances[..., None]
+    return layers.astype(np.int32)

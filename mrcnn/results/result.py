@@ -103,7 +103,7 @@ class Result:
         """Draw the image with the outlines of what was found; returns matplotlib's axes."""
         import matplotlib.pyplot as plt
 
-        from mrcnn.results.overlay import overlay_instances
+        from mrcnn.results.drawing import overlay_instances
 
         image, labels = self.preview()
         if axes is None:

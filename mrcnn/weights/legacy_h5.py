@@ -135,11 +135,6 @@ def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} is damaged or incomplete, get it again ({reason})")
 
 
-def is_keras3_weights(file: h5py.File) -> bool:
-    """Whether this is Keras 3's own `.weights.h5` layout, which has no layer names."""
-    return "layers" in file and not _lists_layers(file)
-
-
 def _lists_layers(group: h5py.Group) -> bool:
     return "layer_names" in group.attrs or "layer_names0" in group.attrs
 
@@ -149,10 +144,10 @@ def _weights_root(file: h5py.File, path: Path) -> h5py.Group:
         return file
     if "model_weights" in file and _lists_layers(file["model_weights"]):
         return file["model_weights"]
-    if is_keras3_weights(file):
+    if "layers" in file:
         raise UserError(
-            f"{path} is a Keras 3 .weights.h5 file, which does not name its layers: "
-            "load it with keras_model.load_weights into the model that wrote it"
+            f"{path} is a Keras 3 .weights.h5 file, which does not name its layers: load it with "
+            "keras_model.load_weights into the model that wrote it, and save that with save_weights"
         )
     raise UserError(f"{path} is an HDF5 file but holds no Keras weights (no layer_names)")
 

@@ -1,7 +1,6 @@
 """Weight files and models: load by layer name, report, verify, save.
 
-Files are in the HDF5 layout that matterport's Mask_RCNN uses (`legacy_h5.py`); Keras 3's
-`.weights.h5` files load too, into the model they were written from.
+Files are in the HDF5 layout that matterport's Mask_RCNN uses (`legacy_h5.py`).
 
 Colour order: this package feeds RGB. The public ImageNet file expects BGR; its first convolution
 has its input channels reversed (BGR to RGB) on loading, which matterport leaves out.
@@ -74,7 +73,7 @@ def load_weights(
 
     Args:
         model: any model with matterport's layer names.
-        path: a legacy .h5 file of weights or of a whole model, or a `.weights.h5` file.
+        path: a legacy .h5 file of weights or of a whole model.
         by_name: True takes the layers that file and model share; False demands that both have the
             same layers.
         exclude: names of layers, or of nested models, to leave as they are; implies `by_name`.
@@ -118,9 +117,6 @@ def is_imagenet_file(path: str | os.PathLike) -> bool:
     Raises:
         UserError: the file cannot be read.
     """
-    with legacy_h5.open_h5(path) as file:
-        if legacy_h5.is_keras3_weights(file):  # those do not name their layers
-            return False
     return is_backbone(legacy_h5.read_shapes(path))
 
 
@@ -142,11 +138,6 @@ def save_weights(model: keras.Model, path: str | os.PathLike, half: bool = False
 
 
 def _load(model, path, by_name, exclude, input_rgb, skip_misfits) -> LoadReport:
-    with legacy_h5.open_h5(path) as file:
-        keras3 = legacy_h5.is_keras3_weights(file)
-    if keras3:
-        return _load_keras3(model, Path(path), exclude)
-
     file = legacy_h5.read(path)
     targets = layer_tensors(model)
     exclude = _check_exclude(exclude, model, targets, file)
@@ -181,67 +172,12 @@ def _check_exclude(exclude, model, targets, file) -> frozenset[str]:
     return frozenset(exclude)
 
 
-def _load_keras3(model: keras.Model, path: Path, exclude) -> LoadReport:
-    """Loads `.weights.h5`, all or nothing: such files number their layers and do not name them."""
-    if exclude:
-        raise UserError(
-            f"{path} is a Keras 3 .weights.h5 file, which does not name its layers: exclude "
-            "cannot be used with it; write it with MaskRCNN.save_weights first"
-        )
-    if not path.name.endswith(".weights.h5"):
-        raise UserError(
-            f"{path} is a Keras 3 weight file: rename it to end in .weights.h5 to load it"
-        )
-    model = getattr(model, "inner_model", model)
-    before = [keras.ops.convert_to_numpy(v) for v in model.weights]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Keras warns of is checked below
-            model.load_weights(path)
-        absent = _absent_from(path, model)
-        if absent:
-            raise ValueError(f"{absent} is not in the file")
-    except (ValueError, KeyError, OSError) as error:
-        for variable, value in zip(model.weights, before, strict=True):
-            variable.assign(value)
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path} is a Keras 3 .weights.h5 file of another model: it loads only into the model "
-            f"that wrote it ({reason})"
-        ) from error
-    return LoadReport(str(path), assigned=len(before), total=len(before))
-
-
-def _absent_from(path: Path, model: keras.Model) -> str | None:
-    """The path of the first weight whose value is nowhere in the file; None when all are."""
-    stored: set[tuple] = set()
-
-    def collect(_, item):
-        if isinstance(item, h5py.Dataset):
-            stored.add(_key(item))
-
-    with h5py.File(path, "r") as file:
-        file.visititems(collect)
-    for variable in model.weights:
-        if _key(keras.ops.convert_to_numpy(variable)) not in stored:
-            return variable.path
-    return None
-
-
-def _key(array) -> tuple:
-    array = np.asarray(array)
-    return array.shape, array.tobytes()
-
-
 def ranks_in_file(path: str | os.PathLike) -> tuple[int, int]:
     """FPN_CLASSIF_FC_RANKS of the model that wrote a weight file; (0, 0) for whole layers.
 
     Raises:
         UserError: the file cannot be read.
     """
-    with legacy_h5.open_h5(path) as file:
-        if legacy_h5.is_keras3_weights(file):
-            return 0, 0
     shapes = legacy_h5.read_shapes(path)
     thin = (shapes.get(name + THIN, {}).get("kernel") for name in COMPRESSIBLE)
     first, second = (0 if shape is None else int(shape[-1]) for shape in thin)

@@ -28,7 +28,7 @@ from mrcnn.pixels.image_meta import parse_image_meta
 from mrcnn.pixels.masks import Patch, expand_mask, layer_boxes
 from mrcnn.pixels.molding import unmold_image
 from mrcnn.pixels.overlaps import iou_matrix
-from mrcnn.results.overlay import overlay_instances
+from mrcnn.results.drawing import overlay_instances
 from samples.nucleus.dsb2018 import NucleusDataset
 from samples.nucleus.kinds import kind_of
 from samples.nucleus.nucleus import load_dataset

@@ -19,7 +19,7 @@ from mrcnn.pixels.exposure import Exposure
 from mrcnn.pixels.image_meta import compose_image_meta
 from mrcnn.pixels.masks import layers_to_masks
 from mrcnn.pixels.molding import mold_inputs
-from mrcnn.results.overlay import overlay_instances
+from mrcnn.results.drawing import overlay_instances
 from mrcnn.results.result import Result
 from samples.nucleus import inspection
 from samples.nucleus.nucleus import NucleusConfig, NucleusInferenceConfig
