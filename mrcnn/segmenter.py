@@ -36,7 +36,7 @@ from mrcnn.inference.tiles import HALO, TILE, Mosaic, Tile, tiles_of
 from mrcnn.pixels.exposure import Exposure, measure
 from mrcnn.pixels.molding import adapt_channels
 from mrcnn.results.result import Result
-from mrcnn.weights.description import beside
+from mrcnn.weights.description import beside, nouns_of
 
 # Zoomed images of at most so many pixels are looked at as a whole: 2560 x 2560.
 WHOLE_PIXELS = 2560**2
@@ -136,9 +136,7 @@ class Segmenter:
     @property
     def nouns(self) -> tuple[str, str]:
         """What one and several of the objects are called."""
-        if len(self.classes) == 1:
-            return self.classes[0], self.plural or self.classes[0] + "s"
-        return "object", self.plural or "objects"
+        return nouns_of(self.classes, self.plural)
 
     def detect(
         self,

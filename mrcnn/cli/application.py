@@ -10,9 +10,7 @@ import argparse
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple, Protocol
 
 from mrcnn.cli import settings
 from mrcnn.cli.inputs import Input, of_files
@@ -43,8 +41,6 @@ class Found(NamedTuple):
 class Application:
     """The console command."""
 
-    prog = "mrcnn"
-    logs = "logs"
     results = "results"
     recipe: type[Config] = MicrographConfig  # of training
     run_name: str | None = None  # of the runs that `--weights last` looks for; None for all
@@ -69,12 +65,10 @@ class Application:
 
     def inference_class(self, path: str | None, chosen: Settings) -> type[Config]:
         """The configuration class of the network that a weight file belongs to."""
-        base = inference_config(self.recipe)
+        whole = inference_config(self.recipe)
         found = None if path is None else description.beside(path)
-        if found is not None:
-            base = found.config_class(base)
-        # How training cuts images stays there.
-        return chosen.applied_to(base, keep=vars(inference_config(self.recipe)))
+        base = whole if found is None else found.config_class(whole)
+        return chosen.applied_to(base, keep=vars(whole))  # how training cuts images stays there
 
     def weight_file(self, options: argparse.Namespace, mode: str) -> str | None:
         """Path of the file that --weights names; None for public ones."""
@@ -130,6 +124,10 @@ class Application:
         """Writers of formats that only this application has."""
         return []
 
+    def detects(self, options: argparse.Namespace) -> bool:
+        """Whether `evaluate` needs a network."""
+        return True
+
     def given_predictions(
         self, options: argparse.Namespace, dataset: Dataset
     ) -> tuple[Predict, dict[str, Any]] | None:
@@ -138,17 +136,16 @@ class Application:
         return None
 
 
-class TrainingData:
+class TrainingData(Protocol):
     """Images to learn from."""
 
     images: int  # in all
 
     def datasets(self, folder: Path) -> tuple[Dataset, Dataset | None]:
         """Prepared data sets for training and, or None, for validation. folder: of the run."""
-        raise NotImplementedError
 
 
-class OwnTrainingData(TrainingData):
+class OwnTrainingData:
     """Pairs of images and labels, divided as the run's split.csv says."""
 
     def __init__(self, pairs: Sequence[Pair], options: argparse.Namespace, noun: str):
@@ -191,20 +188,3 @@ def need(options: argparse.Namespace, *flags: str) -> None:
     for flag in flags:
         if not getattr(options, flag, None):
             raise UserError(f"{options.command} needs --{flag}; see {options.command} --help")
-
-
-def compare_names(path: Path, listed: Sequence[str], dataset: Dataset, limit: int | None) -> str:
-    """What a file of detections lacks of a data set's images, in a line; empty for nothing.
-
-    Raises UserError where it has none of them.
-    """
-    wanted = {dataset.image_reference(i) for i in np.asarray(dataset.image_ids)[:limit]}
-    absent = wanted - set(listed)
-    if absent == wanted:
-        raise UserError(f"{path} has none of the {len(wanted)} images of the subset")
-    if not absent:
-        return ""
-    return (
-        f"{path}: {len(absent)} of {len(wanted)} images are not in it and count as empty "
-        f"(first: {min(absent)})"
-    )

@@ -25,7 +25,7 @@ from mrcnn.data.micrographs import MICROGRAPHS
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 from mrcnn.segmenter import Segmenter
-from mrcnn.training.stages import SCHEDULES, STAGES, train_in_stages
+from mrcnn.training.stages import SCHEDULES, train_in_stages
 from mrcnn.weights import description
 from mrcnn.weights.description import Description, describe
 
@@ -64,7 +64,6 @@ def train(options: argparse.Namespace, app: Application) -> int:
         options.time_budget,
         chosen.schedule or SCHEDULES[0],
         flip_left_right if chosen.preset == "paper" else augmentation,
-        getattr(app, "stages", STAGES),
     )
     return 0
 
@@ -166,7 +165,7 @@ def evaluate(options: argparse.Namespace, app: Application) -> int:
     """Score detections against true masks."""
     DEFAULTS.changed(options.set)
     app.check_data_flags(options)
-    path = app.weight_file(options, "inference")
+    path = app.weight_file(options, "inference") if app.detects(options) else None
     known = app.description(path)
     dataset = app.scored_data(options, known.classes[0])
     output = Path(options.output or app.results_folder("evaluate"))
@@ -182,7 +181,7 @@ def evaluate(options: argparse.Namespace, app: Application) -> int:
         dataset,
         output,
         predict,
-        nouns=(known.classes[0], known.plural or known.classes[0] + "s"),
+        nouns=known.nouns,
         kinds=app.kinds,
         extra=extra,
         limit=options.limit,

@@ -184,6 +184,7 @@ def add_schedule_flags(parser: argparse.ArgumentParser) -> None:
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
     add_augmentation_flags(parser)
     add_schedule_flags(parser)
+    parser.set_defaults(validate=True)
     parser.add_argument(
         "--val-share",
         type=share,

@@ -140,9 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser(arguments).parse_args(arguments)
     options.logs = getattr(options, "logs", "logs")
-    if options.command == "train":
-        options.validate = True
-    else:
+    if options.command != "train":
         options.weights = getattr(options, "weights", "nucleus")
 
     def command() -> int:

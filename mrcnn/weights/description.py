@@ -60,6 +60,11 @@ class Description:
     code: tuple[str, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def nouns(self) -> tuple[str, str]:
+        """What one and several of the objects are called."""
+        return nouns_of(self.classes, self.plural)
+
     def make_config(self) -> Config:
         """The configuration of the inference network.
 
@@ -89,6 +94,12 @@ class Description:
             if keys is None or key in keys
         }
         return type(base.__name__, (base,), taken)
+
+
+def nouns_of(classes: Sequence[str], plural: str = "") -> tuple[str, str]:
+    """What one and several objects of these classes are called; plural: "" for the usual one."""
+    noun = classes[0] if len(classes) == 1 else "object"
+    return noun, plural or noun + "s"
 
 
 def describe(

@@ -222,7 +222,6 @@ def add_mixture_flags(parser: argparse.ArgumentParser) -> None:
         choices=tuple(LEFT_OUT),
         help="do not show images of this kind (see generalise)",
     )
-    parser.set_defaults(validate=True)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -46,6 +46,7 @@ from samples.nucleus.kinds import KINDS_OF_IMAGES, kept_kinds  # noqa: E402
 from samples.nucleus.submission import (  # noqa: E402
     Submission,
     SubmissionWriter,
+    absent_images,
     mask_to_rle,
     rle_decode,
     rle_encode,
@@ -189,16 +190,10 @@ def detect(
 class NucleusApplication(Application):
     """`mrcnn` with the competition's data: --dataset and --subset, and submissions."""
 
-    prog = "nucleus.py"
-    logs = DEFAULT_LOGS_DIR
     results = RESULTS_DIR
     recipe = NucleusConfig
     run_name = NucleusConfig.NAME
     kinds = KINDS_OF_IMAGES
-
-    @property
-    def stages(self):
-        return STAGES
 
     def description(self, path: str | None) -> Description:
         found = super().description(path)
@@ -252,13 +247,14 @@ class NucleusApplication(Application):
     def writers(self, output: Path, formats: Sequence[str]) -> list:
         return [SubmissionWriter(output / "submit.csv")] if "submission" in formats else []
 
+    def detects(self, options: argparse.Namespace) -> bool:
+        return not options.submission
+
     def given_predictions(self, options: argparse.Namespace, dataset: Dataset):
         if not options.submission:
             return None
         submission = Submission(options.submission)
-        absent = application.compare_names(
-            submission.path, submission.image_ids, dataset, options.limit
-        )
+        absent = absent_images(submission, dataset, options.limit)
         if absent:
             print(absent, file=sys.stderr)
 
@@ -268,7 +264,7 @@ class NucleusApplication(Application):
         return predict, {"detections": options.submission}
 
 
-class CompetitionData(TrainingData):
+class CompetitionData:
     """A subset of the competition's images, others beside it."""
 
     def __init__(self, options: argparse.Namespace):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mrcnn.data.dataset import Dataset
 from mrcnn.errors import UserError
 from mrcnn.pixels.masks import label_map
 
@@ -238,3 +239,20 @@ class Submission:
         """Confidences [N] of the image's instances, or None where they are not known."""
         count, scores = len(self._rows.get(image_id, [])), self._scores.get(image_id, [])
         return np.array(scores) if len(scores) == count else None
+
+
+def absent_images(submission: Submission, dataset: Dataset, limit: int | None = None) -> str:
+    """What a submission lacks of a data set's first images, in a line; empty for nothing.
+
+    Raises UserError where it has none of them.
+    """
+    wanted = {dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]}
+    path, absent = submission.path, wanted - set(submission.image_ids)
+    if absent == wanted:
+        raise UserError(f"{path} has none of the {len(wanted)} images of the subset")
+    if not absent:
+        return ""
+    return (
+        f"{path}: {len(absent)} of {len(wanted)} images are not in it and count as empty "
+        f"(first: {min(absent)})"
+    )

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support.tiny import TinyConfig
+from tests.support.tiny import TinyConfig, small_backbone
 
 from mrcnn.config import Config
 from mrcnn.errors import UserError
@@ -64,3 +64,37 @@ def test_the_shipped_weights_are_described_as_the_application_has_them():
         nucleus.NucleusInferenceConfig(), nucleus.CLASSES, DEFAULTS.to_dict(), nucleus.PLURAL
     )
     assert description.read(WEIGHTS / "mask_rcnn_nucleus.json") == expected
+
+
+def test_what_objects_are_called():
+    assert Description(("cell",)).nouns == ("cell", "cells")
+    assert Description(("nucleus",), plural="nuclei").nouns == ("nucleus", "nuclei")
+    assert Description(("cell", "dirt")).nouns == ("object", "objects")
+
+
+def test_a_network_with_functions_needs_its_application():
+    described = describe(SmallBackbone(), ("thing",))
+    assert set(described.code) == {"BACKBONE", "COMPUTE_BACKBONE_SHAPE"}
+    with pytest.raises(UserError, match="BACKBONE and .* pass its Config"):
+        described.make_config()
+    made = described.config_class(SmallBackbone)()
+    assert made.BACKBONE is small_backbone and made.NAME == "small"
+
+
+def test_only_the_network_is_taken_over_by_another_recipe():
+    class Other(TinyConfig):
+        LEARNING_RATE = 0.5
+        TOP_DOWN_PYRAMID_SIZE = 64
+
+    described = describe(TinyConfig(), ("thing",))
+    made = described.config_class(Other, description.NETWORK)()
+    assert made.LEARNING_RATE == 0.5
+    assert made.TOP_DOWN_PYRAMID_SIZE == TinyConfig.TOP_DOWN_PYRAMID_SIZE
+    plain = Description(("thing",)).config_class(Other, description.NETWORK)()
+    assert plain.TOP_DOWN_PYRAMID_SIZE == Config.TOP_DOWN_PYRAMID_SIZE  # what is not written
+
+
+class SmallBackbone(Config):
+    NAME = "small"
+    BACKBONE = staticmethod(small_backbone)
+    COMPUTE_BACKBONE_SHAPE = staticmethod(lambda shape: shape)
