@@ -78,7 +78,7 @@ class Config:
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
 
     # (new) Percentiles (low, high) of a picture's grey levels that become 0 and 255, all channels
-    # together. None: grey levels stay as they are. See mrcnn/pixels/intensities.py.
+    # together. None: grey levels stay as they are. See mrcnn/pixels/exposure.py.
     INTENSITY_PERCENTILES: tuple[float, float] | None = None
 
     # (new) Invert images whose background is light, so that objects are bright in all of them.

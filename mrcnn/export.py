@@ -14,7 +14,7 @@ subtraction and anchors are inside. B images (any number), H W the size chosen a
 What goes in. The metadata (JSON texts in ONNX's `metadata_props`, `metadata.json` in the folder)
 say what the network was trained on; the graph does not apply it. INTENSITY_PERCENTILES of the
 image become 0 and 255, and with DARK_GROUND an image whose median is then above the middle is
-inverted (`intensities.standardise`, `exposure`). With an OBJECT_SIZE it is then scaled until its
+inverted (`mrcnn/pixels/exposure.py`). With an OBJECT_SIZE it is then scaled until its
 typical object is so many pixels wide. What is missing to H x W is filled with 0.
 
 How masks are pasted. The h x w cells of a mask divide a region evenly: the row's box, stretched

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from mrcnn.cli import settings
-from mrcnn.cli.inputs import Input, of_files
+from mrcnn.cli.inputs import Input, channel_of, of_files
 from mrcnn.cli.models import weight_file
 from mrcnn.cli.runs import Predict
 from mrcnn.cli.settings import Settings
@@ -94,19 +94,19 @@ class Application:
         """What `detect` works on. Raises UserError where that is nothing."""
         if not options.inputs:
             raise UserError("detect needs images: files, folders or patterns; see detect --help")
-        inputs, unreadable = of_files(options.inputs, options.channel)
+        inputs, unreadable = of_files(options.inputs, channel_of(options.channel))
         reasons = {str(file.path): file.reason for file in unreadable}
         return Found(inputs, reasons, DEFAULT_FORMATS)
 
     def training_data(self, options: argparse.Namespace, noun: str) -> TrainingData:
         """What `train` learns from; noun: the name of the class."""
-        pairs = find_pairs(options.images, options.labels)
+        pairs = find_pairs(options.images, options.labels, channel_of(options.channel))
         refuse_wrong_files(pairs)
         return OwnTrainingData(pairs, options, noun)
 
     def scored_data(self, options: argparse.Namespace, noun: str) -> Dataset:
         """What `evaluate` scores on."""
-        pairs = find_pairs(options.images, options.labels)
+        pairs = find_pairs(options.images, options.labels, channel_of(options.channel))
         if options.split:
             subsets = read_split(options.split, pairs, 0.0, 0)
             pairs = [pair for pair in pairs if subsets[pair.name] == "val"]

@@ -70,9 +70,21 @@ def names_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
     return names
 
 
+def add_channel_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--channel", metavar="C", help="the channel to look at, by its number from 1 or its name"
+    )
+
+
 def add_label_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--images", metavar="DIR", help="folder of your own images")
+    add(
+        "--images",
+        metavar="DIR",
+        help="folder of your own images: PNG, JPEG, BMP, TIFF, OME-TIFF, Zarr, OME-Zarr; stacks "
+        "plane by plane",
+    )
+    add_channel_flag(parser)
     add(
         "--labels",
         metavar="DIR",
@@ -283,7 +295,7 @@ def add_result_flags(
         metavar="NAME,...",
         help=f"what to write, of {', '.join(formats)} (default: {defaults})",
     )
-    add("--channel", metavar="C", help="the channel to look at, by its number from 1 or its name")
+    add_channel_flag(parser)
     add(
         "--invert",
         choices=("auto", "yes", "no"),

@@ -23,12 +23,17 @@ def of_dataset(dataset) -> list[Input]:
     """The images of a prepared data set, in its order."""
 
     def loader(number: int) -> Callable[[], Any]:
-        return lambda: dataset.load_image(number)
+        return lambda: dataset.open_image(number)
 
     return [Input(dataset.image_reference(i), loader(i)) for i in dataset.image_ids]
 
 
-def of_files(paths: Sequence[str], channel: str | None = None) -> tuple[list[Input], list]:
+def channel_of(named: str | None) -> int | str | None:
+    """--channel as `image_files.find_pictures` takes it: a number from 1, a name, or None."""
+    return int(named) if named is not None and named.isdecimal() else named
+
+
+def of_files(paths: Sequence[str], channel: int | str | None = None) -> tuple[list[Input], list]:
     """The images of files, folders and patterns, and what cannot be read with its reason.
 
     channel: number, from 1, or name of the channel to take.
@@ -36,8 +41,7 @@ def of_files(paths: Sequence[str], channel: str | None = None) -> tuple[list[Inp
     """
     from mrcnn.images.image_files import find_pictures
 
-    number_or_name = int(channel) if channel is not None and channel.isdecimal() else channel
-    pictures, unreadable = find_pictures(paths, number_or_name)
+    pictures, unreadable = find_pictures(paths, channel)
     if not pictures:
         first = unreadable[0]
         raise UserError(

@@ -188,16 +188,17 @@ def run_evaluate(
     def read(number: int) -> tuple:
         truth, _ = dataset.load_layers(number)
         image = dataset.load_image(number)
+        values = np.asarray(dataset.open_image(number)[:, :])
         if truth.shape[:2] != image.shape[:2]:
             raise UserError(
                 f"masks of {truth.shape[0]} x {truth.shape[1]} pixels for an image of "
                 f"{image.shape[0]} x {image.shape[1]}"
             )
-        return image, truth
+        return image, truth, values
 
-    def work(number: int, pair: tuple) -> tuple:
-        image, truth = pair
-        return image, truth, *predict(names[number], image)
+    def work(number: int, read: tuple) -> tuple:
+        image, truth, values = read
+        return image, truth, *predict(names[number], values)
 
     def write(number: int, outcome: Outcome) -> str:
         if outcome.error is not None:

@@ -5,13 +5,17 @@ Shapes: N instances, L label layers, H W pixels.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrcnn.errors import UserError
+from mrcnn.pixels.exposure import standardise
 from mrcnn.pixels.masks import masks_to_layers
 from mrcnn.pixels.molding import adapt_channels
+
+if TYPE_CHECKING:
+    from mrcnn.config import Config
 
 
 class Dataset:
@@ -157,6 +161,20 @@ class Dataset:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"cannot read image {path}: {reason}") from error
         return adapt_channels(image, 3)
+
+    def open_image(self, image_id: int) -> Any:
+        """Return the image as ``Segmenter.detect`` takes it. Override it where the files have
+        deeper values than ``load_image`` gives."""
+        return self.load_image(image_id)
+
+    def load_standardised(self, image_id: int, config: Config) -> np.ndarray:
+        """Return the image [H, W, C], values 0..255, in the exposure that the configuration asks
+        for.
+
+        See mrcnn/pixels/exposure.py. Override it where the files have deeper values than
+        ``load_image`` gives.
+        """
+        return standardise(self.load_image(image_id), config)
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (masks bool [H, W, N], class_ids int32 [N]). Override it.

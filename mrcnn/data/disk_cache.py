@@ -1,10 +1,10 @@
 """Decoded images on disk (CACHE_DIR), so that no later run has to decode them again.
 
-One `.npz` file per image, uncompressed and without pickle: the image, its label layers, the class
-ids, and the key they were stored under. The key changes with the source files, so a file whose key
-is another one is stale; such a file, and one that is cut short or damaged (npz files carry
-checksums), counts as absent and is replaced. Files are replaced in one step, so that any number of
-processes may share a folder.
+One `.npz` file per image, uncompressed and without pickle: the standardised image, its label
+layers, the class ids, and the key they were stored under. The key changes with the source files, so
+a file whose key is another one is stale; such a file, and one that is cut short or damaged (npz
+files carry checksums), counts as absent and is replaced. Files are replaced in one step, so that
+any number of processes may share a folder.
 
 Shapes: H W pixels, C channels, L label layers, N instances.
 """
@@ -16,15 +16,18 @@ import os
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrcnn.atomic import atomic_path
 from mrcnn.errors import MRCNNWarning, UserError
 
+if TYPE_CHECKING:
+    from mrcnn.config import Config
+
 # Part of every key: raise it when the arrays of a file change, or the way they are decoded.
-FORMAT = 1
+FORMAT = 2
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -84,17 +87,19 @@ class DiskCache:
                 )
 
 
-def cache_entry(dataset: Any, image_id: int, channels: int) -> tuple[str, str] | None:
+def cache_entry(dataset: Any, image_id: int, config: Config) -> tuple[str, str] | None:
     """Where an image of a data set is cached: (file name, key).
 
-    The name says which image it is, so that a changed image takes the place of the old one; the
-    key says in which state it was decoded. None where the data set has no fingerprint of it.
+    The name says which image it is, and in what form, so that a changed image takes the place of
+    the old one; the key says in which state it was decoded. None where the data set has no
+    fingerprint of it.
     """
     fingerprint = dataset.fingerprint(image_id)
     if fingerprint is None:
         return None
     info, kind = dataset.image_info[image_id], type(dataset)
     place = os.path.abspath(info["path"]) if info.get("path") else ""
-    identity = (kind.__module__, kind.__qualname__, info["source"], info["id"], place, channels)
+    form = (config.IMAGE_CHANNEL_COUNT, config.INTENSITY_PERCENTILES, config.DARK_GROUND)
+    identity = (kind.__module__, kind.__qualname__, info["source"], info["id"], place, *form)
     name = hashlib.sha256("\n".join(map(str, identity)).encode()).hexdigest()[:32]
     return f"{name}.npz", f"{FORMAT} {fingerprint}"

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from mrcnn.config import Config
 from mrcnn.data.dataset import Dataset
 from mrcnn.data.pairs import Pair
 from mrcnn.errors import MRCNNWarning
-from mrcnn.images.decoding import to_uint8_rgb
-from mrcnn.images.single import file_state, read_picture
+from mrcnn.images.image_files import Picture
+from mrcnn.pixels.exposure import measure, to_rgb
 from mrcnn.pixels.masks import layers_to_masks
 
 
@@ -51,13 +52,23 @@ class LabelledImages(Dataset):
     def fingerprint(self, image_id: int) -> str:
         """A digest of the names, sizes and times of the files, or of COCO's annotations."""
         pair = self._pair(image_id)
-        states = f"{file_state(pair.image)}\n{pair.labels.state()}"
+        states = f"{pair.open().state()}\n{pair.labels.state()}"
         return hashlib.sha256(states.encode()).hexdigest()
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """uint8 RGB [H, W, 3]; deeper images are scaled, see `pictures.to_uint8_rgb`."""
-        path = self._pair(image_id).image
-        return to_uint8_rgb(read_picture(path), str(path))
+        """uint8 RGB [H, W, 3], as people see it: 8 bits unchanged, deeper values stretched between
+        their `exposure.DEEP_PERCENTILES`."""
+        picture = self.open_image(image_id)
+        return to_rgb(picture, measure(picture, Config()))
+
+    def load_standardised(self, image_id: int, config: Config) -> np.ndarray:
+        """uint8 RGB [H, W, 3] from the file's own values, as detection takes them."""
+        picture = self.open_image(image_id)
+        return to_rgb(picture, measure(picture, config))
+
+    def open_image(self, image_id: int) -> Picture:
+        """The image with its file's own values, which `Segmenter.detect` takes."""
+        return self._pair(image_id).open()
 
     def load_layers(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """The truth as label layers int32 [H, W, L] and class ids int32 [N], all 1.

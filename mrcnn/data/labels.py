@@ -15,15 +15,16 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
 
 from mrcnn.errors import MRCNNWarning, UserError
-from mrcnn.images.single import file_state, picture_size, read_bytes, read_picture, refuse_large
+from mrcnn.files import file_state, read_bytes, refuse_large
+from mrcnn.images.image_files import Picture, open_image, open_images
 from mrcnn.pixels.polygons import Cutout, Size, decode_run_lengths, fill, fill_runs, pack, union
 
 # Takes a topic, which is worth one warning, and the warning.
@@ -56,19 +57,35 @@ class Labels(Protocol):
 
 @dataclass(frozen=True)
 class LabelImage:
-    """An image in which every instance has a number, or a colour, of its own."""
+    """An image in which every instance has a number, or a colour, of its own.
+
+    Of a palette the numbers count. suffix: which of the images of the file, where it has several.
+    """
 
     path: Path
+    suffix: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
         return (self.path,)
 
     def size(self) -> Size:
-        return picture_size(self.path)
+        return self._open().shape[:2]
+
+    def of_stack(self, suffixes: Sequence[str]) -> list[LabelImage]:
+        """The label images of a stack with these planes: those of the same names, or all in the
+        same order. Raises UserError where the file has others."""
+        own = [image.name for image in open_images(self.path)]
+        if set(suffixes) <= set(own):
+            own = list(suffixes)
+        elif len(own) != len(suffixes):
+            raise UserError(
+                f"{self.path}: labels of {len(own)} planes for an image of {len(suffixes)}"
+            )
+        return [replace(self, suffix=suffix) for suffix in own]
 
     def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, int]:
-        labels, split_up = number_instances(read_picture(self.path), str(self.path))
+        labels, split_up = number_instances(self._open().read_labels(), str(self.path))
         count = int(labels.max(initial=0))
         if split_up:
             warn(
@@ -86,20 +103,21 @@ class LabelImage:
         return labels[..., np.newaxis], count
 
     def state(self) -> str:
-        return file_state(self.path)
+        return self._open().state()
+
+    def _open(self) -> Picture:
+        return open_image(self.path, self.suffix)
 
 
 def number_instances(array: np.ndarray, name: str) -> tuple[np.ndarray, bool]:
     """The instances of a label image, numbered from 1 to N in the order of its own numbers.
 
-    array: numbers [H, W], or colours [H, W, C], black being the background; alpha does not count.
+    array: numbers [H, W] or [H, W, 1], or colours [H, W, 3], black being the background.
     Returns int32 [H, W], and True where the image had but one value for several connected pieces,
     which then are the instances. Raises UserError for fractions and negative numbers.
     """
     from skimage.measure import label
 
-    if array.ndim == 3:
-        array = array[..., : 3 if array.shape[2] >= 3 else 1]
     if array.dtype == bool:
         array = array.astype(np.uint8)
     if array.dtype.kind == "f":

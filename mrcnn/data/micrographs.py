@@ -1,7 +1,7 @@
 """Random variations of micrographs: stain, focus, haze, light, noise.
 
 `MicrographAugmentation` adds them to `augment.RandomAugmentation`. Images are expected as
-`intensities.standardise` leaves them: objects bright on a dark background, so that stained tissue
+`exposure.measure` leaves them: objects bright on a dark background, so that stained tissue
 is seen as its negative. Lengths are shares of the diameter of a typical object of the image, so
 that they mean the same at every magnification.
 

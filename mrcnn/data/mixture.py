@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrcnn.data.dataset import Dataset
 from mrcnn.data.sampling import sampling_weights
 from mrcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from mrcnn.config import Config
 
 
 class Mixture(Dataset):
@@ -56,6 +60,14 @@ class Mixture(Dataset):
     def load_image(self, image_id: int) -> np.ndarray:
         part, number = self._places[image_id]
         return part.load_image(number)
+
+    def open_image(self, image_id: int) -> Any:
+        part, number = self._places[image_id]
+        return part.open_image(number)
+
+    def load_standardised(self, image_id: int, config: Config) -> np.ndarray:
+        part, number = self._places[image_id]
+        return part.load_standardised(number, config)
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         part, number = self._places[image_id]

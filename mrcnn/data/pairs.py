@@ -1,6 +1,7 @@
 """Which images of the user's own belong to which labels.
 
-A picture's name is its path below the folder, without the ending: plate1/a for plate1/a.tif.
+An image's name is its path below the folder, without the ending: plate1/a for plate1/a.tif. Of a
+file with several images each has its place behind that: plate1/stack_z002.
 """
 
 from __future__ import annotations
@@ -8,18 +9,22 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mrcnn.data.labels import CocoLabels, LabelImage, Labels, RoiLabels, read_coco
 from mrcnn.errors import MRCNNWarning, UserError
-from mrcnn.images.single import ENDINGS, is_image_file, picture_size
+from mrcnn.images import zarr
+from mrcnn.images.image_files import Picture, open_image, open_images
+from mrcnn.images.listing import ENDINGS
 
 # What may follow a picture's name in the name of its labels: what people use, Cellpose's last two.
 LABEL_SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_cp_masks", "_rois")
 # What may stand there in the picture's own name instead.
 PICTURE_SUFFIXES = ("_img", "_image")
-LABEL_ENDINGS = (".png", ".tif", ".tiff")  # JPEG changes numbers
+# JPEG changes numbers.
+LABEL_ENDINGS = tuple(ending for ending in ENDINGS if ending not in (".jpg", ".jpeg"))
+FIRST_CHANNEL = 1  # which of them does not matter where only the planes are counted
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,16 @@ class Pair:
     name: str
     image: Path
     labels: Labels
+    suffix: str = ""  # which of the images of the file, where it has several
+    channel: int | str | None = None  # number, from 1, or name; None for colours and grey
+
+    def open(self) -> Picture:
+        """The image, of which the header is read. Raises UserError where it cannot be."""
+        return open_image(self.image, self.suffix, self.channel)
 
     def size(self) -> tuple[int, int]:
         """(H, W) of the image, from its header. Raises UserError where its labels have another."""
-        size, other = picture_size(self.image), self.labels.size()
+        size, other = self.open().shape[:2], self.labels.size()
         if other is not None and other != size:
             raise UserError(
                 f"{self.labels.files[0]}: labels of {other[0]} x {other[1]} pixels for "
@@ -41,16 +52,22 @@ class Pair:
         return size
 
 
-def find_pairs(images: str | Path, labels: str | Path) -> list[Pair]:
+def find_pairs(
+    images: str | Path, labels: str | Path, channel: int | str | None = None
+) -> list[Pair]:
     """The images below a folder that have labels, sorted by name.
 
-    images: folder with PNG, TIFF, JPEG or BMP files, also in folders inside it.
+    images: folder with files of listing.ENDINGS, also in folders inside it. A file may hold
+        several images (a stack, a series in time).
     labels: one of
         a folder (the same, one inside it, or any other) with the same folders inside and, for a
         image a.tif, a label image a.png or a.tif, or ImageJ ROIs a.zip, a.roi or a/*.roi; the
         name may end in one of LABEL_SUFFIXES. Label images go before ROIs.
         a COCO JSON file; its file_name is the picture's path, from whichever folder on. The path
         with most in common counts, whatever its ending (.png and so on).
+        The labels of a stack are a stack of as many planes, or a file for each plane, named as the
+        stack with _z001 and so on.
+    channel: of the images, see `image_files.find_pictures`.
     Warns, once each, of images without labels and labels without images, which are left out.
     Raises UserError where there is no pair at all, or two of a kind.
     """
@@ -66,29 +83,81 @@ def find_pairs(images: str | Path, labels: str | Path) -> list[Pair]:
         raise UserError(f"{images}: no images ({', '.join(ENDINGS)}) in this folder")
     match = _match_coco if labels.is_file() else _match_folder
     found, unused = match(pictures, images, labels)
+    # The images of a stack without labels may have labels of their own each.
+    planes = _planes_by_name([name for name in pictures if name not in found], pictures, images)
+    if planes:
+        own = {name: pictures[stack] for name, (stack, _) in planes.items()}
+        found_there, unused_there = match(own, images, labels)
+        found |= found_there
+        unused = [path for path in unused if path in unused_there]
+        divided = {planes[name][0] for name in found_there}
+        pictures = {name: path for name, path in pictures.items() if name not in divided}
+        pictures |= {name: path for name, path in own.items() if planes[name][0] in divided}
     if not found:
         raise UserError(_nothing_found(pictures, images, labels, unused))
     bare = [str(images / path) for name, path in pictures.items() if name not in found]
     warn_of(bare, "Pictures without labels, left out")
     warn_of(unused, "Labels without image, left out")
-    return [Pair(name, images / pictures[name], found[name]) for name in pictures if name in found]
+    pairs = [
+        Pair(name, images / path, found[name], planes[name][1] if name in planes else "", channel)
+        for name, path in pictures.items()
+        if name in found
+    ]
+    return sorted((one for pair in pairs for one in _of_stack(pair)), key=lambda pair: pair.name)
+
+
+def _planes_by_name(
+    names: Iterable[str], pictures: Mapping[str, PurePosixPath], images: Path
+) -> dict[str, tuple[str, str]]:
+    """Of the files with several images: name of each of these -> (name of the file, suffix)."""
+    found = {}
+    for name in names:
+        for suffix in _suffixes(images / pictures[name]):
+            found[f"{name}_{suffix}"] = (name, suffix)
+    return found
+
+
+def _suffixes(path: Path) -> list[str]:
+    """What tells the images of a file apart; none where it has one, or cannot be read."""
+    try:
+        planes = open_images(path, FIRST_CHANNEL)
+    except UserError:
+        return []
+    return [plane.name for plane in planes] if len(planes) > 1 else []
+
+
+def _of_stack(pair: Pair) -> list[Pair]:
+    """The pairs of the images in a file of several whose labels are a file of as many."""
+    suffixes = [] if pair.suffix else _suffixes(pair.image)
+    if not suffixes:
+        return [pair]
+    if not isinstance(pair.labels, LabelImage):
+        raise UserError(
+            f"{pair.labels.files[0]}: labels of one image for the {len(suffixes)} of {pair.image}; "
+            f"name those of each as {pair.name}_{suffixes[0]} and so on"
+        )
+    return [
+        replace(pair, name=f"{pair.name}_{suffix}", suffix=suffix, labels=labels)
+        for suffix, labels in zip(suffixes, pair.labels.of_stack(suffixes), strict=True)
+    ]
 
 
 def _files(folder: Path, without: Path | None = None) -> list[PurePosixPath]:
     """All files below a folder, relative to it and sorted, but hidden ones and those below the
     folder `without`."""
     found = []
+    seen: set[Path] = set()  # links may lead back
     for directory, folders, names in os.walk(folder, followlinks=True):
         here = Path(directory)
-        folders[:] = [
-            name
-            for name in folders
-            if name[0] != "."
-            and name != "__MACOSX"
-            and not (without and _same(here / name, without))
-        ]
+        inner = [here / name for name in folders if name[0] != "." and name != "__MACOSX"]
+        if here.resolve() in seen:
+            inner, names = [], []
+        seen.add(here.resolve())
+        inner = [path for path in inner if not (without and _same(path, without))]
+        stored = [path.name for path in inner if zarr.is_picture(path)]
+        folders[:] = [path.name for path in inner if path.name not in stored]
         place = PurePosixPath(here.relative_to(folder).as_posix())
-        found += [place / name for name in names if name[0] != "."]
+        found += [place / name for name in [*names, *stored] if name[0] != "."]
     return sorted(found)
 
 
@@ -115,7 +184,7 @@ def _pictures(images: Path, labels: Path) -> dict[str, PurePosixPath]:
     found: dict[str, PurePosixPath] = {}
     for path in _files(images, None if _same(images, labels) else labels):
         name = picture_name(path)
-        if not is_image_file(path.name) or (
+        if not path.name.lower().endswith(ENDINGS) or (
             _same(images, labels) and _bare(name, LABEL_SUFFIXES) != name
         ):
             continue

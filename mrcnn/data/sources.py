@@ -9,7 +9,7 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from mrcnn.data.dataset import Dataset
 from mrcnn.data.disk_cache import DiskCache, cache_entry
 from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.pixels import molding
-from mrcnn.pixels.intensities import standardise
+
+if TYPE_CHECKING:
+    from mrcnn.config import Config
 
 # A few broken files should not stop a night's training; more of them mean that something is wrong
 # with the data set as a whole.
@@ -95,14 +97,15 @@ class ImageCache:
 
 
 def load_arrays(
-    dataset: Any, image_id: int, channels: int
+    dataset: Any, image_id: int, config: Config
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read one image and its label layers.
+    """Read one image, standardised as the configuration asks for, and its label layers.
 
-    Returns image [H, W, channels], layers [H, W, L] in the smallest unsigned type that holds the
-    instance numbers, class_ids int32 [N]. Raises ValueError where the two do not fit together.
+    Returns image [H, W, IMAGE_CHANNEL_COUNT], layers [H, W, L] in the smallest unsigned type that
+    holds the instance numbers, class_ids int32 [N]. Raises ValueError where the two do not fit
+    together.
     """
-    image = np.asarray(dataset.load_image(image_id))
+    image = np.asarray(dataset.load_standardised(image_id, config))
     layers, class_ids = dataset.load_layers(image_id)
     class_ids = np.asarray(class_ids, np.int32).reshape(-1)
     if layers.shape[:2] != image.shape[:2]:
@@ -111,7 +114,7 @@ def load_arrays(
         raise ValueError(f"instance {layers.max()} but only {len(class_ids)} class ids")
     layers = layers.astype(np.min_scalar_type(len(class_ids)))
     # A copy where it is a part of a larger array, which a cache would keep alive.
-    image = np.ascontiguousarray(molding.adapt_channels(image, channels))
+    image = np.ascontiguousarray(molding.adapt_channels(image, config.IMAGE_CHANNEL_COUNT))
     return image, layers, class_ids
 
 
@@ -119,31 +122,29 @@ class ImageReader:
     """Reads images of a data set by way of a cache in memory and, if asked for, one on disk.
 
     config: CACHE_MB bounds the memory, CACHE_DIR names the folder, IMAGE_CHANNEL_COUNT and the keys
-        of `intensities.standardise` say what kind of image is wanted.
+        of `exposure.measure` say what kind of image is wanted.
     """
 
     def __init__(self, dataset: Any, config: Any):
         self.dataset = dataset
         self.config = config
-        self.channels = config.IMAGE_CHANNEL_COUNT
         self.memory = ImageCache(int(config.CACHE_MB * 2**20))
         self.disk = _disk_cache(dataset, config.CACHE_DIR)
 
     def read(self, image_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what `load_arrays` does, the image standardised, and raise what it raises."""
+        """Return what `load_arrays` does, and raise what it raises."""
         arrays = self.memory.get(image_id)
         if arrays is None:
-            image, layers, class_ids = self._read_from_disk(image_id)
-            arrays = standardise(image, self.config), layers, class_ids
+            arrays = self._read_from_disk(image_id)
             self.memory.put(image_id, arrays)
         return arrays
 
     def _read_from_disk(self, image_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         # The key comes first: files that change while they are read will not match it next time.
-        entry = self.disk and cache_entry(self.dataset, image_id, self.channels)
+        entry = self.disk and cache_entry(self.dataset, image_id, self.config)
         arrays = self.disk.get(*entry) if entry else None
         if arrays is None:
-            arrays = load_arrays(self.dataset, image_id, self.channels)
+            arrays = load_arrays(self.dataset, image_id, self.config)
             if entry:
                 self.disk.put(*entry, arrays)
         return arrays

@@ -11,13 +11,15 @@ nor channels is one of its own.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from mrcnn.errors import UserError
+from mrcnn.files import file_state
 from mrcnn.images import pillow, zarr
 from mrcnn.images.listing import file_key, picture_names, picture_paths
 from mrcnn.images.planes import Plane, choose_channels
@@ -82,6 +84,21 @@ class Picture:
     def __getitem__(self, window: slice | Window) -> np.ndarray:
         return self.read(window if isinstance(window, tuple) else (window, slice(None)))
 
+    def read_labels(self) -> np.ndarray:
+        """The numbers [H, W, C] of a label image: where a palette gives them colours, the numbers
+        and not the colours. Raises what `read` raises."""
+        if self.plane.indices is None:
+            return self.read()
+        shape, read = (*self.shape[:2], 1), self.plane.indices
+        plane = replace(self.plane, shape=shape, read=read)
+        return replace(self, plane=plane, part=slice(0, 1)).read()
+
+    def state(self) -> str:
+        """A text that changes when the files of its pixels do. Raises UserError where they are
+        gone."""
+        files = self.plane.files or (self.path,)
+        return "\n".join([self.plane.suffix, str(self.part), *map(file_state, files)])
+
 
 def _cut_off(one: slice, size: int) -> slice:
     start, stop, step = one.indices(size)
@@ -126,6 +143,62 @@ def find_pictures(
         Picture(name, path, channels, plane, part)
         for name, (path, plane, part, channels) in zip(names, found, strict=True)
     ], unreadable
+
+
+def open_images(path: Path, channel: int | str | None = None) -> list[Picture]:
+    """All images of one file, in its own order, named by what tells them apart: "" where the file
+    holds one, or else z001, z002, ...
+
+    Of a set of files that belong together (OME-TIFF), those whose pixels are in this file.
+    channel: see `find_pictures`. Raises UserError naming the file where there is none to be had.
+    """
+    try:
+        own = file_key(path)
+        planes = [p for p in _planes(path) if not p.files or file_key(p.files[0]) == own]
+        found = [(plane, *choose_channels(plane, channel)) for plane in planes]
+    except Exception as error:
+        raise UserError(f"{path}: {_reason(error)}") from None
+    if not found:
+        raise UserError(f"{path}: has no image in it")
+    return [Picture(plane.suffix, path, names, plane, part) for plane, part, names in found]
+
+
+def open_image(path: Path, suffix: str = "", channel: int | str | None = None) -> Picture:
+    """The image of a file that holds one, or of several the one of this suffix.
+
+    Raises UserError naming the file, as `open_images` does.
+    """
+    found = open_images(path, channel)
+    if not suffix and len(found) == 1:
+        return found[0]
+    for picture in found:
+        if picture.name == suffix:
+            return picture
+    if suffix:
+        raise UserError(f"{path}: has no image {suffix}, but {len(found)} others")
+    raise UserError(f"{path}: holds {len(found)} images ({found[0].name} and so on), not one")
+
+
+def decode(data: bytes, name: str, labels: bool = False) -> np.ndarray:
+    """The values [H, W, C], without alpha, of an image file in memory, such as a member of a zip.
+
+    labels: of a palette the numbers and not the colours, as `Picture.read_labels`.
+    Raises UserError that begins with `name` where it is no image, is broken or holds several.
+    """
+    try:
+        if pillow.is_picture(data[:16]):
+            return pillow.decode(data, labels)
+        # TIFF files are read by parts that lie at places of a file.
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "image.tif")
+            path.write_bytes(data)
+            planes = _planes(path)
+            if len(planes) != 1:
+                raise UserError(f"holds {len(planes)} images, not one")
+            picture = Picture(name, path, (), planes[0], choose_channels(planes[0], None)[0])
+            return picture.read_labels() if labels else picture.read()
+    except Exception as error:
+        raise UserError(f"{name}: {_reason(error)}") from None
 
 
 def _planes(path: Path) -> list[Plane]:

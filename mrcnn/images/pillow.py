@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,17 +44,23 @@ def planes(path: Path) -> list[Plane]:
         picture = _open(file)
         width, height = picture.size
         mode, dtype = _form(picture)
-    if width * height > MAX_PIXELS:
-        raise UserError(
-            f"has {height} x {width} pixels and can only be read whole: save it as a tiled TIFF"
-        )
+        has_palette = picture.mode == "P"
+    _refuse_pixels(width, height)
+
+    def whole() -> np.ndarray:
+        with open(path, "rb") as file:
+            return _decode(file)
 
     def read(rows: slice, columns: slice, channels: slice) -> np.ndarray:
         if (rows.stop - rows.start, columns.stop - columns.start) == (height, width):
-            pixels = _decode(path)
+            pixels = whole()
         else:
-            pixels = _last.get(file_state(path), lambda: _decode(path))
+            pixels = _last.get(file_state(path), whole)
         return pixels[rows, columns, channels].copy()
+
+    def read_indices(rows: slice, columns: slice, channels: slice) -> np.ndarray:
+        with open(path, "rb") as file:
+            return _palette_indices(file)[rows, columns, channels]
 
     return [
         Plane(
@@ -62,8 +69,29 @@ def planes(path: Path) -> list[Plane]:
             read,
             is_rgb=mode.startswith("RGB"),
             has_alpha=mode.endswith("A"),
+            indices=read_indices if has_palette else None,
         )
     ]
+
+
+def decode(data: bytes, labels: bool = False) -> np.ndarray:
+    """All pixels [H, W, C] of a file in memory, without alpha; labels: of a palette the numbers.
+
+    Raises what `planes` raises.
+    """
+    picture = _open(io.BytesIO(data))
+    _refuse_pixels(*picture.size)
+    if labels and picture.mode == "P":
+        return _palette_indices(io.BytesIO(data))
+    pixels = _decode(io.BytesIO(data))
+    return pixels[..., :-1] if _form(picture)[0].endswith("A") else pixels
+
+
+def _refuse_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"has {height} x {width} pixels and can only be read whole: save it as a tiled TIFF"
+        )
 
 
 def _open(file: BinaryIO) -> Image.Image:
@@ -89,16 +117,20 @@ def _form(picture: Image.Image) -> tuple[str, np.dtype]:
     return mode, np.dtype(np.uint16 if mode.startswith("I") else np.uint8)
 
 
-def _decode(path: Path) -> np.ndarray:
+def _decode(file: BinaryIO) -> np.ndarray:
     """All pixels [H, W, C]."""
-    with open(path, "rb") as file:
-        picture = _open(file)
-        mode, dtype = _form(picture)
-        if _rawmode(picture) in _DEEP:
-            pixels = _deep_colours(picture, file)
-        else:
-            pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
+    picture = _open(file)
+    mode, dtype = _form(picture)
+    if _rawmode(picture) in _DEEP:
+        pixels = _deep_colours(picture, file)
+    else:
+        pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
     return pixels.astype(dtype, copy=False).reshape(*pixels.shape[:2], -1)
+
+
+def _palette_indices(file: BinaryIO) -> np.ndarray:
+    """uint8 [H, W, 1]: the numbers of the palette's colours."""
+    return np.asarray(_open(file))[..., np.newaxis]
 
 
 def _deep_colours(picture: Image.Image, file: BinaryIO) -> np.ndarray:

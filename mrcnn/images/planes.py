@@ -65,6 +65,8 @@ class Plane:
     mpp: float | None = None  # microns per pixel
     suffix: str = ""  # tells it from the other planes of its file: t0003_z002
     files: tuple[Path, ...] = ()  # that hold its pixels, where they are not its own file alone
+    # The numbers [h, w, 1] that a palette gives colours to: what counts in a label image.
+    indices: PartReader | None = None
 
     def __post_init__(self) -> None:
         """Raises UserError (a reason without the file's name) for what cannot be an image."""

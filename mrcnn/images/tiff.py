@@ -132,6 +132,7 @@ def _planes_of_series(
                 replace(
                     plane,
                     read=_PlaneReader(pages, palette),
+                    indices=None if palette is None else _PlaneReader(pages, None),
                     suffix="_".join(filter(None, (prefix, suffix))),
                     files=tuple({Path(page.path): None for page in pages}),
                 )

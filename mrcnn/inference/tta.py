@@ -3,7 +3,7 @@
 Flips and quarter turns bring every mask back to exactly the pixels that it was found on. Scales
 change the zoom at which the network sees the image; masks are sampled at the picture's own
 pixel centres, so nothing is resized twice. (Inverted copies would add nothing: images with a
-light background are inverted anyway, see `mrcnn.pixels.intensities`.)
+light background are inverted anyway, see `mrcnn.pixels.exposure`.)
 
 Shapes: N detections, H, W pixels of the image, h, w pixels of one detection's patch, V variants.
 """

@@ -29,7 +29,6 @@ from mrcnn.network.anchors import image_anchors
 from mrcnn.pixels import masks, molding
 from mrcnn.pixels.boxes import extract_bboxes
 from mrcnn.pixels.image_meta import compose_image_meta
-from mrcnn.pixels.intensities import standardise
 
 
 def _global_rng() -> np.random.Generator:
@@ -87,12 +86,12 @@ def _with_flip(augmentation: Any, augment: bool) -> Any:
 
 def _load_as_matterport(dataset, config, image_id, rng, augmentation):
     """Resize image and masks each in matterport's way, then augment what the network will see."""
-    image = np.asarray(dataset.load_image(image_id))
+    image = np.asarray(dataset.load_standardised(image_id, config))
     mask, class_ids = dataset.load_mask(image_id)
     original_shape = image.shape
     if mask.shape[-1] == 0:  # the base class gives [0, 0, 0] for an image without instances
         mask = np.zeros((*original_shape[:2], 0), bool)
-    image = standardise(molding.adapt_channels(image, config.IMAGE_CHANNEL_COUNT), config)
+    image = molding.adapt_channels(image, config.IMAGE_CHANNEL_COUNT)
     image, window, scale, padding, crop = molding.resize_image(
         image,
         min_dim=config.IMAGE_MIN_DIM,
@@ -116,8 +115,7 @@ def _load_as_matterport(dataset, config, image_id, rng, augmentation):
 
 def _load_exact(dataset, config, image_id, rng, augmentation):
     """The training pipeline's sampling, with matterport's layout of the result."""
-    image, layers, class_ids = load_arrays(dataset, image_id, config.IMAGE_CHANNEL_COUNT)
-    image = standardise(image, config)
+    image, layers, class_ids = load_arrays(dataset, image_id, config)
     example = make_example(image, layers, class_ids, config, rng, augmentation, min_area=0)
     mask = example.whole_masks()
     kept = mask.any(axis=(0, 1))

@@ -1,12 +1,15 @@
 """From a file's own values, of any type and range, to the 8-bit images that the network takes.
 
-Two percentiles of the whole image become 0 and 255, and a light background becomes a dark one: what
-`intensities.standardise` does to an image in memory, here also for 16-bit, 32-bit and float values
-and for images that are larger than memory. It is measured once on the whole image and then
-applied to any part, so that the tiles of a slide all get the same.
+Microscopes deliver images that live on the lowest tenth of the scale, and dark objects on a light
+background as well as light ones on a dark background. Brought to one form, a network has less to
+learn, and meets less that it has never seen: two percentiles of the whole image become 0 and 255,
+and a light background becomes a dark one. It is measured once on the whole image and then applied
+to any part, so that the tiles of a slide all get the same. Training and detection both do it here.
 
 An image is anything with `shape` [H, W] or [H, W, C], `dtype` and slices `[rows, columns]`: an
-array, a memory map, a Zarr array, a `picture_files.Picture`.
+array, a memory map, a Zarr array, an `image_files.Picture`.
+
+Shapes: H, W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -19,11 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrcnn.errors import UserError
-from mrcnn.pixels.intensities import SMALLEST_RANGE, percentiles_of_counts
 
 if TYPE_CHECKING:
     from mrcnn.config import Config
 
+# An 8-bit image is never stretched more than this: of an empty one it would make one of noise.
+SMALLEST_RANGE = 8.0
+# Of values of other types, where the configuration names no percentiles: the usual choice in cell
+# segmentation. Dim 12-bit cameras and single hot pixels both come out well.
+DEEP_PERCENTILES = (1.0, 99.8)
 # Values that are looked at together, and at most in all where they cannot be counted.
 BAND_VALUES = 2**24
 MOST_VALUES = 2**24
@@ -71,7 +78,7 @@ def measure(picture: Any, config: Config, inverted: bool | None = None) -> Expos
     dtype = np.dtype(picture.dtype)
     if dtype.kind not in "biuf":
         raise UserError(f"images of dtype {dtype} are not supported: numbers are needed")
-    ends = config.INTENSITY_PERCENTILES or (0, 100)
+    ends = config.INTENSITY_PERCENTILES or DEEP_PERCENTILES
     low, high, middle, least, most = percentiles(picture, [*ends, 50, 0, 100])
     if not config.INTENSITY_PERCENTILES and dtype == np.uint8:
         low, high = 0.0, 255.0
@@ -82,6 +89,28 @@ def measure(picture: Any, config: Config, inverted: bool | None = None) -> Expos
     if inverted is None:
         inverted = bool(config.DARK_GROUND and middle - low > (high - low) / 2)
     return Exposure(float(low), float(high), inverted)
+
+
+def standardise(image: np.ndarray, config: Config) -> np.ndarray:
+    """Bring an image in memory to the exposure that the configuration asks for.
+
+    Args:
+        image: [H, W] or [H, W, C], values 0..255 of any type.
+
+    Returns:
+        uint8 of the same shape; the image itself where the configuration asks for nothing, since
+        matterport's callers may have values of any type that are meant as they are.
+    """
+    if image.size == 0 or not (config.INTENSITY_PERCENTILES or config.DARK_GROUND):
+        return image
+    return measure(image, config).apply(image)
+
+
+def to_rgb(picture: Any, exposure: Exposure) -> np.ndarray:
+    """uint8 [H, W, 3] of an image [H, W] or [H, W, C] with one or three channels."""
+    pixels = exposure.apply(np.asarray(picture[:, :]))
+    pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
 def percentiles(picture: Any, percents: Sequence[float]) -> np.ndarray:
@@ -95,6 +124,17 @@ def percentiles(picture: Any, percents: Sequence[float]) -> np.ndarray:
     step = math.ceil(math.sqrt(math.prod(picture.shape) / MOST_VALUES)) or 1
     values = np.nan_to_num(subsample(picture, step).astype(np.float64))
     return np.percentile(values, percents) if values.size else np.zeros(len(percents))
+
+
+def percentiles_of_counts(counts: np.ndarray, percents: Sequence[float]) -> np.ndarray:
+    """Percentiles of whole numbers 0, 1, ... of which each occurs so often, linear between ranks;
+    zeros where there are none."""
+    ranks = np.cumsum(counts)
+    if ranks[-1] == 0:
+        return np.zeros(len(percents))
+    wanted = np.asarray(percents) / 100 * (ranks[-1] - 1)
+    lower, upper = (np.searchsorted(ranks, end(wanted), "right") for end in (np.floor, np.ceil))
+    return lower + (upper - lower) * (wanted - np.floor(wanted))
 
 
 def subsample(picture: Any, step: int) -> np.ndarray:

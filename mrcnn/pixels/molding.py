@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrcnn.errors import UserError
+from mrcnn.pixels.exposure import standardise
 from mrcnn.pixels.image_meta import compose_image_meta
-from mrcnn.pixels.intensities import standardise
 from mrcnn.pixels.resampling import resize_smooth
 
 if TYPE_CHECKING:

@@ -19,9 +19,11 @@ ROOT_DIR = str(Path(__file__).resolve().parents[2])
 if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
     sys.path.insert(0, ROOT_DIR)
 
+from mrcnn.config import Config  # noqa: E402
 from mrcnn.data.dataset import Dataset  # noqa: E402
 from mrcnn.errors import MRCNNWarning, UserError  # noqa: E402
-from mrcnn.images.decoding import decode_mask, decode_picture, to_uint8_rgb  # noqa: E402
+from mrcnn.images.image_files import decode  # noqa: E402
+from mrcnn.pixels.exposure import measure, to_rgb  # noqa: E402
 from mrcnn.pixels.masks import add_to_layers  # noqa: E402
 from samples.nucleus import subsets  # noqa: E402
 from samples.nucleus.storage import Entry, FolderStore, ZipStore, open_subset  # noqa: E402
@@ -112,10 +114,20 @@ class NucleusDataset(Dataset):
         return hashlib.sha256("\n".join(states).encode()).hexdigest()
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """uint8 RGB [H, W, 3]; deeper images are scaled, see `pictures.to_uint8_rgb`."""
+        """uint8 RGB [H, W, 3], as people see it: 8 bits unchanged, deeper values stretched between
+        their `exposure.DEEP_PERCENTILES`."""
+        image = self.open_image(image_id)
+        return to_rgb(image, measure(image, Config()))
+
+    def load_standardised(self, image_id: int, config: Config) -> np.ndarray:
+        """uint8 RGB [H, W, 3] from the file's own values, as detection takes them."""
+        image = self.open_image(image_id)
+        return to_rgb(image, measure(image, config))
+
+    def open_image(self, image_id: int) -> np.ndarray:
+        """The file's own values [H, W, C], which `Segmenter.detect` takes."""
         entry, store = self._files(image_id)
-        name = store.name(entry.image)
-        return to_uint8_rgb(decode_picture(store.read(entry.image), name), name)
+        return decode(store.read(entry.image), store.name(entry.image))
 
     def load_layers(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """The truth as label layers.
@@ -135,7 +147,7 @@ class NucleusDataset(Dataset):
         size: tuple[int, int] | None = None
         count = 0
         for member in entry.masks:
-            patch, (y, x), mask_size = decode_mask(store.read(member), store.name(member))
+            patch, (y, x), mask_size = read_mask(store.read(member), store.name(member))
             size = size or mask_size
             if mask_size != size:
                 raise UserError(
@@ -170,6 +182,21 @@ class NucleusDataset(Dataset):
         if info["source"] == "nucleus":
             return info["id"]
         return super().image_reference(image_id)
+
+
+def read_mask(data: bytes, name: str) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+    """Read one mask image, non-zero inside (in any colour; alpha does not count).
+
+    Returns (patch, (y, x), (height, width)): the bool patch [h, w] of the mask's bounding box,
+    its corner, and the size of the image. An empty mask gives a patch of [0, 0]. Cutting the
+    patch out at once keeps images of many nuclei fast.
+    """
+    inside = decode(data, name, labels=True).any(axis=-1)
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if not rows.size:
+        return np.zeros((0, 0), bool), (0, 0), inside.shape
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return inside[window].copy(), (int(rows[0]), int(columns[0])), inside.shape
 
 
 def _part_of(part: str, image_ids: Collection[str]) -> list[str]:

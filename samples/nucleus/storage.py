@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mrcnn.errors import UserError
-from mrcnn.images.single import is_image_file, refuse_large
+from mrcnn.files import refuse_large
 
 MAX_ZIP_MEMBERS = 2_000_000
+# Kaggle's own files are PNG; data sets that people make in its layout have others.
+ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass
@@ -31,6 +33,11 @@ class Entry:
     image_id: str
     image: str = ""
     masks: list[str] | None = field(default=None)
+
+
+def is_image_file(name: str) -> bool:
+    """True for the file names that hold images (hidden files do not)."""
+    return not name.startswith(".") and name.lower().endswith(ENDINGS)
 
 
 def choose_image(image_id: str, names: list[str]) -> str:

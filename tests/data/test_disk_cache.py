@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
+from mrcnn.config import Config
 from mrcnn.data import disk_cache
 from mrcnn.data.disk_cache import DiskCache, cache_entry
 from mrcnn.errors import MRCNNWarning, UserError
@@ -170,17 +171,24 @@ class Derived(Known):
 def test_every_image_has_its_own_file(tmp_path):
     one, two = Known([(20, 20)] * 3), Derived([(20, 20)] * 3)
     two.image_info[1]["path"] = "elsewhere.png"
-    entries = [cache_entry(d, i, c) for d in (one, two) for i in range(3) for c in (1, 3)]
+    forms = (
+        {"IMAGE_CHANNEL_COUNT": 1},
+        {},
+        {"DARK_GROUND": True},
+        {"INTENSITY_PERCENTILES": (1, 99)},
+    )
+    configs = [type("Form", (Config,), form)() for form in forms]
+    entries = [cache_entry(d, i, c) for d in (one, two) for i in range(3) for c in configs]
     names = {name for name, _ in entries}
-    assert len(names) == 12 and all(name.endswith(".npz") for name in names)
-    assert entries == [cache_entry(d, i, c) for d in (one, two) for i in range(3) for c in (1, 3)]
+    assert len(names) == 24 and all(name.endswith(".npz") for name in names)
+    assert entries == [cache_entry(d, i, c) for d in (one, two) for i in range(3) for c in configs]
 
 
 def test_the_same_image_in_another_state_keeps_its_file():
     dataset = Known([(20, 20)])
-    name, key = cache_entry(dataset, 0, 3)
+    name, key = cache_entry(dataset, 0, Config())
     dataset.fingerprint = lambda image_id: "another state"
-    assert cache_entry(dataset, 0, 3)[0] == name
-    assert cache_entry(dataset, 0, 3)[1] != key
+    assert cache_entry(dataset, 0, Config())[0] == name
+    assert cache_entry(dataset, 0, Config())[1] != key
     dataset.fingerprint = lambda image_id: None
-    assert cache_entry(dataset, 0, 3) is None
+    assert cache_entry(dataset, 0, Config()) is None

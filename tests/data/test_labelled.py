@@ -11,11 +11,15 @@ import pytest
 import tifffile
 from PIL import Image
 
+from mrcnn.config import Config
 from mrcnn.data.labelled import LabelledImages
 from mrcnn.data.labels import number_instances
 from mrcnn.data.pairs import check_pairs, find_pairs
+from mrcnn.data.sources import load_arrays
 from mrcnn.data.split import read_split, split, write_split
 from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.images.image_files import find_pictures
+from mrcnn.pixels.exposure import measure
 from mrcnn.pixels.masks import layers_to_masks
 from mrcnn.pixels.polygons import decode_run_lengths, fill, fill_runs, pack, union
 from mrcnn.results import result_files
@@ -74,6 +78,12 @@ def load(pairs):
     dataset.load_pairs(pairs, "nucleus")
     dataset.prepare()
     return dataset
+
+
+def labels_of(dataset, number):
+    """The label layers of an image, and how many instances it has."""
+    layers, class_ids = dataset.load_layers(number)
+    return layers, len(class_ids)
 
 
 def read(images, labels):
@@ -281,7 +291,7 @@ def test_numbers_of_any_type(kind, tmp_path):
     assert (number_instances(NUMBERS.astype(kind) + kind(1), "x")[0] > 0).all()
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_every_colour_is_an_instance(mode, tmp_path):
     """Colours that differ in one channel only; alpha differs everywhere and does not count."""
     colours = np.array([[0, 0, 0], [0, 0, 9], [0, 9, 0], [9, 0, 0]], np.uint8)
@@ -290,15 +300,18 @@ def test_every_colour_is_an_instance(mode, tmp_path):
         alpha = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
         picture = np.concatenate([picture, alpha], axis=2)
     made = Image.fromarray(picture)
-    (made.quantize(8) if mode == "P" else made).save(tmp_path / "a_mask.png")
+    made.save(tmp_path / "a_mask.png")
     write_picture(tmp_path / "a.png", NUMBERS.shape)
     layers, _ = load(find_pairs(tmp_path, tmp_path)).load_layers(0)
     assert instances(layers[..., 0]) == instances(NUMBERS)
 
 
-def test_grey_with_alpha_and_deep_colours():
+def test_grey_with_alpha_and_deep_colours(tmp_path):
     alpha = np.arange(12).reshape(3, 4)
-    assert number_instances(np.stack([NUMBERS, alpha], -1), "x")[0].tolist() == NUMBERED
+    Image.fromarray(np.stack([NUMBERS, alpha], -1).astype(np.uint8)).save(tmp_path / "a_mask.png")
+    write_picture(tmp_path / "a.png", NUMBERS.shape)
+    layers, _ = load(find_pairs(tmp_path, tmp_path)).load_layers(0)
+    assert instances(layers[..., 0]) == instances(NUMBERS)
     deep = np.stack([NUMBERS * 0, NUMBERS * 70, NUMBERS * 0 + 65535 * (NUMBERS > 0)], -1)
     assert number_instances(deep.astype(np.uint16), "x")[0].tolist() == NUMBERED
 
@@ -360,20 +373,118 @@ def test_pictures_of_any_depth(tmp_path, kind, shape):
     assert close.mean() < 3
 
 
-def test_stacks_are_refused(tmp_path):
-    write_labels(tmp_path / "a_mask.tif", TRUTH["a"])
-    for options in ({}, {"imagej": True}, {"ome": True}):
-        tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, *SIZE), np.uint16), **options)
-        dataset = load(find_pairs(tmp_path, tmp_path))
-        for step in (dataset.load_image, dataset.load_layers):
-            with pytest.raises(UserError, match="a.tif: a stack of 5 planes; save each"):
-                step(0)
+def stack_of(count, seed=0):
+    """uint16 [count, *SIZE], no two planes alike."""
+    return np.random.default_rng(seed).integers(0, 4000, (count, *SIZE)).astype(np.uint16)
+
+
+LABEL_STACK = np.stack([label_image(seed) for seed in range(3)]).astype(np.uint16)
+
+
+def test_a_stack_and_its_label_stack_are_pairs_of_planes(tmp_path):
+    """Of the same names, or else in the same order."""
+    planes = stack_of(3)
+    tifffile.imwrite(tmp_path / "a.tif", planes, imagej=True, metadata={"axes": "ZYX"})
+    for axes in ("ZYX", "TYX"):
+        tifffile.imwrite(tmp_path / "a_mask.tif", LABEL_STACK, imagej=True, metadata={"axes": axes})
+        pairs = find_pairs(tmp_path, tmp_path)
+        assert [pair.name for pair in pairs] == ["a_z001", "a_z002", "a_z003"]
+        assert check_pairs(pairs) == []
+        dataset = load(pairs)
+        for number in range(3):
+            np.testing.assert_array_equal(dataset.open_image(number)[:, :][..., 0], planes[number])
+            assert masks_of(*labels_of(dataset, number)) == instances(LABEL_STACK[number])
+        assert len({dataset.fingerprint(number) for number in range(3)}) == 3
+    tifffile.imwrite(
+        tmp_path / "a_mask.tif", LABEL_STACK[:2], imagej=True, metadata={"axes": "ZYX"}
+    )
+    with pytest.raises(UserError, match="a_mask.tif: labels of 2 planes for an image of 3"):
+        find_pairs(tmp_path, tmp_path)
+
+
+def test_planes_with_labels_of_their_own(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", stack_of(3), imagej=True, metadata={"axes": "ZYX"})
+    write_labels(tmp_path / "a_z002_mask.tif", LABEL_STACK[1].astype(np.int32))
+    with pytest.warns(MRCNNWarning, match="without labels, left out: 2"):
+        (pair,) = find_pairs(tmp_path, tmp_path)
+    assert pair.name == "a_z002"
+    assert masks_of(*labels_of(load([pair]), 0)) == instances(LABEL_STACK[1])
+    (tmp_path / "a_z002_mask.tif").unlink()
+    write_labels(tmp_path / "a_mask.tif", LABEL_STACK[1].astype(np.int32))
+    with pytest.raises(UserError, match="a_mask.tif: labels of 1 planes for an image of 3"):
+        find_pairs(tmp_path, tmp_path)
+
+
+def test_a_label_stack_of_one_image_is_refused(tmp_path):
     write_picture(tmp_path / "a.tif")
-    tifffile.imwrite(tmp_path / "a_mask.tif", np.zeros((5, *SIZE), np.uint16))
-    pairs = find_pairs(tmp_path, tmp_path)
-    with pytest.raises(UserError, match="a_mask.tif: a stack of 5 planes"):
-        load(pairs).load_layers(0)
-    assert len(check_pairs(pairs)) == 1
+    tifffile.imwrite(tmp_path / "a_mask.tif", LABEL_STACK, photometric="minisblack")
+    (line,) = check_pairs(find_pairs(tmp_path, tmp_path))
+    assert "a_mask.tif: holds 3 images" in line
+
+
+def test_one_channel_of_several(tmp_path):
+    channels = stack_of(2)
+    tifffile.imwrite(tmp_path / "a.tif", channels, imagej=True, metadata={"axes": "CYX"})
+    write_labels(tmp_path / "a_mask.tif", TRUTH["a"])
+    (line,) = check_pairs(find_pairs(tmp_path, tmp_path))
+    assert "a.tif: has 2 channels" in line
+    (pair,) = find_pairs(tmp_path, tmp_path, channel=2)
+    np.testing.assert_array_equal(pair.open().read()[..., 0], channels[1])
+
+
+def test_zarr(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    values, labels = stack_of(1)[0], LABEL_STACK[0]
+    for name, array in (("a", values), ("a_mask", labels)):
+        stored = zarr.open(str(tmp_path / f"{name}.zarr"), mode="w", shape=SIZE, dtype=array.dtype)
+        stored[:] = array
+    dataset = load(find_pairs(tmp_path, tmp_path))
+    np.testing.assert_array_equal(dataset.open_image(0)[:, :][..., 0], values)
+    assert masks_of(*labels_of(dataset, 0)) == instances(labels)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_training_and_detection_see_the_same_grey_levels(kind, tmp_path):
+    """What the network learns from is what `Segmenter.detect` shows it."""
+    config = type("Nuclei", (Config,), {"INTENSITY_PERCENTILES": (1, 99.8), "DARK_GROUND": True})()
+    values = (3000 - stack_of(1)[0] / 2).clip(0, None)
+    values = values / 20 if kind == np.uint8 else values
+    tifffile.imwrite(tmp_path / "a.tif", values.astype(kind))
+    write_labels(tmp_path / "a_mask.tif", TRUTH["a"])
+    dataset = load(find_pairs(tmp_path, tmp_path))
+    (picture,), _ = find_pictures([tmp_path / "a.tif"])
+    seen = measure(picture, config).apply(picture.read())
+    trained = load_arrays(dataset, 0, config)[0]
+    np.testing.assert_array_equal(trained, np.broadcast_to(seen, trained.shape))
+
+
+def test_a_folder_that_links_to_itself_comes_to_an_end(images, tmp_path):
+    (images / "plate" / "again").symlink_to(images)
+    for name, labels in TRUTH.items():
+        write_labels(tmp_path / "labels" / f"{name}.tif", labels)
+    assert [pair.name for pair in find_pairs(images, tmp_path / "labels")] == ["a", "b", "plate/a"]
+
+
+def palettes():
+    """Palettes [256, 3] in which colours say something else than the numbers."""
+    rng = np.random.default_rng(1)
+    ten = np.concatenate([[[0, 0, 0]], np.resize(rng.integers(40, 255, (10, 3)), (255, 3))])
+    white_first = rng.integers(1, 250, (256, 3))
+    white_first[0] = 255
+    black_twice = rng.integers(1, 250, (256, 3))
+    black_twice[[0, 3]] = 0
+    inverting = np.repeat(np.arange(255, -1, -1)[:, None], 3, axis=1)
+    return {"ten": ten, "white": white_first, "black": black_twice, "inverting": inverting}
+
+
+@pytest.mark.parametrize("colours", palettes())
+def test_of_a_palette_the_numbers_count(colours, tmp_path):
+    labels = label_image().astype(np.uint8)
+    made = Image.frombytes("P", SIZE[::-1], labels.tobytes())
+    made.putpalette(palettes()[colours].astype(np.uint8).ravel().tolist())
+    made.save(tmp_path / "a_mask.png")
+    write_picture(tmp_path / "a.png")
+    assert masks_of(*labels_of(load(find_pairs(tmp_path, tmp_path)), 0)) == instances(labels)
 
 
 def test_sizes_that_differ(images, tmp_path):
@@ -394,13 +505,14 @@ def test_broken_files(images, tmp_path):
     (tmp_path / "labels" / "a.tif").write_bytes(b"II*\0 broken")
     pairs = find_pairs(images, tmp_path / "labels")
     assert [line.partition(": ")[2][:22] for line in check_pairs(pairs)] == [
-        "not a readable image ("
-    ] * 2
+        "has no image in it",
+        "is no image (PNG, JPEG",
+    ]
     (images / "plate" / "a.jpg").unlink()
     dataset = load(pairs)
     for step, number, name in (
-        (dataset.load_layers, 0, "labels/a.tif: not a readable"),
-        (dataset.load_image, 1, "b.png: not a readable"),
+        (dataset.load_layers, 0, "labels/a.tif: has no image"),
+        (dataset.load_image, 1, "b.png: is no image"),
         (dataset.load_image, 2, "plate/a.jpg: cannot be read"),
         (dataset.fingerprint, 2, "plate/a.jpg: cannot be read"),
     ):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mrcnn.errors import MissingFileError, UserError
 from mrcnn.images import listing, pillow, tiff_pages
-from mrcnn.images.image_files import find_pictures
+from mrcnn.images.image_files import decode, find_pictures
 
 WINDOWS = [
     (slice(0, 1), slice(0, 1)),
@@ -132,6 +132,34 @@ def png(pixels, kind):
         + chunk(b"IDAT", zlib.compress(filtered.tobytes()))
         + chunk(b"IEND", b"")
     )
+
+
+def test_files_in_memory_are_read_as_those_on_disk(tmp_path):
+    """Such as the members of a zip file."""
+    colours = np.random.default_rng(0).integers(0, 256, (6, 5, 4), dtype=np.uint8)
+    palette = Image.fromarray(colours[..., :3]).quantize(16)
+    for name, image in (
+        ("a.png", Image.fromarray(colours)),
+        ("b.png", palette),
+        ("c.tif", Image.fromarray(colours[..., 0])),
+        ("d.tif", palette),
+        ("e.jpg", Image.fromarray(colours[..., :3])),
+    ):
+        image.save(tmp_path / name)
+        (picture,), _ = find_pictures([tmp_path / name])
+        data = (tmp_path / name).read_bytes()
+        np.testing.assert_array_equal(decode(data, name), picture.read())
+        np.testing.assert_array_equal(decode(data, name, labels=True), picture.read_labels())
+    tifffile.imwrite(
+        tmp_path / "stack.tif", np.zeros((3, 6, 5), np.uint8), photometric="minisblack"
+    )
+    for data, reason in (
+        ((tmp_path / "stack.tif").read_bytes(), "holds 3 images"),
+        ((tmp_path / "a.png").read_bytes()[:60], ""),
+        (b"text", "is no image"),
+    ):
+        with pytest.raises(UserError, match=f"^name: .*{reason}"):
+            decode(data, "name")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

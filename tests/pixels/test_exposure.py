@@ -1,4 +1,4 @@
-"""Exposure: the same as `standardise` in memory, for all types and for parts of large images."""
+"""Exposure: of images in memory, of all types, and of parts of large images."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,15 @@ import pytest
 from mrcnn.config import Config
 from mrcnn.errors import UserError
 from mrcnn.pixels import exposure
-from mrcnn.pixels.exposure import Exposure, measure, percentiles, subsample
-from mrcnn.pixels.intensities import standardise
+from mrcnn.pixels.exposure import (
+    SMALLEST_RANGE,
+    Exposure,
+    measure,
+    percentiles,
+    standardise,
+    subsample,
+    to_rgb,
+)
 from tests.support.sliced_image import SlicedImage
 
 
@@ -138,3 +145,86 @@ def test_pictures_without_pixels():
     for dtype in (np.uint8, np.float32):
         image = np.zeros((0, 5, 3), dtype)
         assert measure(image, CONFIG).apply(image).shape == image.shape
+
+
+# ---- In memory ---------------------------------------------------------------------------------
+
+
+def config_with(**keys):
+    return type("TestConfig", (Config,), keys)()
+
+
+def stretched(**keys):
+    return config_with(INTENSITY_PERCENTILES=(1, 99.8), **keys)
+
+
+@pytest.fixture
+def faint():
+    """Faint blobs on a dark background, in three unequal channels."""
+    rng = np.random.default_rng(0)
+    image = rng.poisson(4, (40, 30, 3))
+    image[10:18, 5:14] += np.array([20, 35, 50])
+    return image.astype(np.uint8)
+
+
+def test_nothing_is_done_unless_asked_for(faint):
+    assert standardise(faint, Config()) is faint
+
+
+def test_equals_a_plain_computation(faint):
+    low, high = np.percentile(faint, [1, 99.8])
+    expected = np.rint(np.clip((faint - low) / (high - low), 0, 1) * 255)
+    result = standardise(faint, stretched())
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64, np.float32])
+def test_other_types_give_the_same_8_bits(faint, dtype):
+    for image in (faint, 255 - faint):
+        result = standardise(image.astype(dtype), stretched(DARK_GROUND=True))
+        assert result.dtype == np.uint8
+        np.testing.assert_array_equal(result, standardise(image, stretched(DARK_GROUND=True)))
+
+
+def test_the_range_of_the_result_does_not_depend_on_the_exposure(faint):
+    brighter = (faint * 3).astype(np.uint8)
+    np.testing.assert_allclose(
+        standardise(faint, stretched()).astype(int), standardise(brighter, stretched()), atol=1
+    )
+
+
+def test_an_empty_faint_is_not_blown_up():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(20, 22, (20, 20, 3)).astype(np.uint8)
+    result = standardise(noise, stretched())
+    assert np.ptp(result) <= 255 / SMALLEST_RANGE + 1
+    constant = np.full((5, 5, 3), 77, np.uint8)
+    assert not standardise(constant, stretched()).any()
+
+
+def test_light_grounds_become_dark(faint):
+    config = config_with(DARK_GROUND=True)
+    np.testing.assert_array_equal(standardise(faint, config), faint)
+    np.testing.assert_array_equal(standardise(255 - faint, config), faint)
+    both = stretched(DARK_GROUND=True)
+    np.testing.assert_allclose(
+        standardise(faint, both).astype(int),
+        standardise(255 - faint, stretched(DARK_GROUND=True)),
+        atol=40,
+    )
+    assert np.median(standardise(255 - faint, both)) < 127
+
+
+def test_no_pixels():
+    assert standardise(np.zeros((0, 4, 3), np.uint8), stretched()).shape == (0, 4, 3)
+
+
+def test_deep_values_are_shown_between_the_usual_percentiles():
+    """A dim 12-bit image with one hot pixel: percentiles 1 and 99.8 become 0 and 255."""
+    values = np.linspace(100, 1100, 10000).reshape(100, 100).astype(np.uint16)
+    values[50, 50] = 65535
+    shown = to_rgb(values, measure(values, Config()))
+    low, high = np.percentile(values, [1, 99.8])
+    expected = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255)
+    np.testing.assert_array_equal(shown, np.stack([expected] * 3, axis=-1))

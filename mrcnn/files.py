@@ -1,0 +1,94 @@
+"""Reading files that strangers may have made.
+
+Only regular files are opened: a named pipe or a device would block, or never end.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from mrcnn.errors import MissingFileError, UserError
+
+# One file of labels or of a data set is at most a few megabytes; one that claims more is a broken
+# or hostile file and would fill the memory.
+MAX_FILE_BYTES = 512 * 1024 * 1024
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def other_kind(path: str | os.PathLike) -> str | None:
+    """What lies there, links followed, in words such as "a named pipe"; None for a regular file.
+
+    Raises OSError where nothing is there, or where it may not be looked at.
+    """
+    mode = os.stat(path).st_mode
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
+
+
+def require_regular(path: str | os.PathLike) -> Path:
+    """The path, if a regular file (or a link to one) is there; nothing is opened.
+
+    Raises UserError naming the path: nothing is there (MissingFileError), or something else.
+    """
+    try:
+        kind = other_kind(path)
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason})") from None
+    if kind is not None:
+        raise UserError(f"{path}: not a regular file, but {kind}")
+    return Path(path)
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """A regular file, open for reading in binary.
+
+    Raises UserError as `require_regular` does, and where the file cannot be opened.
+    """
+    path = require_regular(path)
+    try:
+        # Not blocking, in case that a pipe has taken the file's place since it was looked at.
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+        return os.fdopen(os.open(path, flags), "rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def refuse_large(size: int, name: str) -> None:
+    """Raise UserError for a file that is far larger than any of labels should be."""
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{name}: {size} bytes, more than the {MAX_FILE_BYTES} allowed per file")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file. Raises UserError where it cannot be read or is absurdly large."""
+    with open_regular(path) as file:
+        refuse_large(os.fstat(file.fileno()).st_size, str(path))
+        try:
+            return file.read()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def file_state(path: Path) -> str:
+    """Changes when a file does: its name, size and time of change. Of a folder (Zarr) those of all
+    files in it. Raises UserError where it is gone."""
+    try:
+        if path.is_dir():
+            inner = (Path(root, name) for root, _, names in os.walk(path) for name in names)
+            return "\n".join([path.name, *sorted(map(file_state, inner))])
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return f"{path.name} {status.st_size}-{status.st_mtime_ns}"
