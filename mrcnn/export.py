@@ -144,8 +144,7 @@ def image_network(
     from mrcnn.inference.folding import FoldedBank, fold
     from mrcnn.network.anchors import normalized_anchors
     from mrcnn.network.boxes import constant, denorm_boxes_graph
-    from mrcnn.network.detection import DetectionLayer
-    from mrcnn.network.models import classify, feature_maps, inference_model, proposals_of, segment
+    from mrcnn.network.models import detect, feature_maps, inference_model, segment
 
     config = copy.copy(model.config)
     config.DETECTION_MAX_INSTANCES = int(max_instances or config.DETECTION_MAX_INSTANCES)
@@ -159,12 +158,7 @@ def image_network(
     def call(image):
         metas = ops.tile(constant(meta), (ops.shape(image)[0], 1))
         features = feature_maps(image - constant(config.MEAN_PIXEL), config, bank)
-        *_, rois = proposals_of(
-            features, constant(anchors), config.POST_NMS_ROIS_INFERENCE, config, bank
-        )
-        _, classes, deltas = classify(rois, features, metas, config, bank)
-        detect = bank(DetectionLayer, config, name="mrcnn_detection")
-        detections = detect([rois, classes, deltas, metas])
+        detections = detect(features, constant(anchors), metas, config, bank).detections
         class_ids = ops.cast(detections[..., 4], "int32")
         there = class_ids > 0
 

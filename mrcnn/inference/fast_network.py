@@ -24,14 +24,13 @@ from mrcnn.inference.folding import FoldedBank, fold
 from mrcnn.network.anchors import normalized_anchors
 from mrcnn.network.architecture import architecture_of
 from mrcnn.network.compiled import compiled
-from mrcnn.network.detection import DetectionLayer
 from mrcnn.network.layers import LayerBank
 from mrcnn.network.models import (
     classify,
     compiles_whole_graphs,
+    detect,
     feature_maps,
     inference_model,
-    proposals_of,
     segment,
 )
 
@@ -181,11 +180,9 @@ class FastNetwork:
         """Without masks: [detections, classes, deltas, rois, and the maps to pool from]."""
         bank = self.bank
         features = feature_maps(image, config, bank)
-        count = config.POST_NMS_ROIS_INFERENCE
-        _, _, _, rois = proposals_of(features, anchors, count, config, bank)
-        _, classes, deltas = classify(rois, features, meta, config, bank)
-        detections = DetectionLayer(config)([rois, classes, deltas, meta])
-        return [detections, classes, deltas, rois, *features[: self.pooled_maps]]
+        found = detect(features, anchors, meta, config, bank)
+        wanted = [found.detections, found.classes, found.deltas, found.rois]
+        return [*wanted, *features[: self.pooled_maps]]
 
     def _features_graph(self, image):
         return feature_maps(image, self.config, self.bank)[: self.pooled_maps]

@@ -12,6 +12,7 @@ instances, M length of the image meta data.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -211,6 +212,34 @@ def segment(rois, features, image_meta, config, bank, logits=False):
     )
 
 
+class Detected(NamedTuple):
+    """Detections, and what they were chosen from."""
+
+    detections: (
+        keras.KerasTensor
+    )  # [B, D, 6] normalised box, class id, score; zero rows are padding
+    classes: keras.KerasTensor  # [B, R, K] probabilities
+    deltas: keras.KerasTensor  # [B, R, K, 4]
+    rois: keras.KerasTensor  # [B, R, 4] normalised
+    rpn_class: keras.KerasTensor  # [B, A, 2] probabilities
+    rpn_bbox: keras.KerasTensor  # [B, A, 4]
+
+
+def detect(features, anchors, image_meta, config, bank) -> Detected:
+    """From feature maps to detections, all but their masks: proposals, RoIAlign, heads, choice.
+
+    The one path of inference: of the Keras model, of the fast network and of what is exported.
+    """
+    _, rpn_class, rpn_bbox, rois = proposals_of(
+        features, anchors, config.POST_NMS_ROIS_INFERENCE, config, bank
+    )
+    _, classes, deltas = classify(rois, features, image_meta, config, bank)
+    # Not from the bank: it has no weights, and its limits may change from graph to graph.
+    choose = DetectionLayer(config, name="mrcnn_detection")
+    detections = choose([rois, classes, deltas, image_meta])
+    return Detected(detections, classes, deltas, rois, rpn_class, rpn_bbox)
+
+
 def inference_model(config, bank: LayerBank, image_shape) -> keras.Model:
     """The detector for molded images of one shape.
 
@@ -223,17 +252,11 @@ def inference_model(config, bank: LayerBank, image_shape) -> keras.Model:
     image_meta = keras.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
     features = feature_maps(image, config, bank)
     anchors = AnchorsLayer(normalized_anchors(config, image_shape), name="anchors")(image)
-    _, rpn_class, rpn_bbox, rois = proposals_of(
-        features, anchors, config.POST_NMS_ROIS_INFERENCE, config, bank
-    )
-    _, classes, deltas = classify(rois, features, image_meta, config, bank)
-    detections = DetectionLayer(config, name="mrcnn_detection")([rois, classes, deltas, image_meta])
-    masks = segment(detections[..., :4], features, image_meta, config, bank)
-    model = keras.Model(
-        [image, image_meta],
-        [detections, classes, deltas, masks, rois, rpn_class, rpn_bbox],
-        name="mask_rcnn",
-    )
+    found = detect(features, anchors, image_meta, config, bank)
+    masks = segment(found.detections[..., :4], features, image_meta, config, bank)
+    outputs = [found.detections, found.classes, found.deltas, masks]
+    outputs += [found.rois, found.rpn_class, found.rpn_bbox]
+    model = keras.Model([image, image_meta], outputs, name="mask_rcnn")
     model.jit_compile = compiles_whole_graphs()
     return model
 
