@@ -226,14 +226,27 @@ class Panel:
     """The widget; `box` is what napari docks. One search runs at a time, in a thread."""
 
     def __init__(self, viewer: napari.Viewer):
-        from magicgui import widgets
-        from napari.layers import Image
         from superqt.utils import ensure_main_thread
 
-        def images(_: Any) -> list[Image]:
-            return [layer for layer in viewer.layers if isinstance(layer, Image)]
-
         self.viewer, self.worker = viewer, None
+        self._make_fields()
+        self._lay_out()
+        # Functions, not methods, of which only weak references would be kept: so this object lives
+        # as long as its buttons.
+        self.layer.changed.connect(lambda: self._layer_changed())
+        self.find.changed.connect(lambda: self.start())
+        self.cancel.changed.connect(lambda: self.stop())
+        self._advance = ensure_main_thread(self._advance_bar)
+        self._layer_changed()
+
+    def _make_fields(self) -> None:
+        """What is to be found, where and how."""
+        from magicgui import widgets
+        from napari.layers import Image
+
+        def images(_: Any) -> list[Image]:
+            return [layer for layer in self.viewer.layers if isinstance(layer, Image)]
+
         self.layer = widgets.ComboBox(label="image", choices=images)
         self.diameter = widgets.FloatSpinBox(
             label="diameter (pixels)",
@@ -244,7 +257,7 @@ class Panel:
         self.inverted = widgets.ComboBox(
             label="dark nuclei",
             choices=list(INVERTED),
-            tooltip="whether nuclei are darker than the ground",
+            tooltip="whether nuclei are darker than the background",
         )
         self.weights = widgets.FileEdit(
             label="weights",
@@ -257,6 +270,11 @@ class Panel:
             enabled=False,
             tooltip="each by itself; otherwise the plane that is shown",
         )
+
+    def _lay_out(self) -> None:
+        """The fields, and below them the buttons and what goes on."""
+        from magicgui import widgets
+
         self.find = widgets.PushButton(text="Find")
         self.cancel = widgets.PushButton(text="Cancel", enabled=False)
         self.bar = widgets.ProgressBar(visible=False)
@@ -264,25 +282,8 @@ class Panel:
         buttons = widgets.Container(
             widgets=[self.find, self.cancel], layout="horizontal", labels=False
         )
-        self.box = widgets.Container(
-            widgets=[
-                self.layer,
-                self.diameter,
-                self.inverted,
-                self.weights,
-                self.all_planes,
-                buttons,
-                self.bar,
-                self.status,
-            ]
-        )
-        # Functions, not methods, of which only weak references would be kept: so this object lives
-        # as long as its buttons.
-        self.layer.changed.connect(lambda: self._layer_changed())
-        self.find.changed.connect(lambda: self.start())
-        self.cancel.changed.connect(lambda: self.stop())
-        self._advance = ensure_main_thread(self._advance_bar)
-        self._layer_changed()
+        fields = [self.layer, self.diameter, self.inverted, self.weights, self.all_planes]
+        self.box = widgets.Container(widgets=[*fields, buttons, self.bar, self.status])
 
     def _layer_changed(self) -> None:
         self.all_planes.enabled = self.layer.value is not None and self.layer.value.ndim > 2
