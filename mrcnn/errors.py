@@ -14,3 +14,14 @@ class MRCNNWarning(UserWarning):
 
 class MissingFileError(UserError, FileNotFoundError):
     """A file that should be there is not."""
+
+
+def quoted(text: object, longest: int = 80) -> str:
+    """Somebody else's text as a message may hold it: one line, without control characters.
+
+    longest: characters kept; where there are more, "..." says so.
+    """
+    # A little more than is kept: escapes only lengthen, and texts may have millions of characters.
+    start = str(text)[: longest + 1]
+    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in start)
+    return escaped if len(escaped) <= longest else escaped[: longest - 3] + "..."

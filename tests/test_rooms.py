@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. A module or room imports from its own line's entry and from the lines below.
 LEVELS = [
     ["errors"],
-    ["atomic", "console", "files"],
+    ["atomic", "console", "environment", "files"],
     ["config_rules"],
     ["config"],
     ["presets", "images", "pixels", "weights"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mrcnn.config import Config
-from mrcnn.errors import UserError
+from mrcnn.errors import MissingFileError, UserError
 from mrcnn.weights.download import PRETRAINED, PUBLIC_FILES, resolve_weights
 
 NAMED_WEIGHTS = ", ".join(f"'{name}'" for name in ("last", *PUBLIC_FILES, *PRETRAINED))
@@ -33,14 +33,16 @@ def weight_file(mode: str, weights: str, logs: str, name: str | None = None) -> 
         return find_last(logs, name and name.lower())
     try:
         return resolve_weights(weights)
-    except UserError:
+    except MissingFileError:
         raise UserError(f"--weights {weights}: no such file, nor one of {NAMED_WEIGHTS}") from None
 
 
 def build_model(mode: str, config: Config, weights: str, logs: str) -> Any:
     """A MaskRCNN with weights loaded; prints the loader's report.
 
-    mode, weights, logs: see `weight_file`, which also says what is raised.
+    mode, weights, logs: see `weight_file`.
+    Raises what that raises, and UserError for weights that fill a network for inference only in
+    part.
     """
     path = weight_file(mode, weights, logs, config.NAME)
 
@@ -49,7 +51,10 @@ def build_model(mode: str, config: Config, weights: str, logs: str) -> Any:
 
     print(explain(config.PRECISION))
     model = MaskRCNN(mode=mode, config=config, model_dir=logs)
-    print(_load(model, path, weights).summary())
+    report = _load(model, path, weights)
+    if mode == "inference":
+        report.demand_all()
+    print(report.summary())
     return model
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn.weights import legacy_h5
-from mrcnn.errors import UserError
+from mrcnn.errors import MissingFileError, UserError, quoted
+from mrcnn.files import require_regular
 from mrcnn.weights.transfer import download
 
 COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
@@ -53,8 +54,14 @@ def pretrained_file(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where downloaded files are kept."""
-    return Path(os.environ.get("MRCNN_CACHE") or "~/.cache/mrcnn").expanduser()
+    """Where downloaded files are kept. Raises UserError for somebody who has no home folder."""
+    folder = os.path.expanduser(os.environ.get("MRCNN_CACHE") or "~/.cache/mrcnn")
+    if folder.startswith("~"):
+        raise UserError(
+            "there is no home folder to keep downloads in: set the environment variable MRCNN_CACHE "
+            "to a folder"
+        )
+    return Path(folder)
 
 
 def resolve_weights(
@@ -74,12 +81,17 @@ def resolve_weights(
     name = str(name_or_path).lower()
     public = PUBLIC_FILES.get(name)
     if public is None:
-        path = pretrained_file(name) if name in PRETRAINED else Path(name_or_path).expanduser()
-        if not path.is_file():
+        path = Path(os.path.expanduser(name_or_path))
+        if name in PRETRAINED:
+            path = pretrained_file(name)
+        if not os.path.exists(path):
             names = ", ".join((*PRETRAINED, *PUBLIC_FILES))
-            raise UserError(f"{path}: no such weight file; give a path or one of {names}")
+            raise MissingFileError(
+                f"{quoted(path, 300)}: no such weight file; give a path or one of {names}"
+            )
+        require_regular(path)
         return str(path)
-    folder = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder()
+    folder = Path(os.path.expanduser(cache_dir)) if cache_dir is not None else cache_folder()
     return str(_download_public(public, folder / public.url.rpartition("/")[2]))
 
 

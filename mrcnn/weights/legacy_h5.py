@@ -5,21 +5,32 @@ The layout: the root (or its group `model_weights`, in files of whole models) ha
 as `conv1/kernel:0`. A nested model is one group: `rpn_model` holds `rpn_conv_shared/kernel:0` and
 others. Attributes of more than 64 KB are cut into `layer_names0`, `layer_names1` and so on.
 
-This module knows files and NumPy only; `weights.py` brings them together with models.
+This module knows files and NumPy only; `weight_files.py` brings them together with models.
 """
 
+import contextlib
+import glob
+import io
+import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count, takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
 from mrcnn.atomic import atomic_path
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, quoted
+from mrcnn.files import require_regular
 
 ATTRIBUTE_LIMIT = 64512  # bytes that fit into an object header of HDF5, as in Keras
+MOST_NAMES = 10_000  # of layers, or of a layer's tensors
+SMALL_CHUNK = 2**16  # numbers
+# Of our own runs; their last number is the epoch.
+CHECKPOINT_NAME = re.compile(r"(mask_rcnn_.*_)\d{4}\.h5")
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 # The public ImageNet file was written by Keras 1, whose `running_std` held the variance.
@@ -38,7 +49,10 @@ RPN_LAYERS = ("rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred")
 
 
 class LegacyFile(NamedTuple):
-    """What a weight file holds: {layer: {tensor: array}} in the file's order.
+    """What an open weight file holds: {layer: {tensor: data set}} in the file's order.
+
+    Nothing of the data sets is read before `values` asks for it: a file from strangers may declare
+    terabytes in layers that no model has.
 
     `groups[layer]` is the group the layer lies in, the layer's own name unless it is nested;
     `names` are all layers listed in the file, those without weights included. `channel_order` is
@@ -46,7 +60,7 @@ class LegacyFile(NamedTuple):
     """
 
     path: Path
-    layers: dict[str, dict[str, np.ndarray]]
+    layers: dict[str, dict[str, h5py.Dataset | np.ndarray]]
     groups: dict[str, str]
     names: set[str]
     channel_order: str | None
@@ -76,14 +90,16 @@ def layer_and_tensor(group: str, names: Iterable[str]) -> list[tuple[str, str]]:
 
 def read_attribute(group: h5py.Group, name: str) -> list[str]:
     """A list of strings stored as one attribute or, when it is long, as several."""
-    if name in group.attrs:
-        chunks = [group.attrs[name]]
-    else:
-        chunks = []
-        while f"{name}{len(chunks)}" in group.attrs:
-            chunks.append(group.attrs[f"{name}{len(chunks)}"])
-    strings = [item for chunk in chunks for item in chunk]
-    return [s.decode("utf8") if isinstance(s, bytes) else str(s) for s in strings]
+    chunks = (f"{name}{number}" for number in count())
+    parts = [name] if name in group.attrs else takewhile(group.attrs.__contains__, chunks)
+    strings: list[str] = []
+    for part in parts:
+        # Before reading: a small file may repeat one long name any number of times.
+        if len(strings) + math.prod(group.attrs.get_id(part).shape) > MOST_NAMES:
+            raise ValueError(f"more than {MOST_NAMES} names in {part}")
+        found = group.attrs[part]
+        strings += [s.decode("utf8") if isinstance(s, bytes) else str(s) for s in found]
+    return strings
 
 
 def write_attribute(group: h5py.Group, name: str, strings: Iterable[str]) -> None:
@@ -97,42 +113,115 @@ def write_attribute(group: h5py.Group, name: str, strings: Iterable[str]) -> Non
         group.attrs[f"{name}{number}"] = data[start : start + rows]
 
 
-def open_h5(path: str | os.PathLike) -> h5py.File:
-    """Opens an HDF5 file for reading.
+@contextlib.contextmanager
+def open_weights(path: str | os.PathLike) -> Iterator[LegacyFile]:
+    """A weight file, or the weights in a file of a whole model, open within the block.
 
     Raises:
-        UserError: no such file, not HDF5, or cut short; one line that says which.
+        UserError: no such file, not HDF5, cut short, damaged, in another layout, or with links to
+            other files; one line that says which.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: there is no such weight file")
+    _check_start(path)
+    with _damage_named(path):
+        # Without locks, which network file systems refuse; weight files are replaced, not changed.
+        file = h5py.File(path, "r", locking=False)
+    with file:
+        with _damage_named(path):
+            listed = _listed(file, path)
+        yield listed
+
+
+def values(file: LegacyFile, layer: str, tensor: str) -> np.ndarray:
+    """The numbers of a tensor. Raises UserError where they are damaged."""
+    with _damage_named(file.path):
+        return np.asarray(file.layers[layer][tensor])
+
+
+def read_shapes(path: str | os.PathLike) -> dict[str, dict[str, tuple[int, ...]]]:
+    """{layer: {tensor: shape}} of a weight file. Raises as `open_weights`."""
+    with open_weights(path) as file:
+        return {
+            layer: {tensor: data.shape for tensor, data in tensors.items()}
+            for layer, tensors in file.layers.items()
+        }
+
+
+def _check_start(path: Path) -> None:
+    """Raise UserError unless there is a regular file that begins as HDF5 does."""
+    if not os.path.lexists(path):
+        raise UserError(f"{quoted(path, 300)}: there is no such weight file")
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a weight file (.h5) in it")
+    require_regular(path)
     try:
         with open(path, "rb") as file:
             start = file.read(64)
-        if not start.startswith(HDF5_MAGIC):
-            raise UserError(f"{path} is not an HDF5 weight file: {_what_is_it(start)}")
-        return h5py.File(path, "r")
     except OSError as error:
-        raise _damaged(path, error) from error
+        raise UserError(f"{path}: cannot be opened: {error.strerror or error}") from error
+    if start.startswith(HDF5_MAGIC):
+        return
+    if what := _what_is_it(start):
+        raise UserError(f"{path} is not an HDF5 weight file: {what}")
+    if CHECKPOINT_NAME.fullmatch(path.name):
+        raise _damaged(path, "it is empty" if not start else "it is not an HDF5 weight file")
+    what = "save the weights with save_weights(\"....h5\")" if start else (
+        "it is empty; download or copy it again"
+    )
+    raise UserError(f"{path} is not an HDF5 weight file: {what}")
 
 
-def _what_is_it(start: bytes) -> str:
-    if not start:
-        return "it is empty; download or copy it again"
+def _what_is_it(start: bytes) -> str | None:
+    """What a file is that begins so; None where that cannot be said."""
     if start.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer; fetch the real file with `git lfs pull`"
     if start.startswith(b"PK"):
         return "it is a zip archive (perhaps a .keras model); save the weights as .h5 instead"
     if start.lstrip()[:1] == b"<":
         return "it is a web page; download the file itself"
-    return "save the weights with save_weights(\"....h5\")"
+    return None
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"{path} is damaged or incomplete, get it again ({reason})")
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Damage that shows itself within the block becomes one line about the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # Whatever the type: HDF5 and h5py answer damage with OSError, KeyError, RuntimeError,
+        # TypeError, UnicodeDecodeError, MemoryError and others.
+        raise _damaged(path, str(error) or type(error).__name__) from error
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    """What is wrong with a file, and which one to take in its place."""
+    reason = quoted(reason)
+    checkpoint = CHECKPOINT_NAME.fullmatch(path.name)
+    if checkpoint is None:
+        return UserError(f"{path} is damaged or incomplete, get it again ({reason})")
+    whole = _newest_whole(path, checkpoint[1])
+    remedy = (
+        f"resume from {whole}, the newest whole one beside it"
+        if whole
+        else "no whole one lies beside it, so train from other weights"
+    )
+    return UserError(f"{path} is a checkpoint that is damaged or incomplete ({reason}): {remedy}")
+
+
+def _newest_whole(path: Path, stem: str) -> Path | None:
+    """The newest other checkpoint of a run that opens."""
+    with contextlib.suppress(OSError):
+        for other in sorted(path.parent.glob(f"{glob.escape(stem)}[0-9]*.h5"), reverse=True):
+            with contextlib.suppress(Exception):
+                if other == path or not CHECKPOINT_NAME.fullmatch(other.name):
+                    continue
+                require_regular(other)
+                with h5py.File(other, "r", locking=False) as file:
+                    if _listed(file, other).layers:
+                        return other
+    return None
 
 
 def _lists_layers(group: h5py.Group) -> bool:
@@ -142,8 +231,10 @@ def _lists_layers(group: h5py.Group) -> bool:
 def _weights_root(file: h5py.File, path: Path) -> h5py.Group:
     if _lists_layers(file):
         return file
-    if "model_weights" in file and _lists_layers(file["model_weights"]):
-        return file["model_weights"]
+    if "model_weights" in file:
+        root = _member(file, "model_weights", h5py.Group, path)
+        if _lists_layers(root):
+            return root
     if "layers" in file:
         raise UserError(
             f"{path} is a Keras 3 .weights.h5 file, which does not name its layers: load it with "
@@ -152,53 +243,52 @@ def _weights_root(file: h5py.File, path: Path) -> h5py.Group:
     raise UserError(f"{path} is an HDF5 file but holds no Keras weights (no layer_names)")
 
 
-def _data_sets(
-    file: h5py.File, path: Path
-) -> Iterator[tuple[str, list[tuple[str, str, h5py.Dataset]]]]:
-    """Yields (group, [(layer, tensor, data set), ...]) for every group that the file lists."""
+def _member(group: h5py.Group, name: str, kind: type, path: Path) -> Any:
+    """The group or data set at a path below a group.
+
+    Only hard links are followed: Keras writes no others, and external ones lead to other files of
+    whoever opens this one.
+    """
+    for part in filter(None, name.split("/")):
+        link = group.get(part, getlink=True)
+        if link is None:
+            raise KeyError(f"{quoted(name)} is listed but not there")
+        if not isinstance(link, h5py.HardLink):
+            raise UserError(f"{path}: {quoted(name)} is a link to elsewhere: links are not followed")
+        group = group[part]
+    if not isinstance(group, kind):
+        raise TypeError(f"{quoted(name)} is of another kind")
+    return group
+
+
+def _listed(file: h5py.File, path: Path) -> LegacyFile:
+    """All data sets that the file lists, none of them read."""
+    order = file.attrs.get("channel_order")
+    order = order.decode() if isinstance(order, bytes) else order
+    result = LegacyFile(path, {}, {}, set(), order if isinstance(order, str) else None)
     root = _weights_root(file, path)
     for group in read_attribute(root, "layer_names"):
-        names = read_attribute(root[group], "weight_names")
-        pairs = layer_and_tensor(group, names)
-        yield group, [
-            (layer, tensor, root[group][name])
-            for (layer, tensor), name in zip(pairs, names, strict=True)
-        ]
-
-
-def read_shapes(path: str | os.PathLike) -> dict[str, dict[str, tuple[int, ...]]]:
-    """{layer: {tensor: shape}} of a weight file, without reading the tensors. Raises as `read`."""
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    with open_h5(path) as file:
-        try:
-            for _, data_sets in _data_sets(file, Path(path)):
-                for layer, tensor, data in data_sets:
-                    shapes.setdefault(layer, {})[tensor] = data.shape
-        except (OSError, KeyError, RuntimeError) as error:
-            raise _damaged(Path(path), error) from error
-    return shapes
-
-
-def read(path: str | os.PathLike) -> LegacyFile:
-    """Reads a weight file, or the weights in a file of a whole model.
-
-    Raises:
-        UserError: the file is absent, not HDF5, damaged, or in another layout.
-    """
-    with open_h5(path) as file:
-        order = file.attrs.get("channel_order")
-        order = order.decode() if isinstance(order, bytes) else order
-        result = LegacyFile(Path(path), {}, {}, set(), order)
-        try:
-            for group, data_sets in _data_sets(file, result.path):
-                result.names.add(group)
-                for layer, tensor, data in data_sets:
-                    result.layers.setdefault(layer, {})[tensor] = np.asarray(data)
-                    result.groups[layer] = group
-                    result.names.add(layer)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise _damaged(result.path, error) from error
+        inside = _member(root, group, h5py.Group, path)
+        names = read_attribute(inside, "weight_names")
+        result.names.add(group)
+        for (layer, tensor), name in zip(layer_and_tensor(group, names), names, strict=True):
+            data = _member(inside, name, h5py.Dataset, path)
+            _check_data_set(data, f"{layer}/{tensor}", path)
+            result.layers.setdefault(layer, {})[tensor] = data
+            result.groups[layer] = group
+            result.names.add(layer)
     return result
+
+
+def _check_data_set(data: h5py.Dataset, name: str, path: Path) -> None:
+    """Raise UserError for values that lie in other files, are no numbers, or are packed so that
+    reading them takes far more memory than they have."""
+    if data.is_virtual or data.external:
+        raise UserError(f"{path}: the values of {quoted(name)} lie in other files: not read")
+    if data.shape is None or data.dtype.kind not in "fiu":
+        raise UserError(f"{path}: {quoted(name)} holds no numbers")
+    if data.chunks and math.prod(data.chunks) > max(math.prod(data.shape), SMALL_CHUNK):
+        raise UserError(f"{path}: {quoted(name)} is stored in parts larger than itself")
 
 
 def write(
@@ -223,8 +313,17 @@ def write(
         group = RPN_GROUP if layer in RPN_LAYERS else layer
         for tensor, array in tensors.items():
             groups.setdefault(group, {})[f"{layer}/{tensor}:0"] = _storage(tensor, array, half)
+    image = _file_image(groups, keras_version, half)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(image)
+
+
+def _file_image(groups: Mapping[str, Mapping[str, np.ndarray]], keras_version: str, half: bool):
+    """The bytes of the file. HDF5 never sees the disk: where that is full, it ends the whole
+    process with a segmentation fault when its file is closed."""
     options = {"compression": "gzip", "shuffle": True} if half else {}
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
         write_attribute(file, "layer_names", groups)
         # Kernels have TensorFlow's layout on every backend of Keras 3. Keras 2 decodes these
         # attributes, which works on fixed-length bytes only.
@@ -235,6 +334,7 @@ def write(
             write_attribute(file.create_group(group), "weight_names", tensors)
             for name, array in tensors.items():
                 file[group].create_dataset(name, data=array, **(options if array.ndim > 1 else {}))
+    return image.getbuffer()
 
 
 def _storage(tensor: str, array: np.ndarray, half: bool) -> np.ndarray:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from mrcnn.weights import legacy_h5
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, quoted
 
 FIRST_LAYER = "conv1"
 CLASS_LAYER = "mrcnn_class_logits"
@@ -48,6 +48,16 @@ class LoadReport:
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
+    def demand_all(self) -> "LoadReport":
+        """The report itself. Raises UserError unless every layer of the model was loaded."""
+        if not self.initial:
+            return self
+        raise UserError(
+            f"{self.path} fills {self.assigned} of the network's {self.total} tensors, which is not "
+            f"enough to detect with; it leaves {shorten(self.initial)} at random values: name the "
+            "weights of a whole network, or train from these first"
+        )
+
     def summary(self) -> str:
         """A few lines for people."""
         lines = [f"Weights from {self.path}: {self.assigned} of {self.total} tensors assigned."]
@@ -66,7 +76,7 @@ class LoadReport:
 
 def shorten(names: Iterable[str], most: int = 6) -> str:
     """`a, b, c and 7 more`, with the number of names in front when there are many."""
-    names = list(names)
+    names = [quoted(name) for name in names]
     if len(names) <= most:
         return ", ".join(names)
     return f"{len(names)} layers ({', '.join(names[: most - 1])} and {len(names) - most + 1} more)"
@@ -77,7 +87,7 @@ class Plan:
 
     def __init__(self, file: legacy_h5.LegacyFile, targets: Targets, exclude: Iterable[str]):
         self.file, self.targets, self.exclude = file, targets, exclude
-        self.layers = dict(file.layers)
+        self.layers = dict(file.layers)  # data sets, until `match` reads those that fit
         self.matches: dict[str, list[tuple[str, keras.Variable, np.ndarray]]] = {}
         self.skipped: list[tuple[str, str]] = []
         self.misfits: dict[str, str] = {}
@@ -87,12 +97,15 @@ class Plan:
         """Turns `conv1` to RGB and to the model's number of channels."""
         kernel = self.layers.get(FIRST_LAYER, {}).get("kernel")
         variable = dict(self.targets.get(FIRST_LAYER, ())).get("kernel")
-        if kernel is None or variable is None or kernel.ndim != 4 or kernel.shape[2] != 3:
+        if kernel is None or variable is None or len(kernel.shape) != 4:
             return
+        height, width, channels, filters = variable.shape
+        if kernel.shape != (height, width, 3, filters):
+            return
+        kernel = legacy_h5.values(self.file, FIRST_LAYER, "kernel")
         if is_bgr:
             kernel = np.ascontiguousarray(kernel[:, :, ::-1])
             self.notes.append(f"turned {FIRST_LAYER} from BGR to RGB")
-        channels = variable.shape[2]
         if channels != 3:
             kernel = adapt_channels(kernel, channels)
             self.notes.append(f"adapted {FIRST_LAYER} from 3 to {channels} channels")
@@ -102,8 +115,8 @@ class Plan:
         """Finds the layers that file and model share.
 
         Raises:
-            UserError: shapes differ (unless `skip_misfits`), values are not finite, or there is
-                no common layer.
+            UserError: shapes differ (unless `skip_misfits`), values are none that a network can
+                use, or there is no common layer.
         """
         for layer, pairs in self.targets.items():
             if layer not in self.layers:
@@ -114,8 +127,7 @@ class Plan:
                 self.misfits[layer] = difference
                 self.skipped.append((layer, "other shape in the file"))
             else:
-                self._check_finite(layer)
-                self.matches[layer] = [(n, v, self.layers[layer][n]) for n, v in pairs]
+                self.matches[layer] = [(n, v, self._read(layer, n, v)) for n, v in pairs]
         self._drop_lone_batch_norms()
         if self.misfits and not skip_misfits:
             raise UserError(self._misfit_message())
@@ -136,13 +148,21 @@ class Plan:
                 "load what they share with by_name=True"
             )
 
-    def _check_finite(self, layer: str) -> None:
-        for name, array in self.layers[layer].items():
-            if not np.isfinite(array).all():
-                raise UserError(
-                    f"{self.file.path}: {layer}/{name} holds values that are not finite; "
-                    "use an earlier checkpoint"
-                )
+    def _read(self, layer: str, name: str, variable: keras.Variable) -> np.ndarray:
+        """A tensor in its variable's type, checked."""
+        array = self.layers[layer][name]
+        if not isinstance(array, np.ndarray):  # not read yet
+            array = legacy_h5.values(self.file, layer, name)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            array = array.astype(keras.backend.standardize_dtype(variable.dtype), copy=False)
+        wrong = None
+        if not np.isfinite(array).all():
+            wrong = "holds values that are not finite"
+        elif name == "moving_variance" and (array < 0).any():
+            wrong = "holds negative variances"
+        if wrong:
+            raise UserError(f"{self.file.path}: {layer}/{name} {wrong}; use an earlier checkpoint")
+        return array
 
     def _drop_lone_batch_norms(self) -> None:
         # Statistics of other activations than its kernel's do harm, the more so when frozen.
@@ -278,7 +298,7 @@ def is_backbone(layers: Iterable[str]) -> bool:
 
 
 def in_model_order(file: legacy_h5.LegacyFile, targets: Targets) -> legacy_h5.LegacyFile:
-    """The file under the model's layer names, where order and shapes of all tensors agree.
+    """The open file under the model's layer names, where order and shapes of all tensors agree.
 
     Files with the same set of names are returned as they are, because Keras versions order the
     layers of a graph differently; so are files that do not agree.

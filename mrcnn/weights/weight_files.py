@@ -85,8 +85,8 @@ def load_weights(
         What was loaded and what was not.
 
     Raises:
-        UserError: the file cannot be read or does not fit; the message names the layer, both
-            shapes and the `exclude` that would help.
+        UserError: the file cannot be read or does not fit, or has values that no network can
+            use; the message names the layer, both shapes and the `exclude` that would help.
         RuntimeError: a tensor reads back different from the file.
     """
     return _load(model, path, by_name, exclude, input_rgb, skip_misfits=False)
@@ -138,7 +138,11 @@ def save_weights(model: keras.Model, path: str | os.PathLike, half: bool = False
 
 
 def _load(model, path, by_name, exclude, input_rgb, skip_misfits) -> LoadReport:
-    file = legacy_h5.read(path)
+    with legacy_h5.open_weights(path) as file:
+        return _load_open(model, file, by_name, exclude, input_rgb, skip_misfits)
+
+
+def _load_open(model, file, by_name, exclude, input_rgb, skip_misfits) -> LoadReport:
     targets = layer_tensors(model)
     exclude = _check_exclude(exclude, model, targets, file)
     strict = not by_name and not exclude
@@ -167,7 +171,7 @@ def _check_exclude(exclude, model, targets, file) -> frozenset[str]:
             warnings.warn(
                 f"exclude={name!r} names no layer of the model or of {file.path}{hint}",
                 MRCNNWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
     return frozenset(exclude)
 
