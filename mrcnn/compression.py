@@ -52,7 +52,7 @@ def compress(
         into models with that configuration.
 
     Raises:
-        UserError: a wrong rank or energy, or a model without whole layers.
+        UserError: a wrong rank or energy, or a model without whole layers or without weights.
     """
     config = model.config
     if config.ARCHITECTURE != "fpn" or any(config.FPN_CLASSIF_FC_RANKS):
@@ -62,6 +62,7 @@ def compress(
         )
     if model.mode != "inference":
         raise UserError('compress() needs MaskRCNN(mode="inference", ...)')
+    model.check_weights()
     if (rank is None) == (energy is None):
         raise UserError("compress() takes either a rank or an energy")
     if energy is not None and not 0 < energy <= 1:

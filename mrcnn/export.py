@@ -105,20 +105,25 @@ def export(
     _check_format(format)
     if model.mode != "inference":
         raise UserError('only a MaskRCNN(mode="inference", ...) can be exported')
+    model.check_weights()
     shape = _image_shape(model.config, size)
     if max_instances is not None and not (_is_integer(max_instances) and max_instances > 0):
         raise UserError(f"max_instances = {max_instances!r} is not allowed: 1 or more")
     metadata = _metadata(prepared, model.config, shape, classes)
-    if format == "onnx":
-        _check_onnx_path(path)
-        _import_tf2onnx()
-        with atomic_path(path) as temporary:
-            _write_onnx(image_network(model, shape, max_instances), shape, metadata, temporary)
-    else:
-        _check_folder(path)
-        with _atomic_folder(path) as temporary:
-            network = image_network(model, shape, max_instances)
-            _write_saved_model(network, shape, metadata, temporary)
+
+    from mrcnn.network.defaults import keras_defaults  # Keras: seconds
+
+    with keras_defaults():
+        if format == "onnx":
+            _check_onnx_path(path)
+            _import_tf2onnx()
+            with atomic_path(path) as temporary:
+                _write_onnx(image_network(model, shape, max_instances), shape, metadata, temporary)
+        else:
+            _check_folder(path)
+            with _atomic_folder(path) as temporary:
+                network = image_network(model, shape, max_instances)
+                _write_saved_model(network, shape, metadata, temporary)
     return path
 
 
@@ -254,7 +259,10 @@ def _write_saved_model(network: ImageNetwork, shape: tuple, metadata: dict, fold
     module = tf.Module()
     module.weights = [variable.value for variable in network.layers.variables]
     module.serve = tf.function(network.call, [_tensor_spec(shape)], autograph=False)
-    tf.saved_model.save(module, str(folder), {"serving_default": module.serve})
+    try:
+        tf.saved_model.save(module, str(folder), {"serving_default": module.serve})
+    except tf.errors.OpError as error:  # TensorFlow's answer to a full disk
+        raise OSError(error.message.splitlines()[0]) from error
     (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n")
 
 

@@ -7,11 +7,18 @@ them together.
 """
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Self
+
+from mrcnn.environment import check_keras, check_process, claim_process
+
+check_keras()  # before Keras is imported, whose own errors name no remedy
 
 import keras
 import numpy as np
 
+from mrcnn.config import Config
 from mrcnn.console import duration_text
 from mrcnn.data.batches import BatchLoader
 from mrcnn.errors import UserError
@@ -48,6 +55,7 @@ from mrcnn.network.boxes import (
     norm_boxes_graph,
     overlaps_graph,
 )
+from mrcnn.network.defaults import keras_defaults
 from mrcnn.network.detection import DetectionLayer
 from mrcnn.network.heads import build_fpn_mask_graph, fpn_classifier_graph
 from mrcnn.network.layers import BatchNorm, LayerBank
@@ -71,6 +79,7 @@ from mrcnn.training import checkpoints, fit, state
 from mrcnn.training.run import Asked, StageRun
 from mrcnn.weights import weight_files
 from mrcnn.weights.download import resolve_weights
+from mrcnn.weights.matching import shorten
 
 # matterport's public names, and what is new beside them.
 __all__ = [
@@ -106,7 +115,8 @@ class MaskRCNN:
             model_dir: logs and checkpoints go into a folder below it, one a run.
 
         Raises:
-            UserError: a wrong mode or configuration.
+            UserError: a wrong mode or configuration; this process was forked from one that has a
+                network.
         """
         if mode not in ("training", "inference"):
             raise UserError(f'mode = {mode!r} is not allowed: "training" or "inference"')
@@ -119,6 +129,7 @@ class MaskRCNN:
         self.mode = mode
         self.config = config
         self.model_dir = str(model_dir)
+        claim_process()
         self._network: FastNetwork | None = None
         self._anchors: tuple[tuple[int, ...], np.ndarray] | None = None
         self._resume: dict | None = None
@@ -128,8 +139,9 @@ class MaskRCNN:
         self.bank = LayerBank(dtype_policy(config.PRECISION))
         self.keras_model = self.build(mode, config)
 
-    # ---- Building --------------------------------------------------------------------------
+    # ---- Building and copying --------------------------------------------------------------
 
+    @keras_defaults()
     def build(self, mode: str, config, image_shape=None) -> keras.Model:
         """The Keras model for one image shape, `config.IMAGE_SHAPE` by default."""
         shape = tuple(int(n) for n in (config.IMAGE_SHAPE if image_shape is None else image_shape))
@@ -151,6 +163,27 @@ class MaskRCNN:
         wrapped.inner_model = model
         return wrapped
 
+    def __copy__(self) -> Self:
+        """Another model of the same layers and weights, which may get a `config` of its own."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __reduce__(self) -> tuple:
+        """What pickle and deepcopy make the model from: configuration and weights.
+
+        Raises UserError for a model that trains, whose optimizer would be left out, and for one
+        that lacks weights.
+        """
+        if self.mode != "inference":
+            raise UserError(
+                'a MaskRCNN(mode="training", ...) cannot be copied or pickled: use save_weights, '
+                "and load_weights in a new one"
+            )
+        self.check_weights()
+        keys = {key: getattr(self.config, key) for key in self.config.to_dict()}
+        return _restored, (type(self), keys, self.model_dir, self.keras_model.get_weights())
+
     def get_anchors(self, image_shape) -> np.ndarray:
         """Anchors of an image shape, float32 [A, 4], normalised; `anchors` has them in pixels."""
         shape = tuple(int(n) for n in image_shape)
@@ -167,7 +200,8 @@ class MaskRCNN:
         """Load a weight file of any origin, and verify it; see `weights.load_weights`.
 
         A checkpoint that training wrote sets `epoch` and `log_dir`, and the next `train` goes on
-        where it stopped, optimizer state included.
+        where it stopped, optimizer state included. A model for inference whose layers a file
+        fills in part detects when further files have filled the others.
 
         Args:
             filepath: .h5 file.
@@ -185,8 +219,39 @@ class MaskRCNN:
         report = weight_files.load_weights(
             self.keras_model, filepath, by_name=by_name, exclude=exclude
         )
+        if self.mode == "inference":
+            self._note_unfilled(report.initial)
         self.set_log_dir(filepath)
         return report
+
+    def _note_unfilled(self, layers: Sequence[str]) -> None:
+        """Keep in mind the layers that no file has filled yet, and the values they have."""
+        known = self.bank.unfilled
+        if known is not None:
+            self.bank.unfilled = {name: known[name] for name in known if name in layers}
+            return
+        tensors = weight_files.layer_tensors(self.keras_model)
+        self.bank.unfilled = {name: _arrays(tensors[name]) for name in layers}
+
+    def check_weights(self) -> None:
+        """Raise UserError where weight files were loaded and have left layers as they were.
+
+        A model that no file was loaded into is its owner's affair, and so are layers that got
+        their weights in another way.
+        """
+        if not self.bank.unfilled:
+            return
+        tensors = weight_files.layer_tensors(self.keras_model)
+        names = [
+            name
+            for name, values in self.bank.unfilled.items()
+            if all(map(np.array_equal, values, _arrays(tensors[name])))
+        ]
+        if names:
+            raise UserError(
+                f"the weights that were loaded leave {shorten(names)} at random values: load a "
+                "file that holds all layers before detecting"
+            )
 
     def save_weights(self, filepath, half: bool = False) -> None:
         """Write the weights in matterport's file layout, atomically; `half` in float16."""
@@ -256,6 +321,7 @@ class MaskRCNN:
             rate = fit.make_schedule(config, learning_rate, total_steps)
         fit.compile_model(self.keras_model, fit.make_optimizer(config, rate))
 
+    @keras_defaults()
     def train(
         self,
         train_dataset,
@@ -296,6 +362,7 @@ class MaskRCNN:
         """
         if self.mode != "training":
             raise UserError('train() needs MaskRCNN(mode="training", ...)')
+        check_process()
         if self.config.NAME is None:
             raise UserError("NAME = None is not allowed for training: logs are named after it")
         if self.is_done(epochs, time_budget):
@@ -378,6 +445,7 @@ class MaskRCNN:
             for found, image in zip(self.detect_patches(images), images, strict=True)
         ]
 
+    @keras_defaults()
     def detect_patches(self, images, probabilities: bool = False, zooms=None) -> list[dict]:
         """As `detect`, but "patches" (y, x, bool [h, w]) in place of "masks".
 
@@ -388,6 +456,7 @@ class MaskRCNN:
         """
         return detect_patches(self._fast(), images, self.config, probabilities, zooms)
 
+    @keras_defaults()
     def detect_proposals(self, images, proposals, zooms=(None,)) -> list[dict]:
         """As `detect`, on regions given in place of the proposal network's (paper 3.8.5).
 
@@ -405,10 +474,12 @@ class MaskRCNN:
             with_masks(found, image.shape) for found, image in zip(results, images, strict=True)
         ]
 
+    @keras_defaults()
     def find_zooms(self, images, first: float | None = None) -> list[float | None]:
         """The scales that OBJECT_SIZE asks for; see `detector.find_zooms`."""
         return find_zooms(self._fast(), images, self.config, first)
 
+    @keras_defaults()
     def detect_molded(self, molded_images, image_metas, verbose: int = 0) -> list[dict]:
         """As `detect`, for images that are molded already; results are in molded pixels."""
         shape = np.shape(molded_images)[1:]
@@ -418,6 +489,8 @@ class MaskRCNN:
     def _fast(self) -> FastNetwork:
         if self.mode != "inference":
             raise UserError('detection needs MaskRCNN(mode="inference", ...)')
+        check_process()
+        self.check_weights()
         # A copy of a model may have got another configuration.
         if self._network is None or self._network.config is not self.config:
             self._network = FastNetwork(self.config, self.bank)
@@ -437,6 +510,7 @@ class MaskRCNN:
         """See `inspection.get_trainable_layers`."""
         return inspection.get_trainable_layers(self.keras_model)
 
+    @keras_defaults()
     def run_graph(self, images, outputs, image_metas=None) -> dict:
         """Compute any tensors of the inference model.
 
@@ -455,3 +529,18 @@ class MaskRCNN:
         for name, value in found.items():
             log(name, value)
         return found
+
+
+def _arrays(tensors: Sequence[tuple[str, keras.Variable]]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for _, variable in tensors]
+
+
+def _restored(
+    kind: type[MaskRCNN], keys: dict[str, Any], model_dir: str, weights: list[np.ndarray]
+) -> MaskRCNN:
+    """A model for inference as `MaskRCNN.__reduce__` describes it."""
+    config = Config()
+    vars(config).update(keys)
+    model = kind("inference", config, model_dir)
+    model.keras_model.set_weights(weights)
+    return model

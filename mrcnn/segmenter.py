@@ -24,12 +24,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrcnn.errors import UserError
+from mrcnn.environment import check_keras, check_process
+from mrcnn.errors import UserError, quoted
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, Detections, PostProcessing, resolve
 from mrcnn.inference.tiles import HALO, TILE, Mosaic, Tile, tiles_of
@@ -65,10 +67,12 @@ def load(
         precision: of the convolutions: "auto", "float32" or "bfloat16".
 
     Raises:
-        UserError: there is no such file, it does not fit, or it lacks a description.
+        UserError: there is no such file, it is damaged, does not fit or does not fill the whole
+            network, or it lacks a description; Keras has nothing to run on.
     """
     from mrcnn.weights.download import resolve_weights
 
+    check_keras()
     path = Path(resolve_weights(weights))
     description = beside(path)
     if config is None:
@@ -93,7 +97,7 @@ def load(
     from mrcnn.model import MaskRCNN  # Keras: seconds
 
     model = MaskRCNN("inference", config, tempfile.gettempdir())  # writes nothing there
-    model.load_weights(path, by_name=True)
+    model.load_weights(path, by_name=True).demand_all()
     settings = PostProcessing.of(description.postprocessing, path) if description else DEFAULTS
     return Segmenter(model, classes, settings, plural=description.plural if description else "")
 
@@ -133,6 +137,12 @@ class Segmenter:
         self.model.config = config
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple:
+        """For pickle and deepcopy; see `MaskRCNN.__reduce__`."""
+        model = copy.copy(self.model)
+        model.config = self.exposure_config
+        return Segmenter, (model, self.classes, self.settings, self.variants, self.plural)
+
     @property
     def nouns(self) -> tuple[str, str]:
         """What one and several of the objects are called."""
@@ -163,7 +173,8 @@ class Segmenter:
             progress: called with the tiles done and their number.
 
         Raises:
-            UserError: what was given is no image.
+            UserError: what was given is no image, or no size; this process was forked from one
+                with a network.
         """
         if isinstance(image, list | tuple):
             return [
@@ -177,7 +188,10 @@ class Segmenter:
                 )
                 for one in image
             ]
-        _check(image)
+        check_process()
+        for name, value in (("diameter", diameter), ("microns", microns)):
+            _check_size(name, value)
+        image = _array(image)
         exposure = measure(image, self.exposure_config, inverted)
         zoom = self._zoom_of(image, exposure, diameter, microns)
         height, width = (int(side) for side in image.shape[:2])
@@ -274,8 +288,26 @@ class Segmenter:
         return mosaic.finish()
 
 
-def _check(image: Any) -> None:
-    """Raise UserError unless `image` is an image array."""
+def _check_size(name: str, value: Any) -> None:
+    """Raise UserError unless `value` is None or a finite number above 0."""
+    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if value is not None and not (number and math.isfinite(value) and value > 0):
+        raise UserError(f"{name} = {quoted(repr(value))} is not allowed: a number above 0")
+
+
+def _array(image: Any) -> Any:
+    """`image`, or an array of it where it is a tensor of another library.
+
+    Raises UserError unless it is an image.
+    """
+    if not isinstance(getattr(image, "dtype", None), np.dtype) and hasattr(image, "__array__"):
+        try:
+            image = np.asarray(image)
+        except Exception as error:  # of whatever type: on a GPU, with gradients, of other numbers
+            reason = quoted(str(error).strip() or type(error).__name__)
+            raise UserError(
+                f"{type(image).__name__} gives no NumPy array ({reason}): convert it first"
+            ) from error
     shape = getattr(image, "shape", None)
     if shape is None or not hasattr(image, "dtype"):
         raise UserError(
@@ -287,6 +319,7 @@ def _check(image: Any) -> None:
             f"an array of shape {tuple(shape)} is no image: [height, width] or "
             "[height, width, 1, 3 or 4 channels] is needed"
         )
+    return image
 
 
 def _classes(found: Detections) -> np.ndarray:

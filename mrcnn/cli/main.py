@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
+from mrcnn.environment import check_keras
 from mrcnn.errors import MRCNNWarning, UserError
 
 SUMMARIES = {
@@ -126,6 +127,7 @@ def run(command: Callable[[], int], prog: str) -> int:
             f"Warning: {message}", file=sys.stderr
         )
         try:
+            check_keras()
             return command()
         except (UserError, OSError) as error:  # OSError: no permission, disk full
             print(f"{prog}: {error}", file=sys.stderr)

@@ -33,6 +33,7 @@ from mrcnn.network.models import (
     inference_model,
     segment,
 )
+from mrcnn.weights.matching import shorten
 
 MEGAPIXEL = 1024**2
 SMALLEST_FACTOR = 1 / 8  # the limits of images of 362 x 362 pixels hold for all smaller ones
@@ -132,7 +133,7 @@ class FastNetwork:
             masks: False leaves the masks out, which saves their time.
 
         Raises:
-            UserError: they do not fit into memory.
+            UserError: they do not fit into memory; weights or outputs are not finite.
         """
         with memory_errors(images.shape):
             return self._run(np.asarray(images, np.float32), np.asarray(metas, np.float32), masks)
@@ -165,6 +166,11 @@ class FastNetwork:
         find = self._finder(limit_factor(self.config, images.shape[1:3]))
         found = find(images, metas, self.anchors(*images.shape[1:3]))
         detections, classes, deltas, rois = map(ops.convert_to_numpy, found[:4])
+        if not np.isfinite(classes).all():
+            raise UserError(
+                "the network's outputs are not finite: the image has values that are not, or "
+                "damaged weights, or training has driven them too far; use another checkpoint"
+            )
         count = int(np.count_nonzero(detections[..., 4], axis=1).max())
         # XLA compiles for every number of regions, for seconds; the others do not mind many.
         boxes = detections[:, : padded_count(count, 1 if compiles_whole_graphs() else 8), :4]
@@ -200,6 +206,8 @@ class FastNetwork:
         A sum over every tensor tells: some milliseconds, where folding takes a hundred.
         """
         sums = ops.convert_to_numpy(self._sums()[0])
+        if not np.isfinite(sums).all():
+            _refuse_not_finite(self.source)
         if self._folded is None or not np.array_equal(sums, self._folded):
             fold(self.source, self.bank)
             self._folded = sums
@@ -220,3 +228,14 @@ def _variables(bank: LayerBank) -> list:
     """All variables of a bank's layers, each once."""
     found = {id(v): v for layer in bank.layers.values() for v in layer.variables}
     return list(found.values())
+
+
+def _refuse_not_finite(bank: LayerBank) -> None:
+    """Raise UserError that names the layers whose weights are not finite, if there are any."""
+    names = [
+        name
+        for name, layer in bank.layers.items()
+        if not all(np.isfinite(weights).all() for weights in layer.get_weights())
+    ]
+    if names:
+        raise UserError(f"weights of {shorten(names)} are not finite: load another checkpoint")

@@ -4,6 +4,7 @@ Shape shorthand: B images, R regions of interest, H W rows and columns, C channe
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -12,6 +13,7 @@ def first_values(gaussian: bool, deviation: float):
     return keras.initializers.RandomNormal(0.0, deviation) if gaussian else "glorot_uniform"
 
 
+@keras.saving.register_keras_serializable("mrcnn")
 class BatchNorm(keras.layers.BatchNormalization):
     """Batch normalization that can be frozen (matterport: `BatchNorm`).
 
@@ -76,6 +78,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         return outputs
 
 
+@keras.saving.register_keras_serializable("mrcnn")
 class RoiConv2D(keras.layers.Conv2D):
     """A convolution over [B, R, H, W, C]: every region of interest is an image of its own.
 
@@ -98,6 +101,7 @@ class RoiConv2D(keras.layers.Conv2D):
         return (*input_shape[:2], *spatial[1:])
 
 
+@keras.saving.register_keras_serializable("mrcnn")
 class FullWindowConv2D(keras.layers.Conv2D):
     """A convolution whose window covers all of its input, computed as the matrix product it is.
 
@@ -117,11 +121,17 @@ class LayerBank:
 
     Graphs for several image shapes, and the training and inference graphs, are built by the same
     functions from one bank and so share their weights.
+
+    Attributes:
+        layers: by name.
+        unfilled: see `MaskRCNN.check_weights`: of the layers that loading weights has left as they
+            were, the values; None until weights are loaded.
     """
 
     def __init__(self, dtype: str = "float32"):
         self.dtype = dtype
         self.layers: dict[str, keras.layers.Layer] = {}
+        self.unfilled: dict[str, list[np.ndarray]] | None = None
 
     def __call__(self, kind, *args, name: str, **kwargs) -> keras.layers.Layer:
         """The layer called `name`, made as `kind(*args, name=name, **kwargs)` when it is new."""

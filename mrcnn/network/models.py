@@ -12,13 +12,14 @@ instances, M length of the image meta data.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import layers, ops
 
 from mrcnn.config_rules import LOSS_NAMES
+from mrcnn.errors import UserError
 from mrcnn.network.anchors import image_anchors, normalized_anchors
 from mrcnn.network.architecture import architecture_of
 from mrcnn.network.boxes import norm_boxes_graph, scale_boxes_graph
@@ -44,6 +45,12 @@ from mrcnn.network.rpn import ProposalLayer, SampledRpn, build_rpn_model
 from mrcnn.network.targets import RoiTargetLayer, RpnTargetLayer
 from mrcnn.pixels.image_meta import parse_image_meta_graph
 
+WHOLE_MODELS = (
+    "Keras cannot save or copy this network as a whole: write its weights with "
+    'MaskRCNN.save_weights("....h5"), which every model of the same Config loads, or all of it for '
+    "other runtimes with `mrcnn export`"
+)
+
 
 def compiles_whole_graphs() -> bool:
     """Whether models are compiled by XLA: on JAX only.
@@ -51,6 +58,19 @@ def compiles_whole_graphs() -> bool:
     On TensorFlow its graph executor is faster on processors, and XLA has no kernel for its NMS.
     """
     return keras.backend.backend() == "jax"
+
+
+class WeightsOnly(keras.Model):
+    """A model that Keras writes the weights of, but not the whole: its layers are made from a
+    `Config`, with functions perhaps, which Keras's files have no place for."""
+
+    def save(self, *_: Any, **__: Any) -> None:
+        """Raises UserError; before a file is begun."""
+        raise UserError(WHOLE_MODELS)
+
+    def get_config(self) -> dict[str, Any]:
+        """Raises UserError: this is what all of Keras's ways to write or copy a model ask for."""
+        raise UserError(WHOLE_MODELS)
 
 
 class AnchorsLayer(layers.Layer):
@@ -256,7 +276,7 @@ def inference_model(config, bank: LayerBank, image_shape) -> keras.Model:
     masks = segment(found.detections[..., :4], features, image_meta, config, bank)
     outputs = [found.detections, found.classes, found.deltas, masks]
     outputs += [found.rois, found.rpn_class, found.rpn_bbox]
-    model = keras.Model([image, image_meta], outputs, name="mask_rcnn")
+    model = WeightsOnly([image, image_meta], outputs, name="mask_rcnn")
     model.jit_compile = compiles_whole_graphs()
     return model
 

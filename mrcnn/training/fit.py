@@ -15,7 +15,7 @@ from keras import ops
 from mrcnn.config_rules import LOSS_NAMES
 from mrcnn.errors import UserError
 from mrcnn.network.layers import BatchNorm
-from mrcnn.network.models import compiles_whole_graphs
+from mrcnn.network.models import WeightsOnly, compiles_whole_graphs
 from mrcnn.training.callbacks import (
     AverageWeights,
     Checkpoint,
@@ -75,7 +75,7 @@ def layer_regex(layers: str, config) -> str:
     return LAYER_REGEX.get(layers, layers)
 
 
-class TrainingModel(keras.Model):
+class TrainingModel(WeightsOnly):
     """A model whose outputs are the five losses.
 
     The total, which training minimises, is their sum weighted by `LOSS_WEIGHTS` plus the plain L2

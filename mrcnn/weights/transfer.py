@@ -1,6 +1,7 @@
 """Downloads over HTTP: resumable, atomic, verified, one at a time for each file."""
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import os
@@ -63,7 +64,7 @@ def download(
         UserError: offline, refused, interrupted too often, or not the right file; one line that
             says where to put the file by hand.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     part = path.with_name(path.name + ".part")
     bar = None if quiet else _ProgressBar(path.name, stream or sys.stderr)
     try:
@@ -213,7 +214,12 @@ def _lock(path: Path) -> Iterator[None]:
         return
     # The lock file stays: removing it would let a third process lock another file of that name.
     with open(path.with_name(f".{path.name}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            # Network file systems without locks: as where there is no `fcntl`.
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
         yield
 
 

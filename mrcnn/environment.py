@@ -1,0 +1,92 @@
+"""The process that this package runs in: what Keras is told to run on, and forks."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from mrcnn.errors import UserError, quoted
+
+BACKENDS = ("tensorflow", "jax", "torch")  # of Keras, that this package runs on
+# What Keras takes of its settings; it ends with tracebacks over anything else.
+CHOICES = {
+    "floatx": ("float32", "float16", "float64"),
+    "image_data_format": ("channels_last", "channels_first"),
+}
+
+_process: int | None = None  # where the first network was made
+
+
+def check_keras() -> None:
+    """Raise UserError where Keras could not be imported: its own errors name no remedy."""
+    if "keras" in sys.modules:
+        return
+    path = _settings_path()
+    settings = _read_settings(path)
+    for key, choices in CHOICES.items():
+        _check_choice(f"{key} in {path}", settings.get(key, choices[0]), choices)
+    if not isinstance(settings.get("epsilon", 1e-7), float):
+        raise UserError(f"epsilon in {path} is {quoted(settings['epsilon'])}: set it to 1e-07")
+    if backend := os.environ.get("KERAS_BACKEND"):
+        source = "the environment variable KERAS_BACKEND"
+    else:
+        backend, source = settings.get("backend", BACKENDS[0]), f"backend in {path}"
+    _check_choice(source, backend, BACKENDS)
+    if importlib.util.find_spec(backend) is None:
+        raise UserError(
+            f"Keras is to run on {backend} ({source}), but {backend} is not installed: pip install "
+            f"{backend}, or set KERAS_BACKEND to another of {', '.join(BACKENDS)}"
+        )
+
+
+def _check_choice(source: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{source} is {quoted(value)}: set it to one of {', '.join(choices)}")
+
+
+def _settings_path() -> Path:
+    """Where Keras looks for its settings."""
+    if "KERAS_HOME" in os.environ:
+        return Path(os.environ["KERAS_HOME"], "keras.json")
+    home = os.path.expanduser("~")
+    return Path(home if os.access(home, os.W_OK) else "/tmp", ".keras", "keras.json")
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Keras's settings; nothing where there are none, or, as in Keras, none that can be parsed."""
+    if not os.path.exists(path):
+        return {}
+    try:
+        settings = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: Keras cannot read its settings: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} holds no settings of Keras: delete it")
+    return settings
+
+
+def check_process() -> None:
+    """Raise UserError in a process that was forked from one with a network in it.
+
+    Keras's backends have threads by then, which a fork does not copy: whatever waits for one of
+    them waits for ever, new networks too.
+    """
+    if _process not in (None, os.getpid()):
+        raise UserError(
+            "this process was forked after a network was made, so none can run here: use the start "
+            'method "spawn" (multiprocessing.get_context("spawn")) and call mrcnn.load in the new '
+            "process, or fork before the first network is made"
+        )
+
+
+def claim_process() -> None:
+    """Remember that networks are made in this process. Raises as `check_process`."""
+    global _process
+    check_process()
+    _process = os.getpid()
