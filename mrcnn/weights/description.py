@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +23,21 @@ from typing import Any
 
 from mrcnn.atomic import atomic_path
 from mrcnn.config import Config
-from mrcnn.errors import UserError
+from mrcnn.config_rules import RULES
+from mrcnn.errors import UserError, quoted
+from mrcnn.files import require_regular
 
 RUN_FILE = "model.json"
+MOST_BYTES = 2**20
+# What a description has, as JSON.
+KINDS = {
+    "classes": list,
+    "config": dict,
+    "postprocessing": dict,
+    "plural": str,
+    "code": list,
+    "training": dict,
+}
 # They belong to the machine, or are computed from other keys.
 LEFT_OUT = ("CACHE_DIR", "DATA_WORKERS", "BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE")
 # What the weights depend on, whatever the recipe of a further training: the layers and their
@@ -115,7 +129,8 @@ def describe(
     changed = {
         key: value
         for key, value in ours.items()
-        if key not in (*LEFT_OUT, *code) and value != defaults.get(key)
+        # Keys of an application's own have no effect on the network.
+        if key in RULES and key not in (*LEFT_OUT, *code) and value != defaults.get(key)
     }
     return Description(
         tuple(classes), changed, dict(postprocessing or {}), plural, code, dict(training or {})
@@ -141,22 +156,69 @@ def beside(weights: str | Path) -> Description | None:
     Raises UserError for a damaged file.
     """
     for path in (own_file(weights), Path(weights).parent / RUN_FILE):
-        if path.is_file():
+        if os.path.exists(path):
             return read(path)
     return None
 
 
 def read(path: str | Path) -> Description:
-    """Raises UserError for a file that is not a description."""
+    """Raises UserError for a file that is not a description, or has keys or values of none."""
+    if os.path.exists(path):
+        require_regular(path)
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = _checked(_parse(Path(path)), KINDS)
+        for key in found["config"]:
+            if key not in RULES:
+                raise ValueError(f"config has no key {quoted(key)}")
+        classes, number = len(found["classes"]), found["config"].get("NUM_CLASSES")
+        if not classes or (number is not None and number != 1 + classes):
+            raise ValueError(f"{classes} classes, and NUM_CLASSES is {quoted(number)}")
         return Description(
-            tuple(map(str, found["classes"])),
-            dict(found["config"]),
-            dict(found["postprocessing"]),
-            str(found.get("plural", "")),
-            tuple(map(str, found.get("code", ()))),
-            dict(found.get("training", {})),
+            tuple(_texts(found, "classes")),
+            found["config"],
+            found["postprocessing"],
+            found.get("plural", ""),
+            tuple(_texts(found, "code")),
+            found.get("training", {}),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the description of a network ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "too many levels" if isinstance(error, RecursionError) else quoted(error)
+        raise UserError(f"{path}: not the description of a network ({reason})") from error
+
+
+def _parse(path: Path) -> Any:
+    """The values of a JSON file of finite numbers. Raises OSError, ValueError, RecursionError."""
+    with open(path, "rb") as file:
+        text = file.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES} bytes")
+    return json.loads(text.decode("utf-8"), parse_float=_finite, parse_constant=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{quoted(text)} is no finite number")
+    return number
+
+
+def _checked(found: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """`found`, where it is a dictionary with values of these types. Raises ValueError."""
+    if not isinstance(found, dict):
+        raise ValueError("it is no dictionary")
+    for key in ("classes", "config", "postprocessing"):
+        if key not in found:
+            raise ValueError(f"{key} is absent")
+    for key, value in found.items():
+        if key not in kinds:
+            raise ValueError(f"there is no key {quoted(key)}")
+        if not isinstance(value, kinds[key]):
+            raise ValueError(f"{key} is {quoted(repr(value))}, not a {kinds[key].__name__}")
+    return found
+
+
+def _texts(found: Mapping[str, Any], key: str) -> list[str]:
+    texts = found.get(key, [])
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{key} has others than texts: {quoted(repr(texts))}")
+    return texts

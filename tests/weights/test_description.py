@@ -1,6 +1,7 @@
 """Descriptions of networks beside their weight files."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,57 @@ def test_damaged_files_are_named(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=r"a\.json: not the description of a network"):
         description.read(tmp_path / "a.json")
+
+
+GOOD = {"classes": ["cell"], "config": {}, "postprocessing": {}}
+HOSTILE = {
+    "a method of Config": {"config": {"validate": None}},
+    "a private method": {"config": {"_keys": []}},
+    "the constructor": {"config": {"__init__": 3}},
+    "a key of no configuration": {"config": {"BACKBONES": "resnet50"}},
+    "a key of no description": {"weights": "elsewhere.h5"},
+    "a key with line breaks, longer than a screen": {"config": {"A\n" * 10_000: 1}},
+    "a list for a dictionary": {"config": [["NUM_CLASSES", 2]]},
+    "a word for a list": {"classes": "cell"},
+    "numbers for names": {"classes": [1]},
+    "no classes": {"classes": []},
+    "other classes than the network": {"config": {"NUM_CLASSES": 4}},
+    "more than a description": {"plural": "x" * 2**20},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_only_known_keys_with_their_kinds_of_values(tmp_path, kind):
+    (tmp_path / "a.json").write_text(json.dumps(GOOD | HOSTILE[kind]))
+    with pytest.raises(UserError, match=r"a\.json: not the description of a network") as error:
+        description.read(tmp_path / "a.json")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "value", ["1e999", "-Infinity", "NaN", "9" * 5000, "[" * 100_000 + "]" * 100_000]
+)
+def test_numbers_that_are_none_and_deep_nesting(tmp_path, value):
+    text = json.dumps(GOOD).replace('"config": {}', '"config": {"LEARNING_RATE": %s}' % value)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=r"a\.json: not the description of a network") as error:
+        description.read(tmp_path / "a.json")
+    assert len(str(error.value)) < 300
+
+
+def test_a_pipe_beside_the_weights_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(UserError, match="is no regular file"):
+        description.beside(tmp_path / "a.h5")
+
+
+def test_keys_of_an_application_of_its_own_are_not_written():
+    class Own(TinyConfig):
+        MY_THRESHOLD = 3
+
+    with pytest.warns(UserWarning, match="MY_THRESHOLD"):
+        config = Own()
+    assert describe(config, ("a", "b")) == describe(TinyConfig(), ("a", "b"))
 
 
 def test_wrong_values_are_errors():
