@@ -1,6 +1,7 @@
 """Exported networks, run without the package, give what the package gives."""
 
 import json
+import resource
 import sys
 
 import keras
@@ -269,6 +270,19 @@ def test_wrong_arguments_are_refused_before_any_work(model, tmp_path, options, m
         export(model, tmp_path / options.pop("path"), **options)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.rglob("*")] == ["other", "notes.txt"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(model, tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # as good as a full disk
+    try:
+        for name, format in (("tiny.onnx", "onnx"), ("tiny", "saved_model")):
+            with pytest.raises(UserError, match=f"{name}: could not be written: ") as error:
+                export(model, tmp_path / name, format, size=64)
+            assert "\n" not in str(error.value) and len(str(error.value)) < 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_inference_networks(tmp_path, model, monkeypatch):

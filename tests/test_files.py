@@ -32,3 +32,10 @@ def test_pipes_devices_folders_and_what_is_absent_are_refused_at_once(tmp_path):
     with pytest.raises(UserError, match="loop: cannot be read"):
         open_regular(tmp_path / "loop")
     assert other_kind(tmp_path) == "a folder"
+
+
+def test_every_refusal_is_one_short_line():
+    for path in ("none", "a\0b", "a\nb", "x" * 9999):
+        with pytest.raises(UserError) as error:
+            require_regular(path)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 400

@@ -1,14 +1,23 @@
 """The `MaskRCNN` class: modes, files, detection of any images, and looking inside."""
 
+import copy
 import os
+import pickle
+import select
 
+import h5py
+import keras
 import numpy as np
 import pytest
 
 from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.model import MaskRCNN
+from mrcnn.segmenter import Segmenter
+from tests.network.test_defaults import other_settings
 from tests.network.test_models import set_weights
 from tests.support.tiny import TinyConfig
+
+__all__ = ["other_settings"]
 
 
 class Pad64Config(TinyConfig):
@@ -149,3 +158,103 @@ def test_one_channel_pictures(tmp_path):
     model = MaskRCNN("inference", Grey(), str(tmp_path))
     colour = picture(64, 64)
     assert model.detect([colour[..., :1]])[0]["masks"].shape[:2] == (64, 64)
+
+
+# ---- What other programs do with models ----------------------------------------------------------
+
+
+def outcome(result):
+    return {key: value.tolist() for key, value in result.items()}
+
+
+def test_weights_that_fill_the_network_in_part_do_not_detect(model, tmp_path, monkeypatch):
+    model.save_weights(tmp_path / "whole.h5")
+    model.save_weights(tmp_path / "part.h5")
+    with h5py.File(tmp_path / "part.h5", "r+") as file:
+        del file.attrs["layer_names"]
+        file.attrs["layer_names"] = np.array([b"conv1"])
+    monkeypatch.setattr(model.bank, "unfilled", None)
+    before = outcome(model.detect([picture(64, 64)])[0])  # nothing was loaded, as in matterport
+    report = model.load_weights(tmp_path / "part.h5", by_name=True)
+    with pytest.raises(UserError, match="fills 2 of .* tensors.* leaves .*bn_conv1"):
+        report.demand_all()
+    for use in (lambda: model.detect([picture(64, 64)]), lambda: pickle.dumps(model)):
+        with pytest.raises(UserError, match=r"layers \(bn_conv1, .* more\) at random values"):
+            use()
+    model.load_weights(tmp_path / "whole.h5", by_name=True, exclude=["mrcnn_mask"])
+    with pytest.raises(UserError, match="leave mrcnn_mask at random values"):
+        model.detect([picture(64, 64)])
+    mask = model.keras_model.get_layer("mrcnn_mask")
+    kernel, bias = mask.get_weights()
+    mask.set_weights([kernel, bias + 1])  # by other means than a file
+    model.detect([picture(64, 64)])
+    mask.set_weights([kernel, bias])
+    model.load_weights(tmp_path / "whole.h5")
+    assert outcome(model.detect([picture(64, 64)])[0]) == before
+
+
+def test_a_pickled_detector_finds_the_same(model):
+    image = picture(64, 64)
+    detector = Segmenter(model, ("a", "b"), plural="things")
+    expected = detector.detect(image)
+    again = pickle.loads(pickle.dumps(detector))  # as deepcopy does it
+    np.testing.assert_array_equal(again.detect(image).labels, expected.labels)
+    assert (again.nouns, again.settings) == (detector.nouns, detector.settings)
+    assert again.exposure_config.to_dict() == model.config.to_dict()
+    assert copy.copy(model).bank is model.bank
+
+
+def test_a_model_that_trains_is_not_pickled(model):
+    training = copy.copy(model)
+    training.mode = "training"
+    for use in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(UserError, match="cannot be copied or pickled: use save_weights"):
+            use(training)
+
+
+def test_keras_cannot_write_the_whole_model_and_says_what_can(model, tmp_path):
+    ways = [
+        lambda: model.keras_model.save(tmp_path / "a.keras"),
+        lambda: model.keras_model.save(tmp_path / "a.h5"),
+        lambda: model.keras_model.to_json(),
+        lambda: copy.deepcopy(model.keras_model),
+        lambda: keras.saving.save_model(model.keras_model, tmp_path / "a.keras"),
+    ]
+    for way in ways:
+        with pytest.raises(UserError, match=r"save_weights.*mrcnn export") as error:
+            way()
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "a.h5").exists()
+
+
+@pytest.mark.usefixtures("other_settings")
+def test_settings_of_keras_for_other_networks_change_nothing(model, tmp_path):
+    other = MaskRCNN("inference", model.config, str(tmp_path))
+    other.keras_model.set_weights(model.keras_model.get_weights())
+    expected, found = (outcome(m.detect([picture(64, 64)])[0]) for m in (model, other))
+    assert found == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_says_what_to_do(model):
+    image = picture(64, 64)
+    model.detect([image])
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        ways = (lambda: model.detect([image]), lambda: MaskRCNN("inference", TinyConfig(), "x"))
+        for way in ways:
+            try:
+                way()
+            except UserError as error:
+                os.write(writing, f"{error}\n".encode())
+        os._exit(0)
+    os.close(writing)
+    try:
+        assert select.select([reading], [], [], 60)[0], "it hangs"
+        with open(reading) as said:
+            lines = said.read().splitlines()
+        assert len(lines) == 2 and all('start method "spawn"' in line for line in lines)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)

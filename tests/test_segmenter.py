@@ -4,6 +4,7 @@ import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import keras
 import numpy as np
 import pytest
 
@@ -138,6 +139,39 @@ def test_diameter_and_pixel_size_set_the_zoom(rng, finder):
         assert finder.model.first == np.clip(32 * microns / segmenter.OBJECT_MICRONS, 0.25, 4)
         low, high = (32 * microns / size for size in segmenter.MICRONS_RANGE[::-1])
         assert result.zoom == np.clip(1.0, low, high) and result.microns == microns
+
+
+@pytest.mark.parametrize("value", [0, -3, float("nan"), float("inf"), "20", True, [20], 1 + 2j])
+@pytest.mark.parametrize("name", ["diameter", "microns"])
+def test_sizes_are_numbers_above_0(rng, finder, name, value):
+    with pytest.raises(UserError, match=f"{name} = .* is not allowed: a number above 0"):
+        finder.detect(spots(rng), **{name: value})
+    assert len(finder.detect(spots(rng), **{name: np.float32(20)}))
+
+
+class Lazy:
+    """An array of another library, which says what it holds in words of its own."""
+
+    dtype, shape = "lazy.uint8", (300, 400)
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+
+    def __array__(self, dtype=None, copy=None):
+        if self.pixels is None:
+            raise TypeError("it is on a device,\nand has gradients")
+        return self.pixels
+
+
+def test_tensors_of_other_libraries(rng, finder):
+    image = spots(rng)
+    expected = finder.detect(image)
+    for tensor in (keras.ops.convert_to_tensor(image), Lazy(image)):
+        found = finder.detect(tensor)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert found.to_dataframe().equals(expected.to_dataframe())
+    with pytest.raises(UserError, match=r"Lazy gives no NumPy array \(it is on a device,\\n"):
+        finder.detect(Lazy(None))
 
 
 def test_what_is_no_picture(finder):

@@ -157,7 +157,7 @@ class Plan:
             array = array.astype(keras.backend.standardize_dtype(variable.dtype), copy=False)
         wrong = None
         if not np.isfinite(array).all():
-            wrong = "holds values that are not finite"
+            wrong = f"holds values that are not finite in {array.dtype}"
         elif name == "moving_variance" and (array < 0).any():
             wrong = "holds negative variances"
         if wrong:

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from mrcnn.errors import UserError
 from mrcnn.inference.fast_network import FastNetwork, limit_factor, padded_count, with_limits
 from mrcnn.inference.folding import folded_weights
 from mrcnn.network import models
@@ -142,6 +143,23 @@ def test_new_weights_are_noticed(rng):
     norm = plain.get_layer("bn2a_branch2a")
     norm.moving_mean.assign(norm.moving_mean + 0.5)
     assert_same(fast(*inputs), plain.predict_on_batch(list(inputs)))
+
+
+def test_weights_or_outputs_that_are_not_finite(rng):
+    plain, fast = build(TinyConfig())
+    inputs = batch(fast.config, rng)
+    kernel = plain.get_layer("fpn_p2").kernel
+    good = keras.ops.convert_to_numpy(kernel)
+    bad = good.copy()
+    bad.flat[3] = np.nan
+    kernel.assign(bad)
+    with pytest.raises(UserError, match="weights of fpn_p2 are not finite"):
+        fast(*inputs)
+    kernel.assign(np.full_like(good, 3e38))
+    with pytest.raises(UserError, match="the network's outputs are not finite"):
+        fast(*inputs)
+    kernel.assign(good)
+    fast(*inputs)
 
 
 def test_no_detections(rng):

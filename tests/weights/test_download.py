@@ -1,8 +1,10 @@
 """Downloads against a local HTTP server that behaves well, badly, or not at all."""
 
+import errno
 import hashlib
 import http.server
 import io
+import os
 import threading
 
 import numpy as np
@@ -12,6 +14,7 @@ from mrcnn.errors import UserError
 from mrcnn.weights import download as downloads
 from mrcnn.weights import legacy_h5
 from mrcnn.weights.download import resolve_weights
+from mrcnn.weights import transfer
 from mrcnn.weights.transfer import download
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -239,6 +242,14 @@ def test_progress_bar_on_a_terminal_and_plain_lines_elsewhere(server, tmp_path):
     assert plain.getvalue().startswith("b.h5  100 %") and "\r" not in plain.getvalue()
 
 
+def test_file_systems_without_locks(server, tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(transfer.fcntl, "flock", refuse)
+    assert download(url(server, "good"), tmp_path / "a.h5", md5=MD5, quiet=True).is_file()
+
+
 # --- names -------------------------------------------------------------------------------------
 
 
@@ -292,3 +303,18 @@ def test_public_files_are_those_of_matterport_and_keras():
     assert (coco.size, coco.classes) == (257557808, 81)
     assert imagenet.url.endswith("resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5")
     assert imagenet.md5 == "a268eb855778b3df3c7506639542a6af"
+
+
+def test_somebody_without_a_home_folder(monkeypatch):
+    monkeypatch.delenv("MRCNN_CACHE", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UserError, match="no home folder.*MRCNN_CACHE"):
+        resolve_weights("coco")
+    with pytest.raises(UserError, match="~nobody/a.h5: no such weight file"):
+        resolve_weights("~nobody/a.h5")
+
+
+def test_a_pipe_is_no_weight_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(UserError, match="pipe.h5 is no regular file"):
+        resolve_weights(tmp_path / "pipe.h5")

@@ -536,6 +536,40 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(saved, kind, message):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "layer, name, value, message",
+    [
+        ("conv1", "kernel", 1e300, "conv1/kernel holds values that are not finite in float32"),
+        ("fpn_p2", "bias", np.nan, "fpn_p2/bias holds values that are not finite"),
+        ("bn_conv1", "moving_variance", -0.5, "moving_variance holds negative variances"),
+    ],
+)
+def test_values_that_no_network_can_use(saved, tmp_path, layer, name, value, message):
+    def edit(contents):
+        array = contents[layer][name].astype(np.float64)
+        array.flat[0] = value
+        contents[layer][name] = array
+
+    copy_layers(saved[1], tmp_path / "edited.h5", edit)
+    before = values(saved[0])
+    with pytest.raises(UserError, match=message):
+        weight_files.load_weights(saved[0], tmp_path / "edited.h5")
+    assert_same(values(saved[0]), before)
+
+
+def test_layers_that_the_model_has_not_are_not_read(saved):
+    model, path = saved
+    with h5py.File(path, "r+") as file:
+        names = [*file.attrs["layer_names"], b"bomb"]
+        del file.attrs["layer_names"]
+        file.attrs["layer_names"] = np.array(names)
+        group = file.create_group("bomb")
+        group.attrs["weight_names"] = np.array([b"bomb/kernel:0"])
+        group.create_dataset("bomb/kernel:0", (10**6, 10**6), "f4", chunks=(1000, 1000))  # 4 TB
+    report = weight_files.load_weights(model, path)
+    assert report.left_over == ("bomb",) and report.assigned == report.total
+
+
 def test_no_file_a_folder_and_hdf5_without_weights(tmp_path):
     with pytest.raises(UserError, match="no such weight file"):
         weight_files.load_weights(build_model(), tmp_path / "none.h5")
@@ -612,7 +646,7 @@ def test_legacy_file_survives_a_round_trip(shared_dir, tmp_path):
     assert copied.keys() == contents.layers.keys()
     for layer, tensors in copied.items():
         for name in set(tensors) & set(legacy_h5.BATCH_NORM_NAMES):
-            np.testing.assert_array_equal(tensors[name], contents.layers[layer][name])
+            np.testing.assert_array_equal(tensors[name], contents[layer][name])
 
 
 def test_imagenet_file_loads_with_its_absent_kernels_reported(shared_dir):
