@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mrcnn.errors import UserError, quoted
+from mrcnn.errors import UserError, one_line
 
 BACKENDS = ("tensorflow", "jax", "torch")  # of Keras, that this package runs on
 # What Keras takes of its settings; it ends with tracebacks over anything else.
@@ -30,7 +30,7 @@ def check_keras() -> None:
     for key, choices in CHOICES.items():
         _check_choice(f"{key} in {path}", settings.get(key, choices[0]), choices)
     if not isinstance(settings.get("epsilon", 1e-7), float):
-        raise UserError(f"epsilon in {path} is {quoted(settings['epsilon'])}: set it to 1e-07")
+        raise UserError(f"epsilon in {path} is {one_line(settings['epsilon'])}: set it to 1e-07")
     if backend := os.environ.get("KERAS_BACKEND"):
         source = "the environment variable KERAS_BACKEND"
     else:
@@ -45,7 +45,7 @@ def check_keras() -> None:
 
 def _check_choice(source: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise UserError(f"{source} is {quoted(value)}: set it to one of {', '.join(choices)}")
+        raise UserError(f"{source} is {one_line(value)}: set it to one of {', '.join(choices)}")
 
 
 def _settings_path() -> Path:

@@ -16,7 +16,7 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file that should be there is not."""
 
 
-def quoted(text: object, longest: int = 80) -> str:
+def one_line(text: object, longest: int = 80) -> str:
     """Somebody else's text as a message may hold it: one line, without control characters.
 
     longest: characters kept; where there are more, "..." says so.

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mrcnn.atomic import atomic_path
-from mrcnn.errors import UserError, quoted
+from mrcnn.errors import UserError, one_line
 from mrcnn.pixels.image_meta import compose_image_meta
 from mrcnn.segmenter import Segmenter
 
@@ -263,7 +263,7 @@ def _write_saved_model(network: ImageNetwork, shape: tuple, metadata: dict, fold
         tf.saved_model.save(module, str(folder), {"serving_default": module.serve})
     except tf.errors.OpError as error:  # TensorFlow's answer to a full disk
         reason = error.message.splitlines()[0].split("; ")[-1].split(" [Op:")[0]
-        raise OSError(quoted(reason)) from error
+        raise OSError(one_line(reason)) from error
     (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n")
 
 

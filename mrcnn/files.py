@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from mrcnn.errors import MissingFileError, UserError
+from mrcnn.errors import MissingFileError, UserError, one_line
 
 # One file of labels or of a data set is at most a few megabytes; one that claims more is a broken
 # or hostile file and would fill the memory.
@@ -42,12 +42,12 @@ def require_regular(path: str | os.PathLike) -> Path:
     try:
         kind = other_kind(path)
     except FileNotFoundError:
-        raise MissingFileError(f"{path}: no such file") from None
+        raise MissingFileError(f"{one_line(path, 300)}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read ({reason})") from None
+        raise UserError(f"{one_line(path, 300)}: cannot be read ({reason})") from None
     if kind is not None:
-        raise UserError(f"{path}: not a regular file, but {kind}")
+        raise UserError(f"{one_line(path, 300)}: not a regular file, but {kind}")
     return Path(path)
 
 

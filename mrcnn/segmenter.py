@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn.environment import check_keras, check_process
-from mrcnn.errors import UserError, quoted
+from mrcnn.errors import UserError, one_line
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, Detections, PostProcessing, resolve
 from mrcnn.inference.tiles import HALO, TILE, Mosaic, Tile, tiles_of
@@ -292,7 +292,7 @@ def _check_size(name: str, value: Any) -> None:
     """Raise UserError unless `value` is None or a finite number above 0."""
     number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
     if value is not None and not (number and math.isfinite(value) and value > 0):
-        raise UserError(f"{name} = {quoted(repr(value))} is not allowed: a number above 0")
+        raise UserError(f"{name} = {one_line(repr(value))} is not allowed: a number above 0")
 
 
 def _array(image: Any) -> Any:
@@ -304,7 +304,7 @@ def _array(image: Any) -> Any:
         try:
             image = np.asarray(image)
         except Exception as error:  # of whatever type: on a GPU, with gradients, of other numbers
-            reason = quoted(str(error).strip() or type(error).__name__)
+            reason = one_line(str(error).strip() or type(error).__name__)
             raise UserError(
                 f"{type(image).__name__} gives no NumPy array ({reason}): convert it first"
             ) from error

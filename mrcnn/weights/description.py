@@ -24,7 +24,7 @@ from typing import Any
 from mrcnn.atomic import atomic_path
 from mrcnn.config import Config
 from mrcnn.config_rules import RULES
-from mrcnn.errors import UserError, quoted
+from mrcnn.errors import UserError, one_line
 from mrcnn.files import require_regular
 
 RUN_FILE = "model.json"
@@ -169,10 +169,10 @@ def read(path: str | Path) -> Description:
         found = _checked(_parse(Path(path)), KINDS)
         for key in found["config"]:
             if key not in RULES:
-                raise ValueError(f"config has no key {quoted(key)}")
+                raise ValueError(f"config has no key {one_line(key)}")
         classes, number = len(found["classes"]), found["config"].get("NUM_CLASSES")
         if not classes or (number is not None and number != 1 + classes):
-            raise ValueError(f"{classes} classes, and NUM_CLASSES is {quoted(number)}")
+            raise ValueError(f"{classes} classes, and NUM_CLASSES is {one_line(number)}")
         return Description(
             tuple(_texts(found, "classes")),
             found["config"],
@@ -182,7 +182,7 @@ def read(path: str | Path) -> Description:
             found.get("training", {}),
         )
     except (OSError, ValueError, RecursionError) as error:
-        reason = "too many levels" if isinstance(error, RecursionError) else quoted(error)
+        reason = "too many levels" if isinstance(error, RecursionError) else one_line(error)
         raise UserError(f"{path}: not the description of a network ({reason})") from error
 
 
@@ -198,7 +198,7 @@ def _parse(path: Path) -> Any:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{quoted(text)} is no finite number")
+        raise ValueError(f"{one_line(text)} is no finite number")
     return number
 
 
@@ -211,14 +211,14 @@ def _checked(found: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
             raise ValueError(f"{key} is absent")
     for key, value in found.items():
         if key not in kinds:
-            raise ValueError(f"there is no key {quoted(key)}")
+            raise ValueError(f"there is no key {one_line(key)}")
         if not isinstance(value, kinds[key]):
-            raise ValueError(f"{key} is {quoted(repr(value))}, not a {kinds[key].__name__}")
+            raise ValueError(f"{key} is {one_line(repr(value))}, not a {kinds[key].__name__}")
     return found
 
 
 def _texts(found: Mapping[str, Any], key: str) -> list[str]:
     texts = found.get(key, [])
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{key} has others than texts: {quoted(repr(texts))}")
+        raise ValueError(f"{key} has others than texts: {one_line(repr(texts))}")
     return texts

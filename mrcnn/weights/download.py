@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn.weights import legacy_h5
-from mrcnn.errors import MissingFileError, UserError, quoted
+from mrcnn.errors import MissingFileError, UserError, one_line
 from mrcnn.files import require_regular
 from mrcnn.weights.transfer import download
 
@@ -87,7 +87,7 @@ def resolve_weights(
         if not os.path.exists(path):
             names = ", ".join((*PRETRAINED, *PUBLIC_FILES))
             raise MissingFileError(
-                f"{quoted(path, 300)}: no such weight file; give a path or one of {names}"
+                f"{one_line(path, 300)}: no such weight file; give a path or one of {names}"
             )
         require_regular(path)
         return str(path)

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from mrcnn.atomic import atomic_path
-from mrcnn.errors import UserError, quoted
+from mrcnn.errors import UserError, one_line
 from mrcnn.files import require_regular
 
 ATTRIBUTE_LIMIT = 64512  # bytes that fit into an object header of HDF5, as in Keras
@@ -150,7 +150,7 @@ def read_shapes(path: str | os.PathLike) -> dict[str, dict[str, tuple[int, ...]]
 def _check_start(path: Path) -> None:
     """Raise UserError unless there is a regular file that begins as HDF5 does."""
     if not os.path.lexists(path):
-        raise UserError(f"{quoted(path, 300)}: there is no such weight file")
+        raise UserError(f"{one_line(path, 300)}: there is no such weight file")
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a weight file (.h5) in it")
     require_regular(path)
@@ -197,7 +197,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 def _damaged(path: Path, reason: str) -> UserError:
     """What is wrong with a file, and which one to take in its place."""
-    reason = quoted(reason)
+    reason = one_line(reason)
     checkpoint = CHECKPOINT_NAME.fullmatch(path.name)
     if checkpoint is None:
         return UserError(f"{path} is damaged or incomplete, get it again ({reason})")
@@ -252,12 +252,12 @@ def _member(group: h5py.Group, name: str, kind: type, path: Path) -> Any:
     for part in filter(None, name.split("/")):
         link = group.get(part, getlink=True)
         if link is None:
-            raise KeyError(f"{quoted(name)} is listed but not there")
+            raise KeyError(f"{one_line(name)} is listed but not there")
         if not isinstance(link, h5py.HardLink):
-            raise UserError(f"{path}: {quoted(name)} is a link to elsewhere: links are not followed")
+            raise UserError(f"{path}: {one_line(name)} is a link to elsewhere: links are not followed")
         group = group[part]
     if not isinstance(group, kind):
-        raise TypeError(f"{quoted(name)} is of another kind")
+        raise TypeError(f"{one_line(name)} is of another kind")
     return group
 
 
@@ -284,11 +284,11 @@ def _check_data_set(data: h5py.Dataset, name: str, path: Path) -> None:
     """Raise UserError for values that lie in other files, are no numbers, or are packed so that
     reading them takes far more memory than they have."""
     if data.is_virtual or data.external:
-        raise UserError(f"{path}: the values of {quoted(name)} lie in other files: not read")
+        raise UserError(f"{path}: the values of {one_line(name)} lie in other files: not read")
     if data.shape is None or data.dtype.kind not in "fiu":
-        raise UserError(f"{path}: {quoted(name)} holds no numbers")
+        raise UserError(f"{path}: {one_line(name)} holds no numbers")
     if data.chunks and math.prod(data.chunks) > max(math.prod(data.shape), SMALL_CHUNK):
-        raise UserError(f"{path}: {quoted(name)} is stored in parts larger than itself")
+        raise UserError(f"{path}: {one_line(name)} is stored in parts larger than itself")
 
 
 def write(

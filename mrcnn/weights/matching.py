@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from mrcnn.weights import legacy_h5
-from mrcnn.errors import UserError, quoted
+from mrcnn.errors import UserError, one_line
 
 FIRST_LAYER = "conv1"
 CLASS_LAYER = "mrcnn_class_logits"
@@ -76,7 +76,7 @@ class LoadReport:
 
 def shorten(names: Iterable[str], most: int = 6) -> str:
     """`a, b, c and 7 more`, with the number of names in front when there are many."""
-    names = [quoted(name) for name in names]
+    names = [one_line(name) for name in names]
     if len(names) <= most:
         return ", ".join(names)
     return f"{len(names)} layers ({', '.join(names[: most - 1])} and {len(names) - most + 1} more)"
