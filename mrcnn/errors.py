@@ -16,6 +16,23 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file that should be there is not."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: somebody (docker stop, SLURM, Kubernetes) wants the program to end, as Ctrl-C does.
+
+    Exit code 143.
+    """
+
+
+def quoted(text: object, longest: int = 80) -> str:
+    """Foreign text for a message: in quotes, on one line, of at most so many characters.
+
+    Line breaks, control characters and halves of broken characters are escaped; what is cut off
+    is marked by dots.
+    """
+    shown = str(text)
+    return repr(shown[:longest]) + ("..." if len(shown) > longest else "")
+
+
 def one_line(text: object, longest: int = 80) -> str:
     """Somebody else's text as a message may hold it: one line, without control characters.
 
