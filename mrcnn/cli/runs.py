@@ -18,6 +18,7 @@ from mrcnn.cli.pipeline import Outcome, run_overlapped
 from mrcnn.console import Progress
 from mrcnn.data.dataset import Dataset
 from mrcnn.errors import UserError
+from mrcnn.evaluation.crowds import outside_crowds, split_crowds
 from mrcnn.evaluation.evaluation import Evaluation, Kinds, figure, report_figures, timed
 from mrcnn.results import drawing
 from mrcnn.results.report import ReportWriter
@@ -186,7 +187,7 @@ def run_evaluate(
     names = [dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]]
 
     def read(number: int) -> tuple:
-        truth, _ = dataset.load_layers(number)
+        truth, crowd = split_crowds(*dataset.load_layers(number))
         image = dataset.load_image(number)
         values = np.asarray(dataset.open_image(number)[:, :])
         if truth.shape[:2] != image.shape[:2]:
@@ -194,11 +195,14 @@ def run_evaluate(
                 f"masks of {truth.shape[0]} x {truth.shape[1]} pixels for an image of "
                 f"{image.shape[0]} x {image.shape[1]}"
             )
-        return image, truth, values
+        return image, truth, crowd, values
 
-    def work(number: int, read: tuple) -> tuple:
-        image, truth, values = read
-        return image, truth, *predict(names[number], values)
+    def work(number: int, found: tuple) -> tuple:
+        image, truth, crowd, values = found
+        labels, scores, seconds = predict(names[number], values)
+        if crowd.any():
+            labels, scores = outside_crowds(labels, scores, crowd)
+        return image, truth, labels, scores, seconds
 
     def write(number: int, outcome: Outcome) -> str:
         if outcome.error is not None:

@@ -99,7 +99,8 @@ def crop_zoom(image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray, conf
     that and there are any, otherwise by IMAGE_MIN_DIM and IMAGE_MIN_SCALE."""
     zoom = None
     if config.OBJECT_SIZE:
-        zoom = object_zoom(masks.layer_boxes(layers, len(class_ids)), config)
+        boxes = masks.layer_boxes(layers, len(class_ids))
+        zoom = object_zoom(boxes[class_ids > 0], config)  # crowds are of any size
     return zoom or molding.scale_factor(
         image.shape, config.IMAGE_MIN_DIM, None, config.IMAGE_MIN_SCALE, "crop"
     )

@@ -71,14 +71,13 @@ class LabelledImages(Dataset):
         return self._pair(image_id).open()
 
     def load_layers(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """The truth as label layers int32 [H, W, L] and class ids int32 [N], all 1.
+        """The truth as label layers int32 [H, W, L] and class ids int32 [N]: 1, or -1 for a crowd.
 
         Warns, once each, of label images with but one value and of outlines without a pixel.
         Raises UserError where the labels cannot be read or have another size than the image.
         """
         pair = self._pair(image_id)
-        layers, count = pair.labels.layers(pair.size(), self._warn_once)
-        return layers, np.ones(count, np.int32)
+        return pair.labels.layers(pair.size(), self._warn_once)
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Instance masks bool [H, W, N] and class ids int32 [N]."""

@@ -22,15 +22,30 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.errors import MRCNNWarning, UserError, quoted
 from mrcnn.files import file_state, read_bytes, refuse_large
 from mrcnn.images.image_files import Picture, open_image, open_images
-from mrcnn.pixels.polygons import Cutout, Size, decode_run_lengths, fill, fill_runs, pack, union
+from mrcnn.pixels.polygons import (
+    PIECE_OF,
+    Cutout,
+    Size,
+    decode_run_lengths,
+    fill,
+    fill_runs,
+    pack,
+    union,
+)
 
 # Takes a topic, which is worth one warning, and the warning.
 Warn = Callable[[str, str], None]
 # Of the polygon that stands for an oval: its area is 1/10,000 too small.
 OVAL_CORNERS = 256
+# Class ids of what a file outlines: one nucleus, or a crowd of them (COCO's iscrowd). As in
+# matterport's Mask R-CNN the number of a crowd is negative: training takes its pixels neither for
+# objects nor for background.
+NUCLEUS, CROWD = 1, -1
+# A ROI of more bytes than these would have a million corners.
+MAX_ROI_BYTES = 8_000_000
 
 
 class Labels(Protocol):
@@ -41,9 +56,9 @@ class Labels(Protocol):
     def size(self) -> Size | None:
         """(H, W) in pixels of the image that they belong to, where the files say it."""
 
-    def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, int]:
-        """Label layers int32 [H, W, L], see mrcnn/pixels/masks.py, and N. size: (H, W) of the
-        picture.
+    def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, np.ndarray]:
+        """Label layers int32 [H, W, L], see mrcnn/pixels/masks.py, and class ids int32 [N], each
+        NUCLEUS or CROWD. size: (H, W) of the image.
 
         Raises UserError for what cannot be labels of it.
         """
@@ -84,7 +99,7 @@ class LabelImage:
             )
         return [replace(self, suffix=suffix) for suffix in own]
 
-    def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, int]:
+    def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, np.ndarray]:
         labels, split_up = number_instances(self._open().read_labels(), str(self.path))
         count = int(labels.max(initial=0))
         if split_up:
@@ -100,7 +115,7 @@ class LabelImage:
                 f"{self.path}: no pixel is 0 (black), which stands for the "
                 "background; is it a label image?",
             )
-        return labels[..., np.newaxis], count
+        return labels[..., np.newaxis], np.full(count, NUCLEUS, np.int32)
 
     def state(self) -> str:
         return self._open().state()
@@ -120,6 +135,10 @@ def number_instances(array: np.ndarray, name: str) -> tuple[np.ndarray, bool]:
 
     if array.dtype == bool:
         array = array.astype(np.uint8)
+    if array.dtype.kind not in "uif":
+        raise UserError(
+            f"{name}: holds values of type {array.dtype}, but a label image has numbers"
+        )
     if array.dtype.kind == "f":
         whole = np.isfinite(array) & (array == np.rint(array))
         if not whole.all():
@@ -172,9 +191,9 @@ class CocoLabels:
     def size(self) -> Size | None:
         return self.picture
 
-    def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, int]:
-        patches = (self._patch(annotation, size) for annotation in self.annotations)
-        return _pack(patches, size, f"{self.path}, {self.file_name}", warn)
+    def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, np.ndarray]:
+        outlines = ((self._patch(a, size), class_id_of(a)) for a in self.annotations)
+        return _pack(outlines, size, f"{self.path}, {self.file_name}", warn)
 
     def state(self) -> str:
         text = json.dumps([self.picture, self.annotations], sort_keys=True)
@@ -200,52 +219,95 @@ class CocoLabels:
             return union(fill([ring], size) for ring in shape)
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise UserError(
-                f"{self.path}: annotation {annotation.get('id')} of {self.file_name} "
-                f"cannot be read: {error}"
+                f"{self.path}: annotation {quoted(annotation.get('id'))} of "
+                f"{quoted(self.file_name)} cannot be read: {error}"
             ) from None
+
+
+def class_id_of(annotation: dict[str, Any]) -> int:
+    """NUCLEUS, or CROWD where iscrowd is 1. Raises ValueError where it is neither 0 nor 1."""
+    crowd = annotation.get("iscrowd") or 0
+    if crowd not in (0, 1):
+        raise ValueError(f"iscrowd is {quoted(crowd)}: it must be 0 or 1")
+    return CROWD if crowd else NUCLEUS
 
 
 def read_coco(path: Path) -> list[CocoLabels]:
     """The images that a COCO file lists, each with its annotations; categories do not count.
 
-    Warns of annotations that are left out: crowds, and those that belong to no image.
-    Raises UserError where it is no COCO file.
+    Where every annotation is a crowd, as in files of CVAT's brush, they are taken as nuclei.
+    Warns of that, of crowds, of annotations that belong to no image, which are left out, and of
+    several categories. Raises UserError where it is no COCO file.
     """
+    content = parse_json(read_bytes(path), str(path))
+    strays, categories = [], set()
     try:
-        content = json.loads(read_bytes(path).decode("utf-8-sig"))
-        pictures = {
-            entry["id"]: CocoLabels(path, str(entry["file_name"]), _coco_size(entry))
+        images = [
+            (entry["id"], CocoLabels(path, str(entry["file_name"]), _coco_size(entry)))
             for entry in content["images"]
-        }
-        crowds = strays = 0
-        categories: Counter[Any] = Counter()
-        for annotation in content["annotations"]:
-            if annotation.get("iscrowd"):
-                crowds += 1
-            elif annotation["image_id"] not in pictures:
-                strays += 1
+        ]
+        by_id = dict(images)
+        annotations = _without_false_crowds(list(content["annotations"]), path)
+        for annotation in annotations:
+            if annotation["image_id"] in by_id:
+                by_id[annotation["image_id"]].annotations.append(annotation)
+                categories.add(annotation.get("category_id"))
             else:
-                pictures[annotation["image_id"]].annotations.append(annotation)
-                categories[annotation.get("category_id")] += 1
-    except ValueError as error:  # of JSON or of its encoding
-        raise UserError(f"{path}: not a JSON file ({error})") from None
-    except (KeyError, TypeError, AttributeError) as error:
+                strays.append(annotation["image_id"])
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path}: not a COCO file: expected images with id and file_name, and "
-            f"annotations with image_id and segmentation ({error!r})"
+            f"annotations with image_id and segmentation ({_reason(error)})"
         ) from None
-    for count, what in ((crowds, "are crowds"), (strays, "belong to no image of the file")):
-        if count:
-            warnings.warn(
-                f"{path}: {count} annotations {what} and are left out", MRCNNWarning, stacklevel=2
-            )
-    if len(categories) > 1:
-        warnings.warn(
-            f"{path}: annotations of {len(categories)} categories, all taken as nuclei",
-            MRCNNWarning,
-            stacklevel=2,
+    if len(by_id) < len(images):
+        twice = Counter(number for number, _ in images).most_common(1)[0][0]
+        raise UserError(f"{path}: several images have the id {quoted(twice)}; number them anew")
+    if strays:
+        _warn(
+            f"{path}: {len(strays)} annotations belong to no image of the file and are left out "
+            f"(first: of image {quoted(strays[0])})"
         )
-    return list(pictures.values())
+    if len(categories) > 1:
+        _warn(f"{path}: annotations of {len(categories)} categories, all taken as nuclei")
+    return list(by_id.values())
+
+
+def _without_false_crowds(annotations: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The annotations, none of them a crowd where all are; warns of crowds either way."""
+    crowds = sum(class_id_of(annotation) == CROWD for annotation in annotations)
+    if not crowds:
+        return annotations
+    if crowds == len(annotations):
+        _warn(
+            f"{path}: all {crowds} annotations are crowds (iscrowd 1), as some programs write "
+            "every mask; each is taken as one nucleus. Remove those that are several"
+        )
+        return [{**annotation, "iscrowd": 0} for annotation in annotations]
+    _warn(
+        f"{path}: {crowds} annotations of {len(annotations)} are crowds (iscrowd 1): their pixels "
+        "are neither nuclei nor background in training. Where each is one nucleus, as CVAT's brush "
+        "writes it, set iscrowd to 0"
+    )
+    return annotations
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, MRCNNWarning, stacklevel=4)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one line of bounded length."""
+    return quoted(f"{type(error).__name__}: {error}")
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """The content of a JSON file. Raises UserError that names it where it is none."""
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except RecursionError:
+        raise UserError(f"{name}: not a JSON file of labels: too deeply nested") from None
+    except ValueError as error:  # of JSON or of its encoding
+        raise UserError(f"{name}: not a JSON file ({error})") from None
 
 
 def _coco_size(entry: dict[str, Any]) -> Size | None:
@@ -261,7 +323,7 @@ def _coco_size(entry: dict[str, Any]) -> Size | None:
 class RoiLabels:
     """ROIs of ImageJ: a zip file of the ROI Manager, or .roi files. They may overlap.
 
-    ROIs 0007, 0007-2 and 0007-3 are pieces of one instance, as this project writes them.
+    Each is one instance, but those that this project has written as pieces of one (PIECE_OF).
     Raises UserError where the package roifile is not installed.
     """
 
@@ -273,29 +335,39 @@ class RoiLabels:
     def size(self) -> None:
         return None
 
-    def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, int]:
+    def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, np.ndarray]:
         instances: list[list[Cutout | None]] = []
-        by_name: dict[str | None, list[Cutout | None]] = {}
-        planes = set()
+        by_name: dict[str, list[Cutout | None]] = {}
+        alike, planes = [], set()
         for file, name, data in self._read():
             try:
                 roi = _roifile().ImagejRoi.frombytes(data)
                 patch = fill(roi_rings(roi), size)
             except Exception as error:  # roifile raises whatever a broken file brings about
-                raise UserError(f"{file}: ROI {name} cannot be used: {error}") from None
-            piece = re.fullmatch(r"(\d+)-[1-9]\d*", name)
-            pieces = by_name.get(piece and piece[1])
+                raise UserError(
+                    f"{file}: ROI {quoted(name)} cannot be used: {_one_line(error)}"
+                ) from None
+            if re.fullmatch(r"\d+-[1-9]\d*", name) and _stem(name) in by_name:
+                alike += [] if _piece_of(roi) else [name]
+            pieces = by_name.get(_piece_of(roi))
             if pieces is None:
                 pieces = by_name[name] = []
                 instances.append(pieces)
             pieces.append(patch)
             planes.add((roi.position, roi.z_position, roi.t_position))
+        if alike:
+            warn(
+                f"pieces {self.files[0]}",
+                f"{self.files[0]}: ROIs {alike[0]} (of {len(alike)} like it) and {_stem(alike[0])} "
+                "are taken as two nuclei. If they are pieces of one, combine them in ImageJ (OR)",
+            )
         if len(planes - {(0, 0, 0)}) > 1:
             raise UserError(
                 f"{self.files[0]}: ROIs of several planes of a stack; save those of "
                 "each plane for an image of its own"
             )
-        return _pack(map(union, instances), size, str(self.files[0]), warn)
+        outlines = ((union(pieces), NUCLEUS) for pieces in instances)
+        return _pack(outlines, size, str(self.files[0]), warn)
 
     def state(self) -> str:
         return "\n".join(map(file_state, self.files))
@@ -310,20 +382,44 @@ class RoiLabels:
                 yield file, file.stem, data
 
 
+def _stem(name: str) -> str:
+    """0007 of 0007-2."""
+    return name.rpartition("-")[0]
+
+
+def _piece_of(roi: Any) -> str:
+    """The name of the ROI that this one is a further piece of, where this project wrote it so."""
+    found = re.search(rf"^{PIECE_OF}: (\S+)$", str(roi.props or ""), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def _unzip(data: bytes, path: Path) -> list[tuple[str, bytes]]:
     """(name, content) of the ROIs of a zip file, which may have no members at all."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [(info, PurePosixPath(info.filename)) for info in archive.infolist()]
-            found = []
-            for info, member in members:
-                if member.suffix.lower() == ".roi" and not member.name.startswith("."):
-                    refuse_large(info.file_size, f"{path}/{member}")
-                    found.append((member.stem, archive.read(info)))
+            rois = [
+                (info, member)
+                for info, member in members
+                if member.suffix.lower() == ".roi" and not member.name.startswith(".")
+            ]
+            # What the members claim to hold, before any is unpacked.
+            refuse_large(sum(info.file_size for info, _ in rois), str(path))
+            for info, member in rois:
+                if info.file_size > MAX_ROI_BYTES:
+                    raise UserError(
+                        f"{path}: ROI {quoted(member.stem)} claims {info.file_size} bytes, more "
+                        f"than the {MAX_ROI_BYTES} allowed"
+                    )
+            found = [(member.stem, archive.read(info)) for info, member in rois]
     except UserError:
         raise
     except Exception as error:  # zlib.error, BadZipFile, RuntimeError (password)
-        raise UserError(f"{path}: not a readable zip file ({error})") from None
+        raise UserError(f"{path}: not a readable zip file ({_one_line(error)})") from None
     if members and not found:
         raise UserError(f"{path}: holds no .roi files, as those of ImageJ's ROI Manager do")
     return found
@@ -379,16 +475,25 @@ def roi_rings(roi: Any) -> list[np.ndarray]:
 
 
 def _pack(
-    patches: Iterable[Cutout | None],
+    outlines: Iterable[tuple[Cutout | None, int]],
     size: Size,
     name: str,
     warn: Warn,
-) -> tuple[np.ndarray, int]:
-    layers, count, empty = pack(patches, size)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label layers and class ids of (pixels, class id) each; warns of those without a pixel."""
+    class_ids: list[int] = []
+
+    def patches() -> Iterator[Cutout | None]:
+        for patch, class_id in outlines:
+            if patch is not None:
+                class_ids.append(class_id)
+            yield patch
+
+    layers, count, empty = pack(patches(), size)
     if empty:
         warn(
             f"empty {name}",
             f"{name}: {empty} of {count + empty} outlines hold no pixel of the "
-            "picture and are left out",
+            "image and are left out",
         )
-    return layers, count
+    return layers, np.array(class_ids, np.int32)

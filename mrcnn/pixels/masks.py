@@ -29,6 +29,9 @@ Patch = tuple[int, int, np.ndarray]
 # (half a megabyte of floats, which stays in the processor's cache).
 WINDOW_STEP = 16
 WINDOW_PIXELS = 1 << 17
+# Of the label layers of an image together (1 GB). Only masks that overlap each other many times
+# over need more: in an image of 1,000 x 1,000 pixels 250 at one place.
+MAX_LAYER_PIXELS = 250_000_000
 
 # ---- matterport's functions on stacks of masks -------------------------------------------------
 
@@ -143,10 +146,9 @@ def masks_to_layers(masks: np.ndarray) -> np.ndarray:
         pixels = np.flatnonzero(plane)
         layer = next((layer for layer in layers if not layer.flat[pixels].any()), None)
         if layer is None:
-            layer = np.zeros(shape, np.int32)
-            layers.append(layer)
+            layer = _new_layer(layers, shape)
         layer.flat[pixels] = i + 1
-    return np.stack(layers, axis=-1)
+    return join_layers(layers)
 
 
 def layers_to_masks(layers: np.ndarray, count: int) -> np.ndarray:
@@ -242,7 +244,7 @@ def add_to_layers(
     label: int,
 ) -> None:
     """Write a label into the first layer where the patch's pixels are free; where none is, a new
-    layer is appended.
+    layer is appended. Raises UserError for more than MAX_LAYER_PIXELS.
 
     layers: int32 [H, W] each; size: (H, W); window: where the patch lies; patch: bool [h, w].
     """
@@ -250,8 +252,24 @@ def add_to_layers(
         if not layer[window][patch].any():
             layer[window][patch] = label
             return
+    _new_layer(layers, size)[window][patch] = label
+
+
+def _new_layer(layers: list[np.ndarray], size: Sequence[int]) -> np.ndarray:
+    """Append zeros int32 [H, W]. Raises UserError where the layers would fill the memory."""
+    if layers and (len(layers) + 1) * size[0] * size[1] > MAX_LAYER_PIXELS:
+        raise UserError(
+            f"its masks overlap each other more than {len(layers)} times over in an image of "
+            f"{size[0]} x {size[1]} pixels, more than the memory is for; remove masks that are "
+            "there several times"
+        )
     layers.append(np.zeros(size, np.int32))
-    layers[-1][window][patch] = label
+    return layers[-1]
+
+
+def join_layers(layers: Sequence[np.ndarray]) -> np.ndarray:
+    """Layers [H, W] each -> [H, W, L], of one layer without a copy."""
+    return layers[0][..., np.newaxis] if len(layers) == 1 else np.stack(layers, axis=-1)
 
 
 def label_map(patches: Sequence[Patch], scores: np.ndarray, shape: Sequence[int]) -> np.ndarray:

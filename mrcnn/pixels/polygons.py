@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mrcnn.pixels.masks import add_to_layers
+from mrcnn.pixels.masks import add_to_layers, join_layers
 
 Size = tuple[int, int]
 # Some pixels, cut out of the image: where they are (rows, columns), and which of the cut-out.
@@ -20,6 +20,13 @@ Cutout = tuple[tuple[slice, slice], np.ndarray]
 
 # Far beyond any image, and far from where sums of coordinates overflow.
 MAX_COORDINATE = 1e9
+# Rows that the edges of an outline may pass in all: ten seconds of work, and five times the height
+# of the largest images for an outline of 1,000 corners. How many are looked at together.
+MAX_PASSES, PASSES_AT_ONCE = 100_000_000, 1_000_000
+# Bits of a run length in COCO's strings: far more than an image has pixels.
+MAX_BITS = 50
+# Property of ImageJ's ROIs that are further pieces of an instance: the name of its first one.
+PIECE_OF = "mrcnn.piece_of"
 
 
 def fill(rings: Sequence[np.ndarray], size: Size) -> Cutout | None:
@@ -28,7 +35,8 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> Cutout | None:
 
     rings: at least one, [V, 2], closed from the last corner to the first; what lies outside the
     image is cut off. Outlines that share an edge share no pixel: a centre on an edge belongs to
-    what is right of it or below. Raises ValueError for coordinates that are not finite or absurd.
+    what is right of it or below. Memory grows with the box and the corners alone.
+    Raises ValueError for coordinates that are not finite or absurd, and for MAX_PASSES.
     """
     height, width = size
     rings = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]
@@ -38,20 +46,34 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> Cutout | None:
     # Downwards, all of them: neighbours then compute the same for an edge that they share.
     upwards = (start[:, 1] > end[:, 1])[:, np.newaxis]
     (x1, y1), (x2, y2) = np.where(upwards, end, start).T, np.where(upwards, start, end).T
-    # The rows whose centres an edge passes, for one edge after the other.
+    # The rows whose centres an edge passes.
     first, stop = (np.ceil(y - 0.5).clip(0, height).astype(int) for y in (y1, y2))
-    counts = stop - first
-    edge = np.repeat(np.arange(len(counts)), counts)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts - first, counts)
-    x = x1[edge] + (row + 0.5 - y1[edge]) * ((x2 - x1)[edge] / (y2 - y1)[edge])
-    column = np.ceil(x - 0.5).clip(0, width).astype(int)  # the first whose centre is not left of it
-    if not len(row):
+    edges = np.flatnonzero(stop > first)
+    if not len(edges):
         return None
-    top, left = int(row.min()), int(column.min())
-    passes = np.zeros((int(row.max()) - top + 1, int(column.max()) - left + 1), int)
-    np.add.at(passes, (row - top, column - left), 1)
-    inside = np.cumsum(passes, axis=1)[:, :-1] % 2 == 1
-    window = slice(top, top + inside.shape[0]), slice(left, left + inside.shape[1])
+    if (stop - first).sum() > MAX_PASSES:
+        raise ValueError(
+            f"its {len(start)} corners go up and down the image too often; simplify the outline"
+        )
+    top, bottom = int(first[edges].min()), int(stop[edges].max())
+    left, right = (
+        int(np.ceil(x - 0.5).clip(0, width)) for x in (start[:, 0].min(), start[:, 0].max())
+    )
+    # Only whether a pixel's row is passed an odd number of times left of it counts: bytes suffice.
+    passes = np.zeros((bottom - top, right - left + 1), np.uint8)
+    ends = np.cumsum((stop - first)[edges])
+    for part in np.split(
+        edges, np.searchsorted(ends, range(PASSES_AT_ONCE, ends[-1], PASSES_AT_ONCE))
+    ):
+        counts = (stop - first)[part]
+        edge = np.repeat(part, counts)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts - first[part], counts)
+        x = x1[edge] + (row + 0.5 - y1[edge]) * ((x2 - x1)[edge] / (y2 - y1)[edge])
+        # The first whose centre is not left of it.
+        column = np.ceil(x - 0.5).clip(left, right).astype(int)
+        np.add.at(passes, (row - top, column - left), np.uint8(1))
+    inside = np.cumsum(passes, axis=1, dtype=np.uint8)[:, :-1] % 2 == 1
+    window = slice(top, bottom), slice(left, right)
     return (window, inside) if inside.any() else None
 
 
@@ -83,7 +105,7 @@ def pack(patches: Iterable[Cutout | None], size: Size) -> tuple[np.ndarray, int,
         else:
             count += 1
             add_to_layers(layers, size, *patch, count)
-    return np.stack(layers, axis=-1), count, empty
+    return join_layers(layers), count, empty
 
 
 def decode_run_lengths(text: str) -> list[int]:
@@ -100,6 +122,8 @@ def decode_run_lengths(text: str) -> list[int]:
             raise ValueError("its run lengths have a character that cannot be there")
         value |= (code & 31) << shift
         shift += 5
+        if shift > MAX_BITS:
+            raise ValueError("its run lengths have a number of too many digits")
         if not code & 32:
             value -= (code & 16) << shift - 4  # the sign bit, moved to just above the others
             counts.append(value + counts[-2] if len(counts) > 2 else value)
@@ -115,6 +139,8 @@ def fill_runs(counts: Sequence[int], size: Size) -> Cutout | None:
     Raises ValueError where they do not add up to the image.
     """
     height, width = size
+    if not all(type(count) is int for count in counts):
+        raise ValueError("its run lengths are not all whole numbers")
     lengths = np.asarray(counts, np.int64).reshape(-1)
     pixels = height * width
     if ((lengths < 0) | (lengths > pixels)).any() or lengths.sum() != pixels:

@@ -24,6 +24,7 @@ from scipy import ndimage
 from mrcnn.atomic import atomic_path
 from mrcnn.errors import UserError
 from mrcnn.pixels.exposure import bands
+from mrcnn.pixels.polygons import PIECE_OF
 from mrcnn.results.outlines import polygons
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def write_label_image(path: str | os.PathLike, labels: np.ndarray) -> None:
 def write_imagej_rois(path: str | os.PathLike, labels: np.ndarray) -> None:
     """Outlines as a zip file of ImageJ ROIs, named 0001, 0002, ... by label.
 
-    An instance in several pieces gives one ROI a piece; ImageJ's polygons have no holes, so those
+    An instance in several pieces gives one ROI a piece, each but the first with the property
+    PIECE_OF; ImageJ's polygons have no holes, so those
     are left out. A map without instances gives an empty zip file.
     Raises UserError where the package roifile is not installed.
     """
@@ -74,6 +76,8 @@ def write_imagej_rois(path: str | os.PathLike, labels: np.ndarray) -> None:
                 name = f"{label:04d}" + (f"-{number + 1}" if number else "")
                 roi = ImagejRoi.frompoints(ring, name=name)
                 roi.roitype = ROI_TYPE.TRACED
+                if number:
+                    roi.props = f"{PIECE_OF}: {label:04d}\n"
                 archive.writestr(f"{name}.roi", roi.tobytes())
 
 

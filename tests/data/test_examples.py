@@ -220,3 +220,10 @@ def test_whole_masks_repeat_source_pixels():
     enlarged = examples.enlarge_labels(layers, (6, 4), (2.0, 1.0), (1, 1))
     expected = [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 2, 2, 0], [0, 2, 2, 0], [0] * 4]
     assert enlarged[..., 0].tolist() == expected
+
+
+def test_crowds_have_no_say_in_the_zoom():
+    image, layers = discs((100, 100), [(20, 20), (70, 70)], 8)
+    layers[40:, 40:] = 2
+    config = type("C", (CropConfig,), {"OBJECT_SIZE": 32, "ZOOM_LIMITS": (0.5, 8)})()
+    assert examples.crop_zoom(image, layers, np.array([1, -1]), config) == pytest.approx(2, abs=0.2)
