@@ -124,7 +124,8 @@ def display_instances(
         colors: [N] colours, random by default.
         captions: [N] texts instead of class and score.
 
-    Raises UserError where the numbers of boxes, masks and class ids differ.
+    Raises UserError where the numbers of boxes, masks and class ids differ, and where the masks
+    have another size than the image.
     (matterport: visualize.display_instances)
     """
     boxes, class_ids = np.asarray(boxes), np.asarray(class_ids)
@@ -136,6 +137,8 @@ def display_instances(
             f"{count} boxes, {masks.shape[-1]} masks and {class_ids.shape[0]} class "
             "ids: display_instances needs one of each for every instance"
         )
+    if count:
+        _require_whole_masks(masks, image)
     own_figure = ax is None
     ax = _axes(figsize) if own_figure else ax
     _frame(ax, image, (10, 10), title)
@@ -280,11 +283,14 @@ def draw_boxes(
         default), 2 solid.
         title, ax: as in display_instances; the figure is not shown, so that more can be drawn.
 
-    Raises UserError where both kinds of boxes are missing. (matterport: visualize.draw_boxes)
+    Raises UserError where both kinds of boxes are missing, and where the masks have another size
+    than the image. (matterport: visualize.draw_boxes)
     """
     if boxes is None and refined_boxes is None:
         raise UserError("draw_boxes needs boxes or refined_boxes")
     count = len(boxes) if boxes is not None else len(refined_boxes)
+    if masks is not None:
+        _require_whole_masks(masks, image)
     ax = _axes((12, 12)) if ax is None else ax
     margin = image.shape[0] // 10
     _frame(ax, image, (margin, margin), title)
@@ -323,6 +329,16 @@ def draw_boxes(
             apply_mask(picture, masks[:, :, i], colors[i])
             _add_outline(ax, masks[:, :, i], colors[i])
     ax.imshow(picture)
+
+
+def _require_whole_masks(masks: np.ndarray, image: np.ndarray) -> None:
+    """Raise UserError for masks of another size than the image, such as mini masks."""
+    if masks.shape[:2] != image.shape[:2]:
+        raise UserError(
+            f"the masks are {masks.shape[0]} x {masks.shape[1]}, the image {image.shape[0]} x "
+            f"{image.shape[1]} pixels: mini masks (USE_MINI_MASK) have to be enlarged, by "
+            "utils.expand_mask or load_image_gt(..., use_mini_mask=False)"
+        )
 
 
 def _axes(figsize: tuple[float, float]) -> Any:

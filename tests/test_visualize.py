@@ -154,6 +154,16 @@ def test_display_nothing(capsys):
     assert shown_image(plt.gca()).shape == (20, 20, 3)
 
 
+@pytest.mark.parametrize("draw", ["display_instances", "draw_boxes"])
+def test_mini_masks_are_not_drawn_over_whole_images(draw):
+    image, boxes, masks, class_ids = scene()
+    arguments = {"masks": masks[::2, ::2], "boxes": boxes}
+    if draw == "display_instances":
+        arguments |= {"class_ids": class_ids, "class_names": NAMES}
+    with pytest.raises(UserError, match="the masks are .* mini masks .*utils.expand_mask"):
+        getattr(visualize, draw)(image, **arguments)
+
+
 def test_display_instances_counts_must_agree():
     image, boxes, masks, class_ids = scene()
     with pytest.raises(UserError, match="2 boxes, 1 masks and 2 class ids"):

@@ -21,7 +21,14 @@ import numpy as np
 from mrcnn.data.examples import Example, make_example, select_instances
 from mrcnn.data.random_regions import random_regions
 from mrcnn.data.sampling import pass_order, sampling_weights
-from mrcnn.data.sources import BrokenImages, ImageReader, active_classes, warn_dropped
+from mrcnn.data.sources import (
+    BrokenImages,
+    ImageReader,
+    WrongClasses,
+    active_classes,
+    check_classes,
+    warn_dropped,
+)
 from mrcnn.errors import UserError
 from mrcnn.pixels import masks, molding
 from mrcnn.pixels.image_meta import compose_image_meta
@@ -76,6 +83,7 @@ class BatchLoader(keras.utils.PyDataset):
         super().__init__(workers=max(1, config.DATA_WORKERS), use_multiprocessing=False)
         if len(dataset.image_ids) == 0:
             raise UserError("the data set holds no images: add some and call prepare()")
+        check_classes(dataset, config.NUM_CLASSES)
         self.dataset = dataset
         self.config = config
         self.training = training
@@ -182,6 +190,8 @@ class BatchLoader(keras.utils.PyDataset):
             if image_id not in self.broken.ids:
                 try:
                     return image_id, self.reader.read(image_id)
+                except WrongClasses:
+                    raise
                 except Exception as error:  # whatever a reader of files may raise
                     self.broken.report(image_id, error)
             position += 1

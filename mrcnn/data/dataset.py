@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, quoted
 from mrcnn.pixels.exposure import standardise
 from mrcnn.pixels.masks import masks_to_layers
 from mrcnn.pixels.molding import adapt_channels
@@ -190,11 +190,14 @@ class Dataset:
         it where label maps can be had without a stack of masks.
 
         Raises:
-            UserError: there are not as many class ids as masks.
+            UserError: there are not as many class ids as masks, or not all are whole numbers; masks
+                hold NaN.
         """
         masks, class_ids = self.load_mask(image_id)
         masks = np.asarray(masks)
-        class_ids = np.asarray(class_ids, np.int32).reshape(-1)
+        class_ids = whole_numbers(class_ids, image_id)
+        if masks.dtype.kind not in "biu" and not np.isfinite(masks).all():
+            raise UserError(f"load_mask({image_id}) gave masks with values that are no numbers")
         if masks.ndim != 3 or masks.shape[-1] != len(class_ids):
             raise UserError(
                 f"load_mask({image_id}) gave masks of shape {masks.shape} with {len(class_ids)} "
@@ -204,6 +207,24 @@ class Dataset:
             height, width = self.load_image(image_id).shape[:2]
             return np.zeros((height, width, 1), np.int32), class_ids
         return masks_to_layers(masks), class_ids
+
+
+def whole_numbers(class_ids: Any, image_id: int) -> np.ndarray:
+    """Class ids as int32 [N]. Raises UserError where they are no whole numbers of 32 bits.
+
+    matterport's way to none at all is an empty array of floats.
+    """
+    given = np.asarray(class_ids).reshape(-1)
+    try:
+        numbers = given.astype(np.int32)
+        whole = bool((numbers == given).all())
+    except (ValueError, TypeError, OverflowError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"load_mask({image_id}) gave class ids that are not whole numbers: {quoted(given[:9])}"
+        )
+    return numbers
 
 
 def _numbers_by_source(infos: list[dict[str, Any]]) -> dict[str, int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from mrcnn.data.dataset import Dataset
 from mrcnn.data.disk_cache import DiskCache, cache_entry
-from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.errors import MRCNNWarning, UserError, quoted
 from mrcnn.pixels import molding
 
 if TYPE_CHECKING:
@@ -37,6 +37,46 @@ def active_classes(dataset: Any, image_id: int) -> np.ndarray:
     active = np.zeros([dataset.num_classes], np.int32)
     active[dataset.source_class_ids[dataset.image_info[image_id]["source"]]] = 1
     return active
+
+
+class WrongClasses(UserError):
+    """Class ids that nothing right can be learnt from: unlike a broken image it ends training."""
+
+
+def check_classes(dataset: Any, num_classes: int) -> None:
+    """Raise WrongClasses unless the data set has NUM_CLASSES classes and every image's source is
+    that of some class."""
+    if dataset.num_classes != num_classes:
+        names = ", ".join(map(str, dataset.class_names[:6]))
+        more = ", ..." if dataset.num_classes > 6 else ""
+        raise WrongClasses(
+            f"the data set has {dataset.num_classes} classes ({quoted(names + more)}), but "
+            f"NUM_CLASSES = {num_classes}: set NUM_CLASSES = {dataset.num_classes}"
+        )
+    for image_id in dataset.image_ids:
+        source = dataset.image_info[image_id]["source"]
+        if source not in dataset.source_class_ids:
+            raise WrongClasses(
+                f"{image_name(dataset, image_id)}: its source {quoted(source)} has no class: call "
+                "add_class with it"
+            )
+
+
+def check_class_ids(dataset: Any, image_id: int, class_ids: np.ndarray) -> None:
+    """Raise WrongClasses unless all of an image's class ids are numbers of the data set's classes
+    other than 0, the background; crowds have negative ones."""
+    numbers = np.abs(class_ids)
+    wrong = class_ids[(numbers < 1) | (numbers >= dataset.num_classes)]
+    if len(wrong):
+        reason = (
+            "0 is the background"
+            if wrong[0] == 0
+            else f"NUM_CLASSES = {dataset.num_classes}, so that {dataset.num_classes - 1} is the "
+            "last; use map_source_class_id where it is the source's own number"
+        )
+        raise WrongClasses(
+            f"{image_name(dataset, image_id)}: load_mask gives the class id {wrong[0]}, but {reason}"
+        )
 
 
 class BrokenImages:
@@ -103,7 +143,7 @@ def load_arrays(
 
     Returns image [H, W, IMAGE_CHANNEL_COUNT], layers [H, W, L] in the smallest unsigned type that
     holds the instance numbers, class_ids int32 [N]. Raises ValueError where the two do not fit
-    together.
+    together, WrongClasses where the ids are no classes of the data set.
     """
     image = np.asarray(dataset.load_standardised(image_id, config))
     layers, class_ids = dataset.load_layers(image_id)
@@ -112,6 +152,7 @@ def load_arrays(
         raise ValueError(f"the image is {image.shape[:2]} pixels, its masks {layers.shape[:2]}")
     if layers.size and layers.max() > len(class_ids):
         raise ValueError(f"instance {layers.max()} but only {len(class_ids)} class ids")
+    check_class_ids(dataset, image_id, class_ids)
     layers = layers.astype(np.min_scalar_type(len(class_ids)))
     # A copy where it is a part of a larger array, which a cache would keep alive.
     image = np.ascontiguousarray(molding.adapt_channels(image, config.IMAGE_CHANNEL_COUNT))

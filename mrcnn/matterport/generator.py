@@ -17,8 +17,17 @@ from typing import Any
 import numpy as np
 
 from mrcnn.data.augment import apply_augmentation
+from mrcnn.data.dataset import whole_numbers
 from mrcnn.data.examples import make_example
-from mrcnn.data.sources import BrokenImages, active_classes, load_arrays, warn_dropped
+from mrcnn.data.sources import (
+    BrokenImages,
+    WrongClasses,
+    active_classes,
+    check_class_ids,
+    check_classes,
+    load_arrays,
+    warn_dropped,
+)
 from mrcnn.errors import UserError
 from mrcnn.matterport.numpy_targets import (
     build_detection_targets,
@@ -109,7 +118,8 @@ def _load_as_matterport(dataset, config, image_id, rng, augmentation):
             raise UserError(f"augmentation: it changed the image from {shape} to {image.shape}")
         mask = masks.layers_to_masks(layers, count)
     kept = mask.any(axis=(0, 1))
-    class_ids = np.asarray(class_ids, np.int32).reshape(-1)
+    class_ids = whole_numbers(class_ids, image_id)
+    check_class_ids(dataset, image_id, class_ids)
     return image, mask[:, :, kept], class_ids[kept], original_shape, window, scale
 
 
@@ -155,6 +165,7 @@ def data_generator(
     Unlike matterport's it also yields images without objects (their anchors are all background).
     An image that cannot be used is reported once and skipped; UserError after five of them.
     """
+    check_classes(dataset, config.NUM_CLASSES)
     plain_sources = frozenset(no_augmentation_sources or ())
     broken, crowded = BrokenImages(dataset), set()
     rows: list[tuple[list[np.ndarray], list[np.ndarray]]] = []
@@ -171,6 +182,8 @@ def data_generator(
                 augmentation=None if plain else augmentation,
                 use_mini_mask=config.USE_MINI_MASK,
             )
+        except WrongClasses:
+            raise
         except Exception as error:  # whatever a reader of files may raise
             broken.report(image_id, error)
             continue

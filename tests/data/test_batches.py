@@ -13,6 +13,7 @@ from mrcnn.data.augment import RandomAugmentation
 from mrcnn.data.batches import BatchLoader
 from mrcnn.data.sources import MAX_BROKEN_IMAGES, ImageCache
 from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.matterport.generator import data_generator
 from tests.support.reference_data import SquaresDataset
 
 
@@ -491,3 +492,47 @@ def test_a_disk_cache_that_cannot_be_is_one_line(tmp_path):
     config = config_with(CACHE_DIR=tmp_path / "file")
     with pytest.raises(UserError, match="CACHE_DIR = .*file: not a folder"):
         BatchLoader(KnownSquares([(80, 100)]), config)
+
+
+@pytest.mark.parametrize(
+    "class_ids, words",
+    [
+        ([1, 1, 3], "image0.png: load_mask gives the class id 3, but NUM_CLASSES = 3"),
+        ([1, -4, 1], "image0.png: load_mask gives the class id -4"),
+        ([1, 0, 1], "0 is the background"),
+        ([1, 1.5, 1], "not whole numbers"),
+        ([1, 2**40, 1], "not whole numbers"),
+    ],
+)
+def test_class_ids_that_are_no_classes(class_ids, words):
+    """Not one broken image among others: nothing right can be learnt from such a data set."""
+    dataset = dataset_of(1)
+    dataset.load_mask = lambda image_id: (SquaresDataset.load_mask(dataset, image_id)[0], class_ids)
+    with pytest.raises(UserError, match=words):
+        BatchLoader(dataset, TinyConfig())[0]
+    for convention in ("matterport", "exact"):
+        config = config_with(IMAGE_RESIZE_MODE="square", PIXEL_CONVENTION=convention)
+        with pytest.raises(UserError, match=words):
+            next(data_generator(dataset, config))
+
+
+def test_wrong_class_ids_of_one_image_end_training():
+    dataset = dataset_of(9)
+    masks, wrong = dataset.load_mask, 5
+    dataset.load_mask = lambda i: (masks(i)[0], np.full(3, 8 if i == wrong else 1))
+    loader = BatchLoader(dataset, TinyConfig(), steps=9)
+    with pytest.raises(UserError, match="image5.png: load_mask gives the class id 8, but NUM_CLAS"):
+        run_epoch(loader)
+    assert not loader.broken.ids
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_as_many_classes_as_the_network(count):
+    config = config_with(NUM_CLASSES=count)
+    for begin in (BatchLoader, lambda *arguments: next(data_generator(*arguments))):
+        with pytest.raises(
+            UserError, match=f"3 classes .*BG, square, other.* NUM_CLASSES = {count}"
+        ):
+            begin(dataset_of(2), config)
+    with pytest.raises(UserError, match="image0.png: its source .?nobody.? has no class"):
+        BatchLoader(dataset_of(2, source="nobody"), TinyConfig())
