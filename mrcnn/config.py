@@ -353,7 +353,11 @@ class Config:
 
     def _adapt_mean_pixel(self) -> None:
         count = self.IMAGE_CHANNEL_COUNT
-        if not config_rules.is_integer(count) or count < 1 or count == 3:
+        if (
+            not config_rules.is_integer(count)
+            or not 1 <= count <= config_rules.MOST_SIZE
+            or count == 3
+        ):
             return
         if np.array_equal(self.MEAN_PIXEL, Config.MEAN_PIXEL):
             mean = Config.MEAN_PIXEL.mean()

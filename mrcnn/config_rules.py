@@ -13,6 +13,13 @@ import numpy as np
 
 from mrcnn.errors import MRCNNWarning, UserError
 
+# The largest numbers: of 32 bits, and sizes that a network may have along one axis.
+MOST, MOST_COUNT, MOST_SIZE = float(np.finfo(np.float32).max), 2**31 - 1, 2**16
+# Of a list of numbers: scales and ratios of anchors.
+MOST_NUMBERS = 64
+# Threads that load images, and devices: more would only keep the machine from working.
+MOST_WORKERS = 1024
+
 # Six halvings lie between the input and the coarsest pyramid level P6.
 SIZE_MULTIPLE = 64
 
@@ -47,15 +54,24 @@ def is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and np.isfinite(value)
+    """Whether it is a number of 32 bits, as the network computes with; not NaN or infinite."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return abs(float(value)) <= MOST
+    except OverflowError:  # whole numbers have any number of digits
+        return False
 
 
 def _is_sequence(value: Any) -> bool:
     return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
 
 
-def _integer(minimum: int) -> Rule:
-    return lambda v: is_integer(v) and v >= minimum, f"a whole number, {minimum} or more"
+def _integer(minimum: int, maximum: int = MOST_COUNT) -> Rule:
+    return (
+        lambda v: is_integer(v) and minimum <= v <= maximum,
+        f"a whole number, {minimum} or more, up to {maximum}",
+    )
 
 
 def _number(test: Callable[[float], bool], words: str) -> Rule:
@@ -71,9 +87,11 @@ def _positive_numbers(length: int | None = None) -> Rule:
     words = "a list of positive numbers" if length is None else f"{length} positive numbers"
 
     def test(value: Any) -> bool:
-        if not _is_sequence(value) or len(value) == 0 or length not in (None, len(value)):
+        if not _is_sequence(value) or length not in (None, len(value)):
             return False
-        return all(_is_number(v) and v > 0 for v in value)
+        if not 0 < len(value) <= MOST_NUMBERS:
+            return False
+        return all(_is_number(v) and 1e-6 <= v <= 1e6 for v in value)
 
     return test, words
 
@@ -81,10 +99,12 @@ def _positive_numbers(length: int | None = None) -> Rule:
 def _size() -> Rule:
     def test(value: Any) -> bool:
         return (
-            _is_sequence(value) and len(value) == 2 and all(is_integer(v) and v >= 1 for v in value)
+            _is_sequence(value)
+            and len(value) == 2
+            and all(is_integer(v) and 1 <= v <= MOST_SIZE for v in value)
         )
 
-    return test, "(height, width), two whole numbers of 1 or more"
+    return test, f"(height, width), two whole numbers from 1 to {MOST_SIZE}"
 
 
 def _optional(rule: Rule) -> Rule:
@@ -118,7 +138,8 @@ def _are_ious(value: Any) -> bool:
 
 
 def _are_ranks(value: Any) -> bool:
-    return _is_sequence(value) and len(value) == 2 and all(is_integer(v) and v >= 0 for v in value)
+    pair = _is_sequence(value) and len(value) == 2
+    return pair and all(is_integer(v) and 0 <= v <= MOST_SIZE for v in value)
 
 
 def _is_mean_pixel(value: Any) -> bool:
@@ -132,27 +153,34 @@ def _are_percentiles(value: Any) -> bool:
 
 _COUNT = _integer(1)
 _COUNT_OR_ZERO = _integer(0)
+_LENGTH = _integer(1, MOST_SIZE)  # of one axis of an array
+_WORKERS = _integer(1, MOST_WORKERS)
 _FLAG: Rule = (_is_flag, "True or False")
 _FRACTION = _number(lambda v: 0 < v <= 1, "in (0, 1]")
 _FRACTION_OR_ZERO = _number(lambda v: 0 <= v <= 1, "in [0, 1]")
 _POSITIVE = _number(lambda v: v > 0, "above 0")
 _NOT_NEGATIVE = _number(lambda v: v >= 0, "of 0 or more")
+# Of pixels, and factors: beyond these a network learns nothing, or no machine has the memory.
+_PIXELS = _number(lambda v: 0.01 <= v <= MOST_SIZE, f"from 0.01 to {MOST_SIZE}")
+_ZOOM_OR_ZERO = _number(lambda v: 0 <= v <= 100, "from 0 to 100")
+_FACTOR = _number(lambda v: 1e-12 <= v <= 1000, "above 0: from 1e-12 to 1000")
+_FACTOR_OR_ZERO = _number(lambda v: 0 <= v <= 1000, "from 0 to 1000")
 
 # ---- The table ---------------------------------------------------------------------------------
 
 RULES: dict[str, Rule] = {
     "NAME": (lambda v: v is None or isinstance(v, str), "a text, or None"),
-    "GPU_COUNT": _COUNT,
-    "IMAGES_PER_GPU": _COUNT,
+    "GPU_COUNT": _WORKERS,
+    "IMAGES_PER_GPU": _LENGTH,
     "SEED": _COUNT_OR_ZERO,
     "IMAGE_RESIZE_MODE": _choice("none", "square", "pad64", "crop"),
-    "IMAGE_MIN_DIM": _optional(_COUNT_OR_ZERO),
-    "IMAGE_MAX_DIM": _COUNT,
-    "IMAGE_MIN_SCALE": _optional(_NOT_NEGATIVE),
-    "OBJECT_SIZE": _optional(_POSITIVE),
+    "IMAGE_MIN_DIM": _optional(_integer(0, MOST_SIZE)),
+    "IMAGE_MAX_DIM": _LENGTH,
+    "IMAGE_MIN_SCALE": _optional(_ZOOM_OR_ZERO),
+    "OBJECT_SIZE": _optional(_PIXELS),
     "ZOOM_LIMITS": _positive_numbers(2),
     "IMAGE_SCALE_JITTER": _positive_numbers(2),
-    "IMAGE_CHANNEL_COUNT": _COUNT,
+    "IMAGE_CHANNEL_COUNT": _LENGTH,
     "MEAN_PIXEL": (_is_mean_pixel, "a number, or a list of numbers, one per channel"),
     "INTENSITY_PERCENTILES": _optional(
         (_are_percentiles, "(low, high) with 0 <= low < high <= 100")
@@ -167,13 +195,13 @@ RULES: dict[str, Rule] = {
     ),
     "COMPUTE_BACKBONE_SHAPE": (lambda v: v is None or callable(v), "a callable, or None"),
     "BACKBONE_STRIDES": _positive_numbers(),
-    "TOP_DOWN_PYRAMID_SIZE": _COUNT,
+    "TOP_DOWN_PYRAMID_SIZE": _LENGTH,
     "TRAIN_BN": (lambda v: v is None or _is_flag(v), "True, False or None"),
     "PRECISION": _choice("float32", "bfloat16", "auto"),
     "RPN_ANCHOR_SCALES": _positive_numbers(),
     "RPN_ANCHOR_RATIOS": _positive_numbers(),
-    "RPN_ANCHOR_STRIDE": _COUNT,
-    "RPN_CONV_CHANNELS": _COUNT,
+    "RPN_ANCHOR_STRIDE": _LENGTH,
+    "RPN_CONV_CHANNELS": _LENGTH,
     "RPN_NMS_THRESHOLD": _FRACTION,
     "RPN_TRAIN_ANCHORS_PER_IMAGE": _integer(2),
     "PRE_NMS_LIMIT": _COUNT,
@@ -181,13 +209,13 @@ RULES: dict[str, Rule] = {
     "POST_NMS_ROIS_INFERENCE": _COUNT,
     "LIMITS_PER_MEGAPIXEL": _FLAG,
     "RPN_BBOX_STD_DEV": _positive_numbers(4),
-    "NUM_CLASSES": _COUNT,
-    "POOL_SIZE": _COUNT,
-    "MASK_POOL_SIZE": _COUNT,
-    "FPN_CLASSIF_FC_LAYERS_SIZE": _COUNT,
-    "MASK_CONV_CHANNELS": _COUNT,
+    "NUM_CLASSES": _LENGTH,
+    "POOL_SIZE": _LENGTH,
+    "MASK_POOL_SIZE": _LENGTH,
+    "FPN_CLASSIF_FC_LAYERS_SIZE": _LENGTH,
+    "MASK_CONV_CHANNELS": _LENGTH,
     "MASK_SHAPE": _size(),
-    "MASK_ROI_SCALE": _number(lambda v: v >= 1, "of 1 or more"),
+    "MASK_ROI_SCALE": _number(lambda v: 1 <= v <= 100, "from 1 to 100"),
     "ROI_POOLING": _choice("align", "pool"),
     "ROI_SAMPLES": (lambda v: is_integer(v) and v in (1, 4), "1 or 4"),
     "ROI_SAMPLES_JOIN": _choice("average", "max"),
@@ -195,28 +223,28 @@ RULES: dict[str, Rule] = {
     "FPN_CLASSIF_FC_RANKS": (_are_ranks, "two whole numbers of 0 or more"),
     "GAUSSIAN_HEADS": _FLAG,
     "BBOX_STD_DEV": _positive_numbers(4),
-    "MAX_GT_INSTANCES": _COUNT,
+    "MAX_GT_INSTANCES": _LENGTH,
     "USE_MINI_MASK": _FLAG,
     "MINI_MASK_SHAPE": _size(),
-    "TRAIN_ROIS_PER_IMAGE": _COUNT,
+    "TRAIN_ROIS_PER_IMAGE": _LENGTH,
     "ROI_POSITIVE_RATIO": _FRACTION,
     "ROI_BACKGROUND_IOU": (_are_ious, "(low, high) with 0 <= low < high <= 0.5"),
     "TRAIN_GT_AS_ROIS": _FLAG,
     "USE_RPN_ROIS": _FLAG,
-    "DATA_WORKERS": _COUNT,
+    "DATA_WORKERS": _WORKERS,
     "CACHE_MB": _NOT_NEGATIVE,
     "CACHE_DIR": _optional((_is_path, "the path of a folder")),
     "STEPS_PER_EPOCH": _COUNT,
     "VALIDATION_STEPS": _COUNT_OR_ZERO,
     "OPTIMIZER": _choice("sgd", "adam"),
-    "LEARNING_RATE": _POSITIVE,
+    "LEARNING_RATE": _FACTOR,
     "LEARNING_MOMENTUM": _number(lambda v: 0 <= v < 1, "in [0, 1)"),
     "LEARNING_SCHEDULE": _choice("constant", "cosine", "step", "plateau"),
     "LEARNING_DROPS": (_are_rising_shares, "a list of rising numbers in (0, 1)"),
     "LEARNING_PATIENCE": _COUNT,
-    "LEARNING_BIAS_FACTOR": _POSITIVE,
+    "LEARNING_BIAS_FACTOR": _FACTOR,
     "LEARNING_WARMUP_STEPS": _COUNT_OR_ZERO,
-    "WEIGHT_DECAY": _NOT_NEGATIVE,
+    "WEIGHT_DECAY": _FACTOR_OR_ZERO,
     "GRADIENT_CLIP_NORM": _optional(_POSITIVE),
     "WEIGHT_AVERAGING": _optional(_number(lambda v: 0 < v < 1, "in (0, 1)")),
     "LOSS_WEIGHTS": (
@@ -225,7 +253,7 @@ RULES: dict[str, Rule] = {
     ),
     "CHECKPOINTS_TO_KEEP": _optional(_COUNT),
     "BOX_LOSS_MEAN": _choice("positives", "report"),
-    "DETECTION_MAX_INSTANCES": _COUNT,
+    "DETECTION_MAX_INSTANCES": _LENGTH,
     "DETECTION_MIN_CONFIDENCE": _optional(_FRACTION_OR_ZERO),
     "DETECTION_NMS_THRESHOLD": _FRACTION_OR_ZERO,
     "MASK_THRESHOLD": _number(lambda v: 0 < v < 1, "in (0, 1)"),
@@ -340,7 +368,10 @@ def _warn_about_unknown_keys(keys: list[str]) -> None:
 
 def _shown(value: Any) -> str:
     """Return a value as it is written in an error message, on one line."""
-    text = " ".join(repr(plain(value)).split())
+    try:
+        text = " ".join(repr(plain(value)).split())
+    except (RecursionError, ValueError):  # too deep; a whole number of thousands of digits
+        return f"a {type(value).__name__} that is too long to show"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

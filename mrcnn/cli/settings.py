@@ -17,7 +17,7 @@ from typing import Any
 from mrcnn.config import Config
 from mrcnn.config_rules import RULES
 from mrcnn.data.micrographs import MicrographAugmentation
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, quoted
 from mrcnn.presets import PRESETS
 from mrcnn.weights import description
 
@@ -91,15 +91,17 @@ def _parsed(setting: str) -> tuple:
         near = difflib.get_close_matches(key, RULES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(
-            f"--config {setting}: expected KEY=VALUE with a key of the configuration{hint}"
+            f"--config {quoted(setting)}: expected KEY=VALUE with a key of the configuration{hint}"
         )
     if key in FLAGS or key in FIXED:
         instead = f"use {FLAGS[key]}" if key in FLAGS else "it is part of the application"
-        raise UserError(f"--config {setting}: {key} cannot be changed so: {instead}")
+        raise UserError(f"--config {quoted(setting)}: {key} cannot be changed so: {instead}")
     try:
         return key, ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):
         return key, text
+    except (RecursionError, MemoryError):
+        raise UserError(f"--config {quoted(setting)}: nested too deeply") from None
 
 
 def beside(weights: str | Path | None) -> Settings:
@@ -121,7 +123,7 @@ def beside(weights: str | Path | None) -> Settings:
 def _read(path: Path) -> dict:
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from error
 
 
@@ -142,6 +144,6 @@ def _of(found: Mapping[str, Any], path: str | Path) -> Settings:
 
 def _damaged(path: str | Path, error: Exception) -> UserError:
     return UserError(
-        f"{path}: its settings are damaged ({error}); delete the file and name them with --preset "
-        "and --config"
+        f"{path}: its settings are damaged ({quoted(error)}); delete the file and name them with "
+        "--preset and --config"
     )

@@ -75,7 +75,8 @@ def check_class_ids(dataset: Any, image_id: int, class_ids: np.ndarray) -> None:
             "last; use map_source_class_id where it is the source's own number"
         )
         raise WrongClasses(
-            f"{image_name(dataset, image_id)}: load_mask gives the class id {wrong[0]}, but {reason}"
+            f"{image_name(dataset, image_id)}: load_mask gives the class id {wrong[0]}, but "
+            f"{reason}"
         )
 
 
