@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mrcnn.atomic import atomic_path
 from mrcnn.data.pairs import Pair, picture_name, warn_of
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, quoted
+from mrcnn.files import read_bytes
 
 SUBSETS = ("train", "val")
 
@@ -49,7 +51,10 @@ def _subset(place: float, val_share: float) -> str:
 
 def write_split(path: str | Path, subsets: Mapping[str, str]) -> None:
     """A CSV file with the columns image and subset, sorted by name."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["image", "subset"])
         writer.writerows(sorted(subsets.items()))
@@ -90,14 +95,20 @@ def read_split(
 
 def _listed(path: Path, names: Mapping[str, Any]) -> dict[str, str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not in UTF-8; save it as CSV UTF-8") from None
-    lines = text.splitlines()
-    delimiter = ";" if lines and ";" in lines[0] else ","
-    rows = csv.DictReader(lines, delimiter=delimiter)
+    try:
+        return _listed_in(text, path, names)
+    except csv.Error as error:  # fields of more characters than any name has, and the like
+        raise UserError(f"{path}: not a readable CSV file ({error})") from None
+
+
+def _listed_in(text: str, path: Path, names: Mapping[str, Any]) -> dict[str, str]:
+    delimiter = ";" if ";" in (text.splitlines() or [""])[0] else ","
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # Names as `write_split` writes them where they are bytes that are no UTF-8.
+    written = {name.encode("utf-8", "backslashreplace").decode(): name for name in names}
     if not {"image", "subset"} <= set(rows.fieldnames or ()):
         raise UserError(f"{path}: the first line must name the columns image and subset")
     listed: dict[str, str] = {}
@@ -105,10 +116,10 @@ def _listed(path: Path, names: Mapping[str, Any]) -> dict[str, str]:
         image, subset = (row["image"] or "").strip(), (row["subset"] or "").strip().lower()
         if subset not in SUBSETS:
             raise UserError(
-                f"{path}, line {rows.line_num}: the subset of {image} is "
-                f"{subset or 'missing'}; it must be train or val"
+                f"{path}, line {rows.line_num}: the subset of {quoted(image)} is "
+                f"{quoted(subset) if subset else 'missing'}; it must be train or val"
             )
-        name = image if image in names else picture_name(PurePosixPath(image))
+        name = written.get(image) or picture_name(PurePosixPath(image))
         if listed.setdefault(name, subset) != subset:
-            raise UserError(f"{path}, line {rows.line_num}: {image} is in both subsets")
+            raise UserError(f"{path}, line {rows.line_num}: {quoted(image)} is in both subsets")
     return listed

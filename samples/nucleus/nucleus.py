@@ -50,6 +50,7 @@ from samples.nucleus.submission import (  # noqa: E402
     mask_to_rle,
     rle_decode,
     rle_encode,
+    unknown_images,
 )
 
 __all__ = [
@@ -257,8 +258,9 @@ class NucleusApplication(Application):
             return None
         submission = Submission(options.submission)
         absent = absent_images(submission, dataset, options.limit)
-        if absent:
-            print(absent, file=sys.stderr)
+        for line in (absent, unknown_images(submission, dataset)):
+            if line:
+                print(line, file=sys.stderr)
 
         def predict(name, image):
             return submission.labels(name, image.shape[:2]), submission.scores(name), None

@@ -10,19 +10,25 @@ Shapes: H, W pixels, N instances, h, w pixels of one instance's patch.
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mrcnn.data.dataset import Dataset
-from mrcnn.errors import UserError
+from mrcnn.errors import MRCNNWarning, UserError, quoted
+from mrcnn.files import read_bytes
 from mrcnn.pixels.masks import label_map
 
 HEADER = ["ImageId", "EncodedPixels"]
+# Names of files may be bytes that are no UTF-8: they are written and read as they are.
+TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 # --- run-length codes ---------------------------------------------------------------------
@@ -67,7 +73,8 @@ def rle_encode(mask: np.ndarray) -> str:
 def rle_pixels(rle: str, shape: Sequence[int]) -> np.ndarray:
     """Zero-based, column-major pixel numbers of a run-length code, ascending by run.
 
-    Raises UserError where the code is not pairs of whole numbers inside the image.
+    Raises UserError where the code is not pairs of whole numbers inside the image, or holds a pixel
+    twice.
     """
     try:
         runs = np.array(rle.split(), dtype=np.int64)
@@ -79,6 +86,10 @@ def rle_pixels(rle: str, shape: Sequence[int]) -> np.ndarray:
     size = int(shape[0]) * int(shape[1])
     if (starts < 0).any() or (lengths < 1).any() or (starts > size - lengths).any():
         raise UserError(f"run-length code: a run lies outside the {shape[0]} x {shape[1]} image")
+    order = np.argsort(starts, kind="stable")
+    # Before the pixels are listed: runs that overlap may hold any number of them.
+    if (starts[order][1:] < (starts + lengths)[order][:-1]).any():
+        raise UserError("run-length code: the mask overlaps itself, two runs share a pixel")
     # Each run's first pixel, repeated, plus a count that starts at zero within each run.
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.repeat(starts, lengths) + within
@@ -130,8 +141,8 @@ class SubmissionWriter:
         self._scores_partial = self.path.with_name("scores.csv.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.partial, "w", newline="", encoding="utf-8")
-            self._scores = open(self._scores_partial, "w", newline="", encoding="utf-8")
+            self._file = open(self.partial, "w", newline="", **TEXT)
+            self._scores = open(self._scores_partial, "w", newline="", **TEXT)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
         self._rows = csv.writer(self._file, lineterminator="\n")
@@ -181,11 +192,18 @@ class Submission:
         # One image's masks fit one field; csv's own limit of 128 KiB is too small for large ones.
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         try:
-            with open(self.path, newline="", encoding="utf-8-sig") as file:
-                self._read(csv.reader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            self._read(csv.reader(io.StringIO(_text_of(self.path), newline="")))
+        except csv.Error as error:
             raise UserError(f"{self.path}: cannot be read ({error})") from None
         self._scores = self._read_scores(self.path.with_name("scores.csv"))
+        unlike = [i for i in self._rows if self._scores and self.scores(i) is None]
+        if unlike:
+            warnings.warn(
+                f"{self.path}: scores.csv beside it has other numbers of scores for {len(unlike)} "
+                f"images (first: {quoted(unlike[0])}): their confidences are taken as unknown",
+                MRCNNWarning,
+                stacklevel=2,
+            )
 
     def _read(self, rows: Iterable[list[str]]) -> None:
         header = next(iter(rows), [])
@@ -203,14 +221,19 @@ class Submission:
     def _read_scores(self, path: Path) -> dict[str, list[float]]:
         """The confidences that `detect` writes beside a submission; {} without such a file."""
         scores: dict[str, list[float]] = {}
-        if not path.is_file():
+        if not path.exists():
             return scores
         try:
-            with open(path, newline="", encoding="utf-8") as file:
-                for row in list(csv.reader(file))[1:]:
-                    scores.setdefault(row[0], []).append(float(row[1]))
-        except (OSError, IndexError, ValueError, csv.Error):
-            raise UserError(f"{path}: not a readable list of ImageId,Score") from None
+            for row in list(csv.reader(io.StringIO(_text_of(path), newline="")))[1:]:
+                score = float(row[1])
+                if not 0 <= score <= 1:
+                    raise ValueError(f"a score of {score:g}")
+                scores.setdefault(row[0], []).append(score)
+        except (IndexError, ValueError, csv.Error) as error:
+            raise UserError(
+                f"{path}: not a readable list of ImageId,Score with scores from 0 to 1 "
+                f"({quoted(error)})"
+            ) from None
         return scores
 
     @property
@@ -230,7 +253,7 @@ class Submission:
             if labels[pixels].any():
                 raise UserError(
                     f"{self.path} line {number}: overlaps an earlier mask of "
-                    f"{image_id}; Kaggle does not accept that"
+                    f"{quoted(image_id)}; Kaggle does not accept that"
                 )
             labels[pixels] = label
         return np.ascontiguousarray(labels.reshape(int(shape[1]), int(shape[0])).T)
@@ -239,6 +262,23 @@ class Submission:
         """Confidences [N] of the image's instances, or None where they are not known."""
         count, scores = len(self._rows.get(image_id, [])), self._scores.get(image_id, [])
         return np.array(scores) if len(scores) == count else None
+
+
+def _text_of(path: Path) -> str:
+    """The text of a CSV file of strangers. Raises UserError where there is none."""
+    return read_bytes(path).removeprefix(codecs.BOM_UTF8).decode(**TEXT)
+
+
+def unknown_images(submission: Submission, dataset: Dataset) -> str:
+    """What a submission has besides a data set's images, in a line; empty for nothing."""
+    known = {dataset.image_reference(i) for i in dataset.image_ids}
+    unknown = [image_id for image_id in submission.image_ids if image_id not in known]
+    if not unknown:
+        return ""
+    return (
+        f"{submission.path}: {len(unknown)} of its images are not in the subset and are not scored "
+        f"(first: {quoted(unknown[0])})"
+    )
 
 
 def absent_images(submission: Submission, dataset: Dataset, limit: int | None = None) -> str:

@@ -1138,9 +1138,11 @@ def test_split_file_of_other_pictures(tmp_path):
     [
         ("", "first line must name"),
         ("a,val\nb,train", "first line must name"),
-        ("image,subset\na,test\nb,train", "line 2: the subset of a is test; it must be"),
-        ("image,subset\na,train\nb", "line 3: the subset of b is missing"),
-        ("image,subset\na,val\na,train\nb,train", "line 3: a is in both subsets"),
+        ("image,subset\na,test\nb,train", "line 2: the subset of .?a.? is .?test.?; it must"),
+        ("image,subset\na,train\nb", "line 3: the subset of .?b.? is missing"),
+        ("image,subset\na,val\na,train\nb,train", "line 3: .?a.? is in both subsets"),
+        ("image,subset\n" + "a" * 200_000 + ",val\nb,train", ""),
+        ("image,subset\na," + "v" * 200_000, ""),
         ("image,subset\nx,val", r"lists none of the 2 images \(first: a\)"),
         ("image,subset\na,val\nb,val", "leaves no image for training"),
         ("image,subset\n\xe4,val", "not in UTF-8"),
@@ -1153,8 +1155,18 @@ def test_wrong_split_files(text, words, tmp_path):
 
 
 def test_split_file_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="split.csv: cannot be read"):
+    with pytest.raises(UserError, match="split.csv: no such file"):
         read_split(tmp_path / "split.csv", pairs_of("ab"), 0.2, 0)
+    os.mkfifo(tmp_path / "split.csv")
+    with pytest.raises(UserError, match="split.csv: not a regular file, but a named pipe"):
+        read_split(tmp_path / "split.csv", pairs_of("ab"), 0.2, 0)
+
+
+def test_split_of_names_that_are_no_utf_8(tmp_path):
+    names = [os.fsdecode(b"a\xff"), "b\u2028c"]
+    subsets = dict(zip(names, ("val", "train"), strict=True))
+    write_split(tmp_path / "split.csv", subsets)
+    assert read_split(tmp_path / "split.csv", pairs_of(names), 0, 0) == subsets
 
 
 # ---- The data set ------------------------------------------------------------------------------

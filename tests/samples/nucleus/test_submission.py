@@ -1,12 +1,14 @@
 """Run-length codes, overlap removal and the submission file."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mrcnn.errors import UserError
+from mrcnn.data.dataset import Dataset
+from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.pixels.masks import label_map
 from samples.nucleus.submission import (
     Submission,
@@ -17,6 +19,7 @@ from samples.nucleus.submission import (
     remove_overlaps,
     rle_decode,
     rle_encode,
+    unknown_images,
 )
 
 
@@ -79,6 +82,9 @@ def test_label_runs_of_any_shape(shape):
         "7 1",
         "99999999999999999999 1",
         "1 9223372036854775807",
+        "1 2 2 1",
+        "3 2 1 6",
+        "1 6 " * 100_000,
     ],
 )
 def test_wrong_runs_are_refused(code):
@@ -229,5 +235,61 @@ def test_wrong_rows_name_their_line(tmp_path):
         Submission(path).labels("a", (2, 2))
     with pytest.raises(UserError, match="line 4: .*outside"):
         Submission(path).labels("b", (2, 2))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no such file"):
         Submission(tmp_path / "absent.csv")
+
+
+def test_a_mask_that_overlaps_itself_is_refused(tmp_path):
+    path = tmp_path / "wrong.csv"
+    path.write_text("ImageId,EncodedPixels\na,1 2 3 1\nb,1 3 2 1\n")
+    assert Submission(path).labels("a", (2, 2)).sum() == 3
+    with pytest.raises(UserError, match="wrong.csv line 3: .* the mask overlaps itself"):
+        Submission(path).labels("b", (2, 2))
+
+
+@pytest.mark.parametrize("scores", ["a,1e999", "a,nan", "a,-1", "a", "a,x", ""])
+def test_wrong_scores_are_refused(scores, tmp_path):
+    (tmp_path / "x.csv").write_text("ImageId,EncodedPixels\na,1 2\n")
+    (tmp_path / "scores.csv").write_text(f"ImageId,Score\n{scores}\n\n")
+    with pytest.raises(UserError, match="scores.csv: not a readable list of ImageId,Score"):
+        Submission(tmp_path / "x.csv")
+
+
+def test_other_numbers_of_scores_are_said(tmp_path):
+    (tmp_path / "x.csv").write_text("ImageId,EncodedPixels\na,1 2\nb,1 1\n")
+    (tmp_path / "scores.csv").write_text("ImageId,Score\na,.5\nb,.5\nb,.4\n")
+    with pytest.warns(MRCNNWarning, match="numbers of scores for 1 images .first: .?b.?.: their"):
+        submission = Submission(tmp_path / "x.csv")
+    assert submission.scores("a").tolist() == [0.5] and submission.scores("b") is None
+
+
+def test_named_pipes_and_long_fields(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError, match="pipe.csv: not a regular file"):
+        Submission(tmp_path / "pipe.csv")
+    runs = " ".join(f"{2 * i + 1} 1" for i in range(40_000))
+    (tmp_path / "long.csv").write_text(f"ImageId,EncodedPixels\na,{runs}\n")
+    assert (Submission(tmp_path / "long.csv").labels("a", (300, 300)) > 0).sum() == 40_000
+
+
+def test_names_that_are_no_utf_8(tmp_path):
+    name = os.fsdecode(b"n\xff" + b"x" * 253)
+    writer = SubmissionWriter(tmp_path / "submit.csv")
+    writer.add(name, np.eye(3, dtype=int), np.array([0.5]))
+    writer.close()
+    submission = Submission(tmp_path / "submit.csv")
+    assert submission.image_ids == [name] and submission.scores(name).tolist() == [0.5]
+
+
+def test_images_that_only_the_submission_has(tmp_path):
+    (tmp_path / "x.csv").write_text("ImageId,EncodedPixels\na,1 2\nb,1 1\nc,\n")
+    dataset = Dataset()
+    dataset.add_image("nucleus", "a", None)
+    dataset.image_reference = lambda i: dataset.image_info[i]["id"]
+    dataset.prepare()
+    submission = Submission(tmp_path / "x.csv")
+    assert "2 of its images are not in the subset" in unknown_images(submission, dataset)
+    dataset.add_image("nucleus", "b", None)
+    dataset.add_image("nucleus", "c", None)
+    dataset.prepare()
+    assert unknown_images(submission, dataset) == ""
