@@ -7,6 +7,7 @@ Shapes: H, W pixels, N nuclei, L label layers.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import sys
 import warnings
@@ -14,6 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
+from PIL import ExifTags, Image
 
 ROOT_DIR = str(Path(__file__).resolve().parents[2])
 if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
@@ -21,10 +23,10 @@ if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
 
 from mrcnn.config import Config  # noqa: E402
 from mrcnn.data.dataset import Dataset  # noqa: E402
-from mrcnn.errors import MRCNNWarning, UserError  # noqa: E402
+from mrcnn.errors import MRCNNWarning, UserError, quoted  # noqa: E402
 from mrcnn.images.image_files import decode  # noqa: E402
 from mrcnn.pixels.exposure import measure, to_rgb  # noqa: E402
-from mrcnn.pixels.masks import add_to_layers  # noqa: E402
+from mrcnn.pixels.masks import add_to_layers, join_layers  # noqa: E402
 from samples.nucleus import subsets  # noqa: E402
 from samples.nucleus.storage import Entry, FolderStore, ZipStore, open_subset  # noqa: E402
 
@@ -134,8 +136,8 @@ class NucleusDataset(Dataset):
 
         Returns layers int32 [H, W, L] and class ids int32 [N], all 1. Nucleus number i has the
         value i + 1 in exactly one layer; only nuclei that share pixels need a second layer.
-        Masks without a pixel are left out. Raises UserError for an image without masks folder,
-        or where a mask has another size than the others.
+        Masks without a pixel are left out. Raises UserError for an image without masks folder, and
+        where a mask has another size than the image.
         """
         entry, store = self._files(image_id)
         if entry.masks is None:
@@ -144,20 +146,19 @@ class NucleusDataset(Dataset):
                 "folder; such an image works for detect only"
             )
         layers: list[np.ndarray] = []
-        size: tuple[int, int] | None = None
+        # The first size that a header states, of the image or a mask, is that of all: none is
+        # decoded that claims another.
+        size = size_of_header(store.read(entry.image))
         count = 0
         for member in entry.masks:
-            patch, (y, x), mask_size = read_mask(store.read(member), store.name(member))
-            size = size or mask_size
-            if mask_size != size:
-                raise UserError(
-                    f"{store.name(member)}: {mask_size[0]} x {mask_size[1]} pixels, "
-                    f"other masks of the image are {size[0]} x {size[1]}"
-                )
+            patch, (y, x), size = mask_of_size(store.read(member), store.name(member), size)
             if patch.size:
                 count += 1
                 window = (slice(y, y + patch.shape[0]), slice(x, x + patch.shape[1]))
-                add_to_layers(layers, size, window, patch, count)
+                try:
+                    add_to_layers(layers, size, window, patch, count)
+                except UserError as error:
+                    raise UserError(f"{store.name(entry.image)}: {error}") from None
         if count < len(entry.masks):
             warnings.warn(
                 f"{store.name(entry.image)}: {len(entry.masks) - count} of its masks "
@@ -167,7 +168,7 @@ class NucleusDataset(Dataset):
             )
         if not layers:
             layers = [np.zeros(size or self.load_image(image_id).shape[:2], np.int32)]
-        return np.stack(layers, axis=-1), np.ones(count, np.int32)
+        return join_layers(layers), np.ones(count, np.int32)
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Instance masks bool [H, W, N] and class ids int32 [N]."""
@@ -197,6 +198,38 @@ def read_mask(data: bytes, name: str) -> tuple[np.ndarray, tuple[int, int], tupl
         return np.zeros((0, 0), bool), (0, 0), inside.shape
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     return inside[window].copy(), (int(rows[0]), int(columns[0])), inside.shape
+
+
+def size_of_header(data: bytes) -> tuple[int, int] | None:
+    """(H, W) as an image file states it, turned as its orientation tag asks for, without decoding
+    pixels; None where it does not."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "TIFF", "JPEG", "BMP")) as image:
+            # Where a PNG does not say it at its start, Pillow would decode it to look at the end.
+            looked_up = image.format != "PNG" or "exif" in image.info
+            turned = looked_up and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:  # whatever a broken file brings about: decoding it says what is wrong
+        return None
+
+
+def mask_of_size(
+    data: bytes, name: str, wanted: tuple[int, int] | None
+) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+    """What `read_mask` returns, of a mask of the wanted size (H, W), or of any where it is None.
+
+    Raises UserError for every other, before it is decoded where its header says so.
+    """
+    _require_size(size_of_header(data), wanted, name)
+    patch, corner, size = read_mask(data, name)
+    _require_size(size, wanted, name)
+    return patch, corner, size
+
+
+def _require_size(size: tuple[int, int] | None, wanted: tuple[int, int] | None, name: str) -> None:
+    if size is not None and wanted is not None and tuple(size) != tuple(wanted):
+        shown = " x ".join(map(str, size))
+        raise UserError(f"{name}: {shown} pixels, its image has {wanted[0]} x {wanted[1]}")
 
 
 def _part_of(part: str, image_ids: Collection[str]) -> list[str]:

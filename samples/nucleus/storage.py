@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from mrcnn.errors import UserError
-from mrcnn.files import refuse_large
+from mrcnn.errors import MissingFileError, MRCNNWarning, UserError, quoted
+from mrcnn.files import read_bytes, refuse_large, require_regular
 
 MAX_ZIP_MEMBERS = 2_000_000
 # Kaggle's own files are PNG; data sets that people make in its layout have others.
 ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 
 
 @dataclass
@@ -40,6 +43,41 @@ def is_image_file(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(ENDINGS)
 
 
+def is_other_file(name: str) -> bool:
+    """True for names of files that are neither images nor hidden, nor what systems leave behind."""
+    return not (name.startswith(".") or is_image_file(name) or name.lower() in SYSTEM_FILES)
+
+
+@dataclass
+class LeftOut:
+    """What a store finds and does not use; names of the first of each kind are enough to look."""
+
+    files: list[str] = field(default_factory=list)
+    masks: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+
+    def warn(self) -> None:
+        """Say it, a line for each kind."""
+        for names, what in (
+            (self.files, "files that are no images of a kind that can be read, left out"),
+            (self.masks, "folders of masks without an image, left out"),
+            (self.images, "folders with several images, of which one is taken"),
+        ):
+            if names:
+                text = f"{len(names)} {what} (first: {quoted(names[0], 300)})"
+                warnings.warn(text, MRCNNWarning, stacklevel=4)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Sorted. Raises UserError where the folder cannot be listed, MissingFileError without one."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingFileError(f"{folder}: no such folder") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from None
+
+
 def choose_image(image_id: str, names: list[str]) -> str:
     """The image among the files of an `images` folder: the one named like the image."""
     named = [n for n in names if PurePosixPath(n).stem == image_id]
@@ -52,20 +90,29 @@ class FolderStore:
     def __init__(self, folder: Path):
         self.folder = folder
         self.entries = []
-        for directory in sorted(p for p in folder.iterdir() if p.is_dir()):
-            images = self._pictures(directory / "images")
+        left_out = LeftOut()
+        for name in _names_in(folder):
+            if name.startswith(".") or not (folder / name).is_dir():
+                continue
+            images = self._pictures(folder / name / "images", left_out)
+            masks = self._pictures(folder / name / "masks", left_out)
             if images:
-                entry = Entry(directory.name, choose_image(directory.name, images))
-                if (directory / "masks").is_dir():
-                    entry.masks = self._pictures(directory / "masks")
-                self.entries.append(entry)
+                if len(images) > 1:
+                    left_out.images.append(f"{folder / name}")
+                self.entries.append(Entry(name, choose_image(name, images), masks))
+            elif masks:
+                left_out.masks.append(f"{folder / name}")
+        left_out.warn()
 
-    def _pictures(self, directory: Path) -> list[str]:
-        """Sorted paths, relative to the store's folder."""
-        if not directory.is_dir():
-            return []
+    def _pictures(self, directory: Path, left_out: LeftOut) -> list[str] | None:
+        """Sorted paths, relative to the store's folder; None where there is no such folder."""
         prefix = f"{directory.parent.name}/{directory.name}/"
-        return sorted(prefix + name for name in os.listdir(directory) if is_image_file(name))
+        try:
+            names = _names_in(directory)
+        except MissingFileError:
+            return None
+        left_out.files += [f"{directory / name}" for name in names if is_other_file(name)]
+        return [prefix + name for name in names if is_image_file(name)]
 
     def name(self, member: str) -> str:
         """A file's name for messages."""
@@ -81,12 +128,7 @@ class FolderStore:
 
     def read(self, member: str) -> bytes:
         """The bytes of one file."""
-        path = self.folder / member
-        try:
-            refuse_large(path.stat().st_size, str(path))
-            return path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        return read_bytes(self.folder / member)
 
 
 class ZipStore:
@@ -101,9 +143,11 @@ class ZipStore:
         self.path = path
         self._lock = threading.Lock()
         try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: not a readable zip file ({error})") from None
+            self._zip = zipfile.ZipFile(require_regular(path))
+        except UserError:
+            raise
+        except Exception as error:  # BadZipFile, OSError, and what broken directories bring about
+            raise UserError(f"{path}: not a readable zip file ({quoted(error)})") from None
         names = self._zip.namelist()
         if len(names) > MAX_ZIP_MEMBERS:
             raise UserError(f"{path}: {len(names)} members, more than any data set of this kind")
@@ -113,15 +157,29 @@ class ZipStore:
         """Group the members by image."""
         images: dict[str, list[str]] = {}
         masks: dict[str, list[str]] = {}
-        for name in names:
+        places: dict[str, str] = {}
+        left_out = LeftOut()
+        for name, times in Counter(names).items():
             parts = name.split("/")
-            if len(parts) < 3 or "__MACOSX" in parts:
+            if len(parts) < 3 or "__MACOSX" in parts or parts[-2] not in ("images", "masks"):
                 continue
             image_id, kind, file = parts[-3:]
+            place = name.removesuffix(f"/{kind}/{file}")
+            if times > 1 or places.setdefault(image_id, place) != place:
+                other = name if times > 1 else places[image_id]
+                raise UserError(
+                    f"{self.path}: holds {quoted(image_id)} twice, in {quoted(other)} and in "
+                    f"{quoted(place)}; keep one of them"
+                )
+            if file and is_other_file(file):
+                left_out.files.append(self.name(name))
             if kind == "masks":  # a bare folder member "<id>/masks/" counts: a labelled image
                 masks.setdefault(image_id, []).extend([name] if is_image_file(file) else [])
             elif kind == "images" and is_image_file(file):
                 images.setdefault(image_id, []).append(name)
+        left_out.masks = [self.name(places[i]) for i in masks if i not in images and masks[i]]
+        left_out.images = [self.name(places[i]) for i in images if len(images[i]) > 1]
+        left_out.warn()
         entries = []
         for image_id in sorted(images):
             found = masks.get(image_id)
@@ -153,7 +211,7 @@ class ZipStore:
         except UserError:
             raise
         except Exception as error:  # zlib.error, BadZipFile, RuntimeError (password), OSError
-            raise UserError(f"{self.name(member)}: cannot be read ({error})") from None
+            raise UserError(f"{self.name(member)}: cannot be read ({quoted(error)})") from None
 
 
 def open_subset(dataset_dir: str | os.PathLike, subset: str) -> FolderStore | ZipStore:
@@ -166,14 +224,14 @@ def open_subset(dataset_dir: str | os.PathLike, subset: str) -> FolderStore | Zi
     if not root.exists():
         raise UserError(f"--dataset {root}: no such folder")
     folder, archive = root / subset, root / f"{subset}.zip"
-    if root.is_file():
+    if not root.is_dir():
         store: FolderStore | ZipStore = ZipStore(root)
     elif folder.is_dir():
         store = FolderStore(folder)
     elif archive.is_file():
         store = ZipStore(archive)
     else:
-        there = sorted(p.name for p in root.iterdir() if p.is_dir() or p.suffix == ".zip")
+        there = [n for n in _names_in(root) if n.endswith(".zip") or (root / n).is_dir()]
         listing = ", ".join(there[:6]) + (", ..." if len(there) > 6 else "")
         raise UserError(
             f"{root} holds neither a folder {subset} nor {subset}.zip "

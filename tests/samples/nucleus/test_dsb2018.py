@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import threading
 import zipfile
@@ -9,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from mrcnn.errors import MRCNNWarning, UserError
@@ -198,6 +200,113 @@ def test_mask_of_another_size(tmp_path):
     write_image(tmp_path / "s", "a", png(masks[0]), masks)
     with pytest.raises(UserError, match="1.png: 11 x 10 pixels"):
         load(tmp_path, "s").load_layers(0)
+
+
+def test_masks_are_measured_before_they_are_decoded(tmp_path, monkeypatch):
+    """A kilobyte may claim a hundred million pixels."""
+    masks = list(disjoint_masks())
+    write_image(tmp_path / "s", "a", png(masks[0]), masks)
+    folder = tmp_path / "s" / "a"
+    bomb = Image.new("L", (9000, 9000))
+    bomb.save(folder / "masks" / "0.png")
+    decoded = []
+    monkeypatch.setattr(Image.Image, "load", lambda image: decoded.append(image.size))
+    with pytest.raises(UserError, match="0.png: 9000 x 9000 pixels, its image has 12 x 10"):
+        load(tmp_path, "s").load_layers(0)
+    assert not decoded
+
+
+def test_masks_that_overlap_many_times_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("mrcnn.pixels.masks.MAX_LAYER_PIXELS", 3 * 120)
+    write_image(
+        tmp_path / "s", "a", png(np.zeros((12, 10), np.uint8)), [np.ones((12, 10), np.uint8)] * 4
+    )
+    with pytest.raises(UserError, match="a.png: its masks overlap each other more than 3 times"):
+        load(tmp_path, "s").load_layers(0)
+
+
+def damaged_tiffs():
+    """TIFF masks whose tags say something else than their pixels."""
+    whole = io.BytesIO()
+    tifffile.imwrite(whole, np.ones((12, 10), np.uint8))
+    data = bytearray(whole.getvalue())
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        tags = {tag.name: tag.valueoffset for tag in tiff.pages[0].tags}
+    for name, value in (
+        ("ImageWidth", 0),
+        ("ImageLength", 0),
+        ("SamplesPerPixel", 0),
+        ("BitsPerSample", 3),
+        ("Compression", 5),
+        ("StripOffsets", 2**31),
+        ("PhotometricInterpretation", 99),
+    ):
+        changed = bytearray(data)
+        changed[tags[name] : tags[name] + 2] = (value % 65536).to_bytes(2, "little")
+        if value > 65535:
+            changed[tags[name] : tags[name] + 4] = value.to_bytes(4, "little")
+        yield bytes(changed)
+    yield bytes(data[:100])
+    yield bytes(data[:-60])
+
+
+def test_damaged_masks_are_one_line(tmp_path):
+    folder = tmp_path / "s" / "a"
+    write_image(tmp_path / "s", "a", png(np.zeros((12, 10), np.uint8)), [])
+    for content in damaged_tiffs():
+        (folder / "masks" / "0.tif").write_bytes(content)
+        try:
+            layers, class_ids = load(tmp_path, "s").load_layers(0)
+        except UserError as error:
+            assert "0.tif: " in str(error) and "\n" not in str(error)
+        else:  # the damage is where nothing hangs on it
+            assert layers.shape == (12, 10, 1) and layers.all()
+    (folder / "masks" / "0.tif").unlink()
+    os.mkfifo(folder / "masks" / "0.png")
+    with pytest.raises(UserError, match="0.png: not a regular file, but a named pipe"):
+        load(tmp_path, "s").load_layers(0)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_is_not_used_is_said(data, tmp_path, kind):
+    store = data / "stage1_train"
+    (store / "zz" / "masks" / "more.gif").touch()
+    (store / "zz" / "masks" / "Thumbs.db").touch()
+    (store / "zz" / "images" / "other.png").write_bytes(png(np.zeros((4, 4), np.uint8)))
+    (store / "lost" / "masks").mkdir(parents=True)
+    (store / "lost" / "masks" / "0.png").write_bytes(png(np.zeros((4, 4), np.uint8)))
+    if kind == "zip":
+        zipped(store, tmp_path / "t.zip")
+    with pytest.warns(MRCNNWarning) as seen:
+        load(*((data, "stage1_train") if kind == "folder" else (tmp_path, "t")))
+    texts = "\n".join(str(warning.message) for warning in seen)
+    for words in (
+        "1 files that are no images of a kind .*more.gif",
+        "1 folders of masks without an image, left out .*lost",
+        "1 folders with several images, of which one is taken .*zz",
+    ):
+        assert re.search(words, texts)
+
+
+def test_one_image_twice_in_a_zip(tmp_path):
+    write_image(tmp_path / "s" / "one", "a", png(np.zeros((4, 4), np.uint8)), [])
+    write_image(tmp_path / "s" / "two", "a", png(np.zeros((4, 4), np.uint8)), [])
+    zipped(tmp_path / "s", tmp_path / "t.zip")
+    with pytest.raises(UserError, match="t.zip: holds .?a.? twice, in .*one/a.* and in .*two/a"):
+        load(tmp_path, "t")
+
+
+def test_folders_that_may_not_be_listed(data, monkeypatch):
+    listed = os.listdir
+
+    def listing(folder):
+        if str(folder).endswith("zz/masks"):
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(os, "listdir", listing)
+    with pytest.raises(UserError, match="zz/masks: cannot be read .Permission denied"):
+        load(data, "stage1_train")
 
 
 def test_many_threads_read_one_zip(data, tmp_path):
