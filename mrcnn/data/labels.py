@@ -24,6 +24,7 @@ import numpy as np
 
 from mrcnn.errors import MRCNNWarning, UserError, quoted
 from mrcnn.files import file_state, read_bytes, refuse_large
+from mrcnn.images.declared_size import require_declared_size
 from mrcnn.images.image_files import Picture, open_image, open_images
 from mrcnn.pixels.polygons import (
     PIECE_OF,
@@ -100,6 +101,8 @@ class LabelImage:
         return [replace(self, suffix=suffix) for suffix in own]
 
     def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, np.ndarray]:
+        if self.path.is_file():
+            require_declared_size(read_bytes(self.path), str(self.path))
         labels, split_up = number_instances(self._open().read_labels(), str(self.path))
         count = int(labels.max(initial=0))
         if split_up:

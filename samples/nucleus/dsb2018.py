@@ -24,6 +24,7 @@ if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
 from mrcnn.config import Config  # noqa: E402
 from mrcnn.data.dataset import Dataset  # noqa: E402
 from mrcnn.errors import MRCNNWarning, UserError, quoted  # noqa: E402
+from mrcnn.images.declared_size import require_declared_size  # noqa: E402
 from mrcnn.images.image_files import decode  # noqa: E402
 from mrcnn.pixels.exposure import measure, to_rgb  # noqa: E402
 from mrcnn.pixels.masks import add_to_layers, join_layers  # noqa: E402
@@ -221,6 +222,7 @@ def mask_of_size(
     Raises UserError for every other, before it is decoded where its header says so.
     """
     _require_size(size_of_header(data), wanted, name)
+    require_declared_size(data, name)
     patch, corner, size = read_mask(data, name)
     _require_size(size, wanted, name)
     return patch, corner, size
