@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrcnn.errors import UserError, quoted
+from mrcnn.files import require_regular
 from mrcnn.pixels.exposure import standardise
 from mrcnn.pixels.masks import masks_to_layers
 from mrcnn.pixels.molding import adapt_channels
@@ -156,10 +157,17 @@ class Dataset:
 
         path = self.image_info[image_id]["path"]
         try:
+            if "://" not in str(path):  # scikit-image takes addresses, too
+                require_regular(path)
             image = imread(path)
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:  # of a dozen kinds, by format and damage
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"cannot read image {path}: {reason}") from error
+        if image.ndim not in (2, 3) or image.dtype.kind not in "buif":
+            raise UserError(
+                f"cannot read image {path}: it has shape {image.shape} and values of type "
+                f"{image.dtype}, which is neither grey nor colours"
+            )
         return adapt_channels(image, 3)
 
     def open_image(self, image_id: int) -> Any:

@@ -22,6 +22,7 @@ import numpy as np
 
 from mrcnn.atomic import atomic_path
 from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.files import open_regular
 
 if TYPE_CHECKING:
     from mrcnn.config import Config
@@ -57,7 +58,7 @@ class DiskCache:
         """
         try:
             with (
-                open(self.folder / name, "rb") as file,
+                open_regular(self.folder / name) as file,
                 np.load(file, allow_pickle=False) as stored,
             ):
                 if stored["key"].item() != key:
@@ -66,7 +67,9 @@ class DiskCache:
         except Exception:  # no such file, or whatever a damaged one may raise
             return None
         fit = image.ndim == layers.ndim == 3 and image.shape[:2] == layers.shape[:2]
-        return (image, layers, class_ids) if fit and class_ids.ndim == 1 else None
+        fit = fit and class_ids.ndim == 1 and class_ids.dtype.kind == "i"
+        fit = fit and layers.dtype.kind == "u" and layers.max(initial=0) <= len(class_ids)
+        return (image, layers, class_ids) if fit else None
 
     def put(self, name: str, key: str, arrays: Arrays) -> None:
         """Store arrays in the file `name`. Where that fails, warn once and store no more."""

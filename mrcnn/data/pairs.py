@@ -147,7 +147,7 @@ def _files(folder: Path, without: Path | None = None) -> list[PurePosixPath]:
     folder `without`."""
     found = []
     seen: set[Path] = set()  # links may lead back
-    for directory, folders, names in os.walk(folder, followlinks=True):
+    for directory, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         here = Path(directory)
         inner = [here / name for name in folders if name[0] != "." and name != "__MACOSX"]
         if here.resolve() in seen:
@@ -159,6 +159,11 @@ def _files(folder: Path, without: Path | None = None) -> list[PurePosixPath]:
         place = PurePosixPath(here.relative_to(folder).as_posix())
         found += [place / name for name in [*names, *stored] if name[0] != "."]
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that may not be listed would look like one without images or labels."""
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror or error})") from None
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -204,7 +204,7 @@ class Evaluation:
             temporary.write_text(text + "\n", encoding="utf-8")
         with (
             atomic_path(folder / "metrics.csv") as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
+            open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
         ):
             if self.rows:
                 writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")

@@ -23,7 +23,7 @@ if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
 
 from mrcnn.config import Config  # noqa: E402
 from mrcnn.data.dataset import Dataset  # noqa: E402
-from mrcnn.errors import MRCNNWarning, UserError, quoted  # noqa: E402
+from mrcnn.errors import MRCNNWarning, UserError  # noqa: E402
 from mrcnn.images.declared_size import require_declared_size  # noqa: E402
 from mrcnn.images.image_files import decode  # noqa: E402
 from mrcnn.pixels.exposure import measure, to_rgb  # noqa: E402

@@ -1,7 +1,10 @@
 """Dataset: numbering, look-up tables, images and masks from files."""
 
+import os
+
 import numpy as np
 import pytest
+import tifffile
 from skimage.io import imsave
 
 from mrcnn.data.dataset import Dataset
@@ -94,6 +97,27 @@ def test_an_unreadable_file_is_named(tmp_path, content):
     with pytest.raises(UserError, match="^cannot read image .*broken.png: ") as caught:
         dataset.load_image(0)
     assert "\n" not in str(caught.value)
+
+
+def test_images_that_are_no_regular_files_or_no_images(tmp_path):
+    dataset = Dataset()
+    os.mkfifo(tmp_path / "pipe.png")
+    np.save(tmp_path / "stack.npy", np.zeros((2, 3, 4, 5), np.uint8))
+    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((9, 3, 40, 50), np.uint8))
+    tifffile.imwrite(tmp_path / "complex.tif", np.zeros((40, 50), np.complex64))
+    for name in ("pipe.png", "stack.npy", "stack.tif", "complex.tif", "."):
+        dataset.add_image("files", name, path=tmp_path / name)
+    for number in range(5):
+        with pytest.raises(UserError, match="^cannot read image ") as caught:
+            dataset.load_image(number)
+        assert "\n" not in str(caught.value)
+
+
+def test_masks_of_nan_are_refused():
+    dataset = Dataset()
+    dataset.load_mask = lambda image_id: (np.full((4, 5, 1), np.nan), [1])
+    with pytest.raises(UserError, match="values that are no numbers"):
+        dataset.load_layers(0)
 
 
 def test_load_layers_converts_masks():

@@ -93,8 +93,19 @@ def test_other_files_count_as_absent(tmp_path, content):
 
 def test_arrays_that_do_not_fit_together_count_as_absent(tmp_path):
     cache, (image, layers, class_ids) = DiskCache(tmp_path), some_arrays()
-    cache.put(NAME, KEY, (image, layers[:-1], class_ids))
-    assert cache.get(NAME, KEY) is None
+    for wrong in (
+        (image, layers[:-1], class_ids),
+        (image, layers, class_ids[:100]),
+        (image, layers.astype(float), class_ids),
+        (image, layers, class_ids * 1.5),
+    ):
+        cache.put(NAME, KEY, wrong)
+        assert cache.get(NAME, KEY) is None
+
+
+def test_a_named_pipe_counts_as_absent(tmp_path):
+    os.mkfifo(tmp_path / NAME)
+    assert DiskCache(tmp_path).get(NAME, KEY) is None
 
 
 def test_a_folder_that_takes_no_files_is_reported_once(tmp_path):

@@ -654,6 +654,21 @@ def test_what_has_no_partner_is_left_out(images, tmp_path):
     assert second.startswith("Labels without image, left out: 2 (first: ") and "y.tif" in second
 
 
+def test_folders_that_may_not_be_listed(images, tmp_path, monkeypatch):
+    """As root every folder may be listed: the refusal is made here."""
+    write_labels(tmp_path / "labels" / "shut" / "a.png", TRUTH["a"])
+    scan = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="shut: cannot be read .Permission denied"):
+        find_pairs(images, tmp_path / "labels")
+
+
 def test_nothing_fits(images, tmp_path):
     labels = tmp_path / "labels"
     write_labels(labels / "x.tif", TRUTH["a"])
