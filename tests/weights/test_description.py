@@ -91,7 +91,7 @@ def test_numbers_that_are_none_and_deep_nesting(tmp_path, value):
 
 def test_a_pipe_beside_the_weights_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "a.json")
-    with pytest.raises(UserError, match="is no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         description.beside(tmp_path / "a.h5")
 
 

@@ -316,5 +316,5 @@ def test_somebody_without_a_home_folder(monkeypatch):
 
 def test_a_pipe_is_no_weight_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.h5")
-    with pytest.raises(UserError, match="pipe.h5 is no regular file"):
+    with pytest.raises(UserError, match="pipe.h5: not a regular file"):
         resolve_weights(tmp_path / "pipe.h5")

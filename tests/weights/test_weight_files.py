@@ -646,7 +646,7 @@ def test_legacy_file_survives_a_round_trip(shared_dir, tmp_path):
     assert copied.keys() == contents.layers.keys()
     for layer, tensors in copied.items():
         for name in set(tensors) & set(legacy_h5.BATCH_NORM_NAMES):
-            np.testing.assert_array_equal(tensors[name], contents[layer][name])
+            np.testing.assert_array_equal(tensors[name], contents.layers[layer][name])
 
 
 def test_imagenet_file_loads_with_its_absent_kernels_reported(shared_dir):
