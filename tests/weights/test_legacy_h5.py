@@ -129,7 +129,7 @@ def test_a_pipe_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.h5")
     (tmp_path / "link.h5").symlink_to(tmp_path / "pipe.h5")
     for name in ("pipe.h5", "link.h5"):
-        with pytest.raises(UserError, match=f"{name} : not a regular file"):
+        with pytest.raises(UserError, match=f"{name}: not a regular file"):
             legacy_h5.read_shapes(tmp_path / name)
 
 
