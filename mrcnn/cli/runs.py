@@ -21,6 +21,7 @@ from mrcnn.errors import UserError
 from mrcnn.evaluation.crowds import outside_crowds, split_crowds
 from mrcnn.evaluation.evaluation import Evaluation, Kinds, figure, report_figures, timed
 from mrcnn.results import drawing
+from mrcnn.results.file_names import file_name
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
 from mrcnn.results.writers import ImageWriter, ResultWriter
@@ -269,7 +270,7 @@ class EvaluationWriter:
         iou = self.evaluation.ious[-1]
         if self.pictures:
             picture = figure(image, truth, labels, scores, row, iou)
-            drawing.save_png(self.output / f"{name}.png", picture)
+            drawing.save_png(self.output / f"{file_name(name)}.png", picture)
         self.page.add(
             name,
             drawing.brighten(image),
@@ -277,12 +278,12 @@ class EvaluationWriter:
             measurements(labels, scores, image),
             truth,
             row,
-            f"{name}.png" if self.pictures else None,
+            f"{file_name(name)}.png" if self.pictures else None,
         )
         if self.figures:
             drawn = report_figures(image, truth, labels, scores, iou, self.nouns[0])
             for kind, picture in drawn.items():
-                drawing.save_png(self.output / f"{kind}_{name}.png", picture)
+                drawing.save_png(self.output / f"{kind}_{file_name(name)}.png", picture)
 
     def close(self, complete: bool, ways: Mapping[str, Any], failed: Sequence[str]) -> None:
         """Write what is about all images; ways: where the detections come from."""
@@ -298,7 +299,7 @@ class EvaluationWriter:
         written = ["index.html", "metrics.json", "metrics.csv"]
         if self.pictures:
             rows = sorted(self.evaluation.rows, key=lambda row: row["score"])
-            paths = [self.output / f"{row['image_id']}.png" for row in rows]
+            paths = [self.output / f"{file_name(row['image_id'])}.png" for row in rows]
             # A scored image has no picture where memory did not suffice for that.
             worst = [path for path in paths if path.is_file()][:WORST]
             if worst:

@@ -28,6 +28,7 @@ from mrcnn.results import result_files
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result import Result
 from mrcnn.results import drawing
+from mrcnn.results.file_names import file_name
 
 # Where each format goes.
 PLACES = {
@@ -94,7 +95,8 @@ class ResultWriter:
     def add(self, name: str, result: Result) -> None:
         """Write what was found in an image. Raises UserError where the file system refuses."""
         labels, scores = result.labels, result.scores
-        picture = f"{name}.png" if "pictures" in self.formats else None
+        file = file_name(name)
+        picture = f"{file}.png" if "pictures" in self.formats else None
         for writer in self.extra:
             writer.add(name, labels, scores)
         if "pictures" in self.formats or self.report:
@@ -105,11 +107,11 @@ class ResultWriter:
                 self.output / picture, drawing.detections_only(shown, shown_labels, title)
             )
         if "labels" in self.formats:
-            result_files.write_label_image(self.output / "labels" / f"{name}.tif", labels)
+            result_files.write_label_image(self.output / "labels" / f"{file}.tif", labels)
         if "rois" in self.formats:
-            result_files.write_imagej_rois(self.output / "rois" / f"{name}.zip", labels)
+            result_files.write_imagej_rois(self.output / "rois" / f"{file}.zip", labels)
         if "geojson" in self.formats:
-            result.to_geojson(self.output / "geojson" / f"{name}.geojson")
+            result.to_geojson(self.output / "geojson" / f"{file}.geojson")
         if self.coco:
             self.coco.add(name, result)
         if self.table or self.report:
@@ -208,6 +210,7 @@ class Table:
                 index=False,
                 lineterminator="\n",
                 float_format="%.6g",
+                errors="backslashreplace",  # of names that are no UTF-8
             )
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
