@@ -45,6 +45,10 @@ OVAL_CORNERS = 256
 # matterport's Mask R-CNN the number of a crowd is negative: training takes its pixels neither for
 # objects nor for background.
 NUCLEUS, CROWD = 1, -1
+# More instances than these of fewer pixels each, in the mean, are not what a label image holds.
+MANY, FEW_PIXELS = 200, 4
+# Characters of a file_name in COCO.
+LONGEST_PATH = 1000
 # A ROI of more bytes than these would have a million corners.
 MAX_ROI_BYTES = 8_000_000
 
@@ -138,6 +142,8 @@ def number_instances(array: np.ndarray, name: str) -> tuple[np.ndarray, bool]:
 
     if array.dtype == bool:
         array = array.astype(np.uint8)
+    if not array.size:
+        raise UserError(f"{name}: holds no pixels")
     if array.dtype.kind not in "uif":
         raise UserError(
             f"{name}: holds values of type {array.dtype}, but a label image has numbers"
@@ -159,6 +165,12 @@ def number_instances(array: np.ndarray, name: str) -> tuple[np.ndarray, bool]:
         array = _one_number_a_colour(array) if array.shape[2] == 3 else array[..., 0]
     values, labels = np.unique(array, return_inverse=True)
     labels = labels.reshape(array.shape).astype(np.int32) + np.int32(values[0] != 0)
+    count, pixels = int(labels.max()), np.count_nonzero(labels)
+    if count > MANY and pixels < count * FEW_PIXELS:
+        raise UserError(
+            f"{name}: {count} values in {pixels} pixels are no instances: it is a photograph, not "
+            "a label image, or its numbers have been smoothed or compressed with loss"
+        )
     if labels.max() == 1:
         pieces, count = label(labels, return_num=True)
         if count > 1:
@@ -246,7 +258,7 @@ def read_coco(path: Path) -> list[CocoLabels]:
     strays, categories = [], set()
     try:
         images = [
-            (entry["id"], CocoLabels(path, str(entry["file_name"]), _coco_size(entry)))
+            (entry["id"], CocoLabels(path, _file_name(entry), _coco_size(entry)))
             for entry in content["images"]
         ]
         by_id = dict(images)
@@ -311,6 +323,13 @@ def parse_json(data: bytes, name: str) -> Any:
         raise UserError(f"{name}: not a JSON file of labels: too deeply nested") from None
     except ValueError as error:  # of JSON or of its encoding
         raise UserError(f"{name}: not a JSON file ({error})") from None
+
+
+def _file_name(entry: dict[str, Any]) -> str:
+    name = entry["file_name"]
+    if not isinstance(name, str) or len(name) > LONGEST_PATH or not name.isprintable():
+        raise ValueError(f"file_name is {quoted(name)}")
+    return name
 
 
 def _coco_size(entry: dict[str, Any]) -> Size | None:

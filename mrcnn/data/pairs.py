@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mrcnn.data.labels import CocoLabels, LabelImage, Labels, RoiLabels, read_coco
-from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.errors import MRCNNWarning, UserError, quoted
 from mrcnn.images import zarr
 from mrcnn.images.image_files import Picture, open_image, open_images
 from mrcnn.images.listing import ENDINGS
@@ -339,7 +339,7 @@ def _nothing_found(
     start = f"{labels}: no labels for any of the {len(pictures)} images in {images}"
     if labels.is_file():
         there = (
-            f"the first of {len(unused)} listed there is {unused[0]}"
+            f"the first of {len(unused)} listed there is {quoted(unused[0])}"
             if unused
             else "the file lists no pictures"
         )

@@ -336,6 +336,18 @@ def test_values_that_are_no_labels(value, word, tmp_path):
         load(find_pairs(tmp_path, tmp_path)).load_layers(0)
 
 
+@pytest.mark.parametrize("kind", ["photograph", "complex", "empty"])
+def test_images_that_are_no_label_images(kind):
+    noise = np.random.default_rng(0).integers(0, 60000, (40, 56))
+    array, words = {
+        "photograph": (noise, "values in .* pixels are no instances"),
+        "complex": (NUMBERS.astype(np.complex64), "type complex64"),
+        "empty": (np.zeros((0, 5), np.uint8), "no pixels"),
+    }[kind]
+    with pytest.raises(UserError, match=f"x.tif: .*{words}"):
+        number_instances(array, "x.tif")
+
+
 def test_binary_images_are_taken_apart_with_one_warning(tmp_path):
     for name in "abc":
         write_picture(tmp_path / f"{name}.png")
@@ -851,6 +863,8 @@ def test_annotations_that_cannot_be_read(segmentation, words, tmp_path):
         ("9" * 5000, "not a JSON file"),
         ('{"images": [{"id": 1, "file_name": "a", "height": 1e999, "width": 9}]}', "not a COCO"),
         ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"iscrowd": "x"}]}', "not a"),
+        ('{"images": [{"id": 1, "file_name": ["a"]}], "annotations": []}', "not a COCO"),
+        ('{"images": [{"id": 1, "file_name": "a\\nb"}], "annotations": []}', "not a COCO"),
         (
             '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], '
             '"annotations": []}',
