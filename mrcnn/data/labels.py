@@ -235,7 +235,7 @@ class CocoLabels:
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise UserError(
                 f"{self.path}: annotation {quoted(annotation.get('id'))} of "
-                f"{quoted(self.file_name)} cannot be read: {error}"
+                f"{quoted(self.file_name)} cannot be read: {_one_line(error)}"
             ) from None
 
 
