@@ -112,25 +112,28 @@ def _planes_by_name(
     """Of the files with several images: name of each of these -> (name of the file, suffix)."""
     found = {}
     for name in names:
-        for suffix in _suffixes(images / pictures[name]):
-            found[f"{name}_{suffix}"] = (name, suffix)
+        planes = _images_in(images / pictures[name])
+        if len(planes) > 1:
+            found |= {f"{name}_{plane.name}": (name, plane.name) for plane in planes}
     return found
 
 
-def _suffixes(path: Path) -> list[str]:
-    """What tells the images of a file apart; none where it has one, or cannot be read."""
+def _images_in(path: Path) -> list[Picture]:
+    """The images of a file; none where it cannot be read, which reading it will say."""
     try:
-        planes = open_images(path, FIRST_CHANNEL)
+        return open_images(path, FIRST_CHANNEL)
     except UserError:
         return []
-    return [plane.name for plane in planes] if len(planes) > 1 else []
 
 
 def _of_stack(pair: Pair) -> list[Pair]:
     """The pairs of the images in a file of several whose labels are a file of as many."""
-    suffixes = [] if pair.suffix else _suffixes(pair.image)
-    if not suffixes:
+    planes = [] if pair.suffix else _images_in(pair.image)
+    if planes and planes[0].plane.left_out:
+        warn_of([f"{pair.image}: {reason}" for reason in planes[0].plane.left_out], "Left out")
+    if len(planes) < 2:
         return [pair]
+    suffixes = [plane.name for plane in planes]
     if not isinstance(pair.labels, LabelImage):
         raise UserError(
             f"{pair.labels.files[0]}: labels of one image for the {len(suffixes)} of {pair.image}; "

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from mrcnn.errors import UserError
-from mrcnn.files import file_state
+from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.files import file_state, open_regular
 from mrcnn.images import pillow, zarr
 from mrcnn.images.listing import file_key, picture_names, picture_paths
 from mrcnn.images.planes import Plane, choose_channels
@@ -33,6 +35,15 @@ class Unreadable:
 
     path: Path
     reason: str
+
+
+class About(NamedTuple):
+    """What of a file an image is, in words, and what was guessed or changed."""
+
+    channels: str  # such as "RGB" or "channel 2 of 3 (DAPI)"
+    plane: str = ""  # such as "z002", where the file has several
+    mpp_from: str = ""  # what says the size of pixels
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +73,21 @@ class Picture:
         """Microns a pixel, as far as the file says so."""
         return self.plane.mpp
 
+    @property
+    def about(self) -> About:
+        """What it is of its file."""
+        plane, taken = self.plane, self.shape[2]
+        count = plane.shape[2] - plane.has_alpha
+        if count == 1:
+            channels = "grey"
+        elif taken == 1:
+            name = f" ({self.channels[0]})" if any(self.channels) else ""
+            channels = f"channel {self.part.start + 1} of {count}{name}"
+        else:
+            channels = "RGB" if plane.is_rgb else "colours"
+        alpha = ("alpha left out",) if plane.has_alpha else ()
+        return About(channels, plane.suffix, plane.mpp_from, (*plane.notes, *alpha))
+
     def read(self, window: Window | None = None) -> np.ndarray:
         """The file's own values [h, w, C], of all pixels or of a window (rows, columns).
 
@@ -76,7 +102,7 @@ class Picture:
         try:
             pixels = self.plane.read(rows, columns, self.part)
         except Exception as error:  # the decoders raise a dozen types for broken files
-            raise UserError(f"{self.path}: {_reason(error)}") from error
+            raise UserError(f"{self.path}: {_reason(error, self.path)}") from error
         if pixels.shape != (rows.stop - rows.start, columns.stop - columns.start, self.shape[2]):
             raise UserError(f"{self.path}: was changed after it was looked at")
         return pixels
@@ -108,7 +134,10 @@ def _cut_off(one: slice, size: int) -> slice:
 
 
 def find_pictures(
-    inputs: Sequence[str | os.PathLike], channel: int | str | None = None
+    inputs: Sequence[str | os.PathLike],
+    channel: int | str | None = None,
+    output: str | os.PathLike | None = None,
+    left_out: list[Unreadable] | None = None,
 ) -> tuple[list[Picture], list[Unreadable]]:
     """The images in files, folders (with all below) and patterns such as `plate/**/*.tif`.
 
@@ -117,15 +146,22 @@ def find_pictures(
     Args:
         inputs: see `picture_listing.picture_paths`.
         channel: the one to look at, by its number from 1 (as Fiji counts) or its name in any case.
-            None takes grey, RGB without alpha, and three channels of another kind; where there are
-            two or more than three, one has to be chosen.
+            None takes grey and RGB without alpha; of other channels one has to be chosen.
+        output: folder of results to come, in which nothing is looked for.
+        left_out: takes the folders that are left out on purpose; without it, each is warned of.
     Returns:
         The images, and what cannot be read.
     Raises:
         UserError: an input is not there, or there is no image in it.
     """
-    paths, closed = picture_paths(inputs)
+    skipped: list[tuple[Path, str]] = []
+    paths, closed = picture_paths(inputs, output, skipped)
     unreadable = [Unreadable(*one) for one in closed]
+    for path, reason in skipped:
+        if left_out is None:
+            warnings.warn(f"{path}: {reason}", MRCNNWarning, stacklevel=2)
+        else:
+            left_out.append(Unreadable(path, reason))
     found: list[tuple[Path, Plane, slice, tuple[str, ...]]] = []
     seen: set[str] = set()
     for path in paths:
@@ -135,8 +171,10 @@ def find_pictures(
             planes = _planes(path)
             found += [(path, plane, *choose_channels(plane, channel)) for plane in planes]
         except Exception as error:
-            unreadable.append(Unreadable(path, _reason(error)))
+            unreadable.append(Unreadable(path, _reason(error, path)))
             continue
+        if planes and planes[0].left_out:
+            unreadable.append(Unreadable(path, "; ".join(planes[0].left_out)))
         seen.update(file_key(file) for plane in planes for file in plane.files)
     names = picture_names([(path, plane.suffix) for path, plane, _, _ in found])
     return [
@@ -157,7 +195,7 @@ def open_images(path: Path, channel: int | str | None = None) -> list[Picture]:
         planes = [p for p in _planes(path) if not p.files or file_key(p.files[0]) == own]
         found = [(plane, *choose_channels(plane, channel)) for plane in planes]
     except Exception as error:
-        raise UserError(f"{path}: {_reason(error)}") from None
+        raise UserError(f"{path}: {_reason(error, path)}") from None
     if not found:
         raise UserError(f"{path}: has no image in it")
     return [Picture(plane.suffix, path, names, plane, part) for plane, part, names in found]
@@ -185,27 +223,28 @@ def decode(data: bytes, name: str, labels: bool = False) -> np.ndarray:
     labels: of a palette the numbers and not the colours, as `Picture.read_labels`.
     Raises UserError that begins with `name` where it is no image, is broken or holds several.
     """
-    try:
-        if pillow.is_picture(data[:16]):
-            return pillow.decode(data, labels)
-        # TIFF files are read by parts that lie at places of a file.
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "image.tif")
-            path.write_bytes(data)
-            planes = _planes(path)
+    path = Path(name)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if pillow.is_picture(data[:16]):
+                planes = [pillow.plane_of_bytes(data)]
+            else:  # TIFF files are read by parts that lie at places of a file
+                path = Path(folder, "image.tif")
+                path.write_bytes(data)
+                planes = _planes(path)
             if len(planes) != 1:
                 raise UserError(f"holds {len(planes)} images, not one")
             picture = Picture(name, path, (), planes[0], choose_channels(planes[0], None)[0])
             return picture.read_labels() if labels else picture.read()
-    except Exception as error:
-        raise UserError(f"{name}: {_reason(error)}") from None
+        except Exception as error:
+            raise UserError(f"{name}: {_reason(error, path)}") from None
 
 
 def _planes(path: Path) -> list[Plane]:
     """By what is in the file, whatever its name says."""
     if os.path.isdir(path):
         return zarr.planes(path)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         start = file.read(16)
     if not start:
         raise UserError("is empty")
@@ -218,10 +257,10 @@ def _planes(path: Path) -> list[Plane]:
     raise UserError("is no image (PNG, JPEG, BMP, TIFF or Zarr)")
 
 
-def _reason(error: Exception) -> str:
-    """An error in one line that follows a path; system errors repeat that path."""
+def _reason(error: Exception, path: Path) -> str:
+    """An error in one line that follows the path, which system errors repeat."""
     if isinstance(error, UserError):
-        return str(error)
+        return str(error).removeprefix(f"{path}: ")
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
     if isinstance(error, MemoryError):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import glob
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mrcnn.errors import MissingFileError, UserError
+from mrcnn.files import open_regular
 from mrcnn.images import zarr
 
 # What is looked for in folders; a file that is named itself may have any ending.
@@ -33,6 +34,13 @@ ENDINGS = (
 # Bytes of a name: file systems allow 255, and planes and endings are appended.
 LONGEST_NAME = 150
 
+# What the files of a run's results hold near their start.
+RESULT_MARKS = (
+    ("index.html", b'id="failed-list"'),
+    ("measurements.csv", b"image_id,label,score,"),
+)
+MARK_BYTES = 2**16
+
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
 
 
@@ -41,19 +49,25 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  
 
 def picture_paths(
     inputs: Sequence[str | os.PathLike],
+    output: str | os.PathLike | None = None,
+    left_out: list[tuple[Path, str]] | None = None,
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The files, in natural order and each once; folders that cannot be read, with the reason.
 
-    inputs: files; folders, of which everything below with one of ENDINGS is taken; patterns with
-    `*`, `?`, `[...]` and `**`. A Zarr folder counts as a file. Hidden files, __MACOSX and the masks
-    of Kaggle's layout (`masks` beside `images`) are left out unless they are named themselves.
-    Raises UserError where an input is not there or has no images in it.
+    inputs: files; folders, of which everything below with one of ENDINGS is taken, linked folders
+    included; patterns with `*`, `?`, `[...]` and `**`. A Zarr folder counts as a file. Hidden
+    files, __MACOSX, the masks of Kaggle's layout (`masks` beside `images`) and folders of this
+    program's results are left out unless they are named themselves.
+    output: folder of results to come: nothing in it is an image.
+    left_out: takes the folders of results that were met, with the reason.
+    Raises UserError where an input is not there, has no images in it, or lies in the output folder.
     """
     found: dict[str, Path] = {}
     closed: list[tuple[Path, str]] = []
+    search = _Search(closed, [] if left_out is None else left_out, output and file_key(output))
     for one in inputs:
         before = len(closed)
-        paths = _paths_of(os.path.expanduser(one), closed)
+        paths = search.paths_of(os.path.expanduser(one))
         if not paths and len(closed) == before:
             raise UserError(f"{one}: no images there ({', '.join(ENDINGS)})")
         for path in paths:
@@ -61,48 +75,131 @@ def picture_paths(
     return sorted(found.values(), key=natural_key), list(dict.fromkeys(closed))
 
 
-def _paths_of(named: str, closed: list[tuple[Path, str]]) -> list[Path]:
-    path = Path(named)
-    if os.path.lexists(named):
-        is_folder = os.path.isdir(path) and not zarr.is_picture(path)
-        return list(_below(path, closed)) if is_folder else [path]
-    if not glob.has_magic(named):
-        raise MissingFileError(f"{named}: no such file or folder")
+@dataclass
+class _Search:
+    """For files of images; what is met on the way goes into two lists of (path, reason)."""
 
-    @functools.cache
-    def is_skipped(folder: Path) -> bool:
+    closed: list[tuple[Path, str]]  # folders that cannot be read
+    left_out: list[tuple[Path, str]]  # folders of results
+    output: str | None  # key of the folder that results will be written to
+
+    def paths_of(self, named: str) -> list[Path]:
+        """The files of one input."""
+        path = Path(named)
+        if os.path.lexists(named):
+            is_folder = os.path.isdir(path) and not zarr.is_picture(path)
+            self._refuse_output(path, path if is_folder else path.parent)
+            return list(self._below(path)) if is_folder else [path]
+        if not glob.has_magic(named):
+            raise MissingFileError(f"{named}: no such file or folder")
+        found: list[Path] = []
+        for match in _matches(named):
+            if self._is_skipped(match.parent) or _is_left_out(match):
+                continue
+            if os.path.isdir(match) and not zarr.is_picture(match):
+                found += [] if self._is_results(match) else self._below(match)
+            elif _has_ending(match.name) or os.path.isdir(match):
+                found.append(match)
+        return found
+
+    def _refuse_output(self, named: Path, folder: Path) -> None:
+        if self.output and file_key(folder) == self.output:
+            raise UserError(
+                f"{named}: lies in the folder that the results are written to: choose another "
+                "folder for --output"
+            )
+
+    def _is_skipped(self, folder: Path) -> bool:
         """Whether the files in a folder are no images of their own."""
-        return (
-            _is_left_out(folder)
-            or zarr.is_picture(folder)
-            or (folder.parent != folder and is_skipped(folder.parent))
-        )
+        while True:
+            if _is_left_out(folder) or zarr.is_picture(folder) or self._is_results(folder):
+                return True
+            if folder.parent == folder:
+                return False
+            folder = folder.parent
 
-    found: list[Path] = []
-    for match in map(Path, glob.iglob(named, recursive=True)):
-        if is_skipped(match.parent) or _is_left_out(match):
-            continue
-        if os.path.isdir(match) and not zarr.is_picture(match):
-            found += _below(match, closed)
-        elif _has_ending(match.name) or os.path.isdir(match):
-            found.append(match)
-    return found
+    def _is_results(self, folder: Path) -> bool:
+        """Whether a folder is of results, which is noted."""
+        if self.output and file_key(folder) == self.output:
+            reason = "left out: the folder that the results are written to"
+        elif has_results(folder):
+            reason = "left out: results of this program"
+        else:
+            return False
+        if (folder, reason) not in self.left_out:
+            self.left_out.append((folder, reason))
+        return True
+
+    def _below(self, folder: Path) -> Iterator[Path]:
+        """The files in a folder and below, those of linked folders last: so a file that is there
+        twice has the name of its own folder."""
+        seen: set[str] = set()
+        waiting = deque([folder])
+        while waiting:
+            start = waiting.popleft()
+            for parent, folders, files in os.walk(start, onerror=self._note):
+                key = file_key(parent)
+                inner = [Path(parent, name) for name in folders] if key not in seen else []
+                folders.clear()
+                if key in seen:
+                    continue  # a loop, or a folder that is linked twice
+                seen.add(key)
+                for path in inner:
+                    if path.name.startswith(".") or _is_left_out(path):
+                        continue
+                    if zarr.is_picture(path):
+                        yield path
+                    elif not self._is_results(path):
+                        if path.is_symlink():
+                            waiting.append(path)
+                        else:
+                            folders.append(path.name)
+                yield from (
+                    Path(parent, name)
+                    for name in files
+                    if _has_ending(name) and not name.startswith(".")
+                )
+
+    def _note(self, error: OSError) -> None:
+        path = Path(error.filename)
+        self.closed.append((path, f"cannot be read ({error.strerror or error})"))
 
 
-def _below(folder: Path, closed: list[tuple[Path, str]]) -> Iterator[Path]:
-    def note(error: OSError) -> None:
-        path = Path(error.filename or folder)
-        closed.append((path, f"cannot be read ({error.strerror or error})"))
+def has_results(folder: Path) -> bool:
+    """Whether a folder holds the report or the table of an earlier run of this program."""
+    return any(
+        _starts_with(folder / f"{name}{ending}", mark)
+        for name, mark in RESULT_MARKS
+        for ending in ("", ".partial")
+    )
 
-    for parent, folders, files in os.walk(folder, onerror=note, followlinks=False):
-        inner = [Path(parent, name) for name in folders]
-        inner = [path for path in inner if not path.name.startswith(".") and not _is_left_out(path)]
-        pictures = [path for path in inner if zarr.is_picture(path)]
-        folders[:] = [path.name for path in inner if path not in pictures]
-        yield from pictures
-        for name in files:
-            if _has_ending(name) and not name.startswith("."):
-                yield Path(parent, name)
+
+def _starts_with(path: Path, mark: bytes) -> bool:
+    try:
+        if not os.path.isfile(path):
+            return False
+        with open_regular(path) as file:
+            return mark in file.read(MARK_BYTES)
+    except (OSError, UserError):
+        return False
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    """What fits a pattern; `**` stands for any folders, of which loops of links are walked once."""
+    before, stars, after = pattern.partition("**")
+    if not stars or (before and not before.endswith(("/", os.sep))):
+        yield from map(Path, glob.iglob(pattern, recursive=True))
+        return
+    after = after.lstrip("/" + os.sep) or "*"
+    seen: set[str] = set()
+    for top in glob.iglob(before) if before else ["."]:
+        for parent, folders, _ in os.walk(top, followlinks=True):
+            if file_key(parent) in seen:
+                folders.clear()
+                continue
+            seen.add(file_key(parent))
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            yield from _matches(os.path.join(glob.escape(parent), after))
 
 
 def _is_left_out(path: Path) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin
+from PIL import BmpImagePlugin, ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
 from mrcnn.errors import UserError
-from mrcnn.images.planes import LastDecoded, Plane, file_state
+from mrcnn.files import open_regular
+from mrcnn.images.planes import LastDecoded, Plane, file_state, oriented
 
 # The classes and not Image.open, which warns of sizes that are common in microscopy.
 OPENERS = {
@@ -20,6 +23,8 @@ OPENERS = {
 }
 # A small file can claim to be a huge image, and all of it has to be decoded.
 MAX_PIXELS = 400_000_000
+# Bytes of pixels for a byte of the file: PNG reaches 1,032. Less than this is never refused.
+MOST_EXPANSION, ALWAYS_ALLOWED = 2_000, 2**26
 
 # Modes of Pillow that are kept, with their channels; all others become RGB.
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "LA": 2, "RGB": 3, "RGBA": 4}
@@ -40,58 +45,80 @@ def planes(path: Path) -> list[Plane]:
     Grey of 1, 8 and 16 bits, RGB and alpha stay as they are; palettes and other colours become
     RGB. Raises UserError, and whatever Pillow raises for broken files.
     """
-    with open(path, "rb") as file:
+    return [_plane(lambda: open_regular(path), lambda: file_state(path))]
+
+
+def plane_of_bytes(data: bytes) -> Plane:
+    """As `planes`, of a file in memory."""
+    return _plane(lambda: io.BytesIO(data), lambda: id(data))
+
+
+def _plane(open_file: Callable[[], BinaryIO], state: Callable[[], Hashable]) -> Plane:
+    """state: a key that changes with the file."""
+    with open_file() as file:
         picture = _open(file)
         width, height = picture.size
         mode, dtype = _form(picture)
+        orientation, notes = _orientation(picture), _notes(picture)
         has_palette = picture.mode == "P"
-    _refuse_pixels(width, height)
+        _refuse_size(height, width, _CHANNELS[mode] * dtype.itemsize, file.seek(0, os.SEEK_END))
 
     def whole() -> np.ndarray:
-        with open(path, "rb") as file:
+        with open_file() as file:
             return _decode(file)
 
     def read(rows: slice, columns: slice, channels: slice) -> np.ndarray:
         if (rows.stop - rows.start, columns.stop - columns.start) == (height, width):
             pixels = whole()
         else:
-            pixels = _last.get(file_state(path), whole)
+            pixels = _last.get(state(), whole)
         return pixels[rows, columns, channels].copy()
 
     def read_indices(rows: slice, columns: slice, channels: slice) -> np.ndarray:
-        with open(path, "rb") as file:
-            return _palette_indices(file)[rows, columns, channels]
+        with open_file() as file:
+            return np.asarray(_open(file))[rows, columns, np.newaxis]
 
-    return [
-        Plane(
-            (height, width, _CHANNELS[mode]),
-            dtype,
-            read,
-            is_rgb=mode.startswith("RGB"),
-            has_alpha=mode.endswith("A"),
-            indices=read_indices if has_palette else None,
-        )
-    ]
-
-
-def decode(data: bytes, labels: bool = False) -> np.ndarray:
-    """All pixels [H, W, C] of a file in memory, without alpha; labels: of a palette the numbers.
-
-    Raises what `planes` raises.
-    """
-    picture = _open(io.BytesIO(data))
-    _refuse_pixels(*picture.size)
-    if labels and picture.mode == "P":
-        return _palette_indices(io.BytesIO(data))
-    pixels = _decode(io.BytesIO(data))
-    return pixels[..., :-1] if _form(picture)[0].endswith("A") else pixels
+    plane = Plane(
+        (height, width, _CHANNELS[mode]),
+        dtype,
+        read,
+        is_rgb=mode.startswith("RGB"),
+        has_alpha=mode.endswith("A"),
+        notes=notes,
+        indices=read_indices if has_palette else None,
+    )
+    return oriented(plane, orientation)
 
 
-def _refuse_pixels(width: int, height: int) -> None:
+def _refuse_size(height: int, width: int, pixel_bytes: int, file_bytes: int) -> None:
+    """Raise UserError (a reason without the file's name) before anything is decoded."""
     if width * height > MAX_PIXELS:
         raise UserError(
             f"has {height} x {width} pixels and can only be read whole: save it as a tiled TIFF"
         )
+    if height * width * pixel_bytes > max(ALWAYS_ALLOWED, MOST_EXPANSION * file_bytes):
+        raise UserError(f"claims {height} x {width} pixels in {file_bytes} bytes")
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF's orientation; 1 where there is none. No pixels are read."""
+    try:
+        exif = Image.Exif()
+        exif.load(picture.info.get("exif") or b"")
+        return int(exif.get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises many types for damaged tags, which nothing depends on
+        return 1
+
+
+def _notes(picture: Image.Image) -> tuple[str, ...]:
+    """What other than grey and RGB became of it."""
+    if picture.mode in _CHANNELS:
+        return ()
+    return (
+        "its palette's colours are taken"
+        if picture.mode == "P"
+        else f"{picture.mode} taken as RGB",
+    )
 
 
 def _open(file: BinaryIO) -> Image.Image:
@@ -126,11 +153,6 @@ def _decode(file: BinaryIO) -> np.ndarray:
     else:
         pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
     return pixels.astype(dtype, copy=False).reshape(*pixels.shape[:2], -1)
-
-
-def _palette_indices(file: BinaryIO) -> np.ndarray:
-    """uint8 [H, W, 1]: the numbers of the palette's colours."""
-    return np.asarray(_open(file))[..., np.newaxis]
 
 
 def _deep_colours(picture: Image.Image, file: BinaryIO) -> np.ndarray:

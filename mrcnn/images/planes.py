@@ -8,20 +8,29 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mrcnn.errors import UserError
+from mrcnn.files import require_regular
 
 # Rows, columns and channels, all with start and stop, to pixels [h, w, c].
 PartReader = Callable[[slice, slice, slice], np.ndarray]
 
 LONGEST_SIDE = 2**31 - 1
-# Without --channel, images of as many channels that are not colours are still taken whole.
-MOST_CHANNELS = 3
 RGB = ("red", "green", "blue")
+
+# Microns. A pixel of another size is none of a microscope: one of 10 microns is larger than a cell.
+PLAUSIBLE = (0.001, 10)
+
+# What a small file may claim to hold: a byte a plane, and pixels of at most so many times its
+# bytes (sparse files of slides have tiles that they leave out), or of so many bytes in any case.
+MOST_EXPANSION, ALWAYS_ALLOWED = 1_000_000, 2**26
+# Planes in an order that is guessed are not so many of so few columns.
+MOST_GUESSED, FEWEST_COLUMNS = 16, 8
 
 MICRONS = {
     "μm": 1,
@@ -63,10 +72,15 @@ class Plane:
     is_rgb: bool = False  # the first three channels are colours
     has_alpha: bool = False  # the last channel says how opaque a pixel is
     mpp: float | None = None  # microns per pixel
+    mpp_from: str = ""  # what says so, such as "OME"
     suffix: str = ""  # tells it from the other planes of its file: t0003_z002
     files: tuple[Path, ...] = ()  # that hold its pixels, where they are not its own file alone
     # The numbers [h, w, 1] that a palette gives colours to: what counts in a label image.
     indices: PartReader | None = None
+    notes: tuple[str, ...] = ()  # what was guessed or changed, and other viewers may show otherwise
+    left_out: tuple[
+        str, ...
+    ] = ()  # of the same file, with the reasons; the same for all its planes
 
     def __post_init__(self) -> None:
         """Raises UserError (a reason without the file's name) for what cannot be an image."""
@@ -82,9 +96,9 @@ class Plane:
 def choose_channels(plane: Plane, wanted: int | str | None) -> tuple[slice, tuple[str, ...]]:
     """The channels of a plane to look at, and their names as far as they are known.
 
-    wanted: a number from 1, a name in any case, or None: grey, RGB, or all of MOST_CHANNELS.
-    Alpha is never among them. Raises UserError (a reason without the file's name) where the
-    channel is not there or one has to be chosen.
+    wanted: a number from 1, a name in any case, or None: grey, or colours. Alpha is never among
+    them. Raises UserError (a reason without the file's name) where the channel is not there or one
+    has to be chosen.
     """
     count = plane.shape[2] - plane.has_alpha
     names = plane.channels or (RGB if plane.is_rgb else ())
@@ -94,9 +108,14 @@ def choose_channels(plane: Plane, wanted: int | str | None) -> tuple[slice, tupl
         if index is None:
             raise UserError(f"has no channel {wanted}, only {_listed(names, count)}")
         return slice(index, index + 1), names[index : index + 1]
-    if count == 1 or count == MOST_CHANNELS:
+    if count == 1 or (count == 3 and (plane.is_rgb or _are_colours(names))):
         return slice(0, count), names
     raise UserError(f"has {count} channels ({_listed(names, count)}): choose one with --channel")
+
+
+def _are_colours(names: Sequence[str]) -> bool:
+    folded = tuple(name.strip().casefold() for name in names)
+    return folded in (RGB, ("r", "g", "b"))
 
 
 def _channel_index(wanted: int | str, names: Sequence[str], count: int) -> int | None:
@@ -125,11 +144,80 @@ def microns(length: float | str | None, unit: str | None) -> float | None:
     return value if math.isfinite(value) and value > 0 else None
 
 
-def square_pixel(width: float | None, height: float | None) -> float | None:
-    """The side of a pixel of this width and height: their mean, None if they differ by over 1 %."""
-    if width is None or height is None or abs(width - height) > 0.01 * max(width, height):
-        return None
-    return (width + height) / 2
+class PixelSize(NamedTuple):
+    """What a file says of the size of its pixels."""
+
+    mpp: float | None = None  # microns per pixel
+    source: str = ""  # of mpp
+    note: str = ""  # why what is said there is not used
+
+
+def pixel_size(width: float | None, height: float | None, source: str) -> PixelSize:
+    """From the sides of a pixel in microns: their mean, where they differ by at most 1 % and
+    are PLAUSIBLE."""
+    if width is None or height is None:
+        return PixelSize()
+    if abs(width - height) > 0.01 * max(width, height):
+        return PixelSize(
+            note=f"pixels of {width:.4g} x {height:.4g} microns ({source}) are not square: "
+            "their size is not used"
+        )
+    side = (width + height) / 2
+    if not PLAUSIBLE[0] <= side <= PLAUSIBLE[1]:
+        return PixelSize(note=f"{side:.4g} microns a pixel ({source}) is implausible: not used")
+    return PixelSize(side, source)
+
+
+def refuse_claims(planes: int, plane_bytes: int, stored: int) -> None:
+    """Raise UserError (a reason without the file's name) where a file of `stored` bytes cannot hold
+    what its headers claim."""
+    if planes > max(1, stored):
+        raise UserError(f"claims {planes} planes in {stored} bytes: its description is wrong")
+    if planes * plane_bytes > max(ALWAYS_ALLOWED, MOST_EXPANSION * stored):
+        raise UserError(f"claims {planes * plane_bytes} bytes of pixels in {stored} bytes")
+
+
+def refuse_odd_order(count: int, height: int, width: int) -> None:
+    """Raise UserError where planes whose axes are guessed look like rows, columns and channels."""
+    if count >= MOST_GUESSED and width <= FEWEST_COLUMNS and width < height:
+        raise UserError(
+            f"has {count} planes of {height} x {width} pixels, which look like {count} x {height} "
+            f"pixels of {width} channels: save it with the channels first, or name its axes"
+        )
+
+
+def oriented(plane: Plane, orientation: Any) -> Plane:
+    """The plane as its orientation tag (EXIF's and TIFF's, 1 to 8) wants it shown."""
+    if orientation not in range(2, 9):
+        return plane
+    height, width, channels = plane.shape
+    if orientation >= 5:
+        height, width = width, height
+    upside_down, mirrored = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+
+    def turned(read_part: PartReader) -> PartReader:
+        def read(rows: slice, columns: slice, part: slice) -> np.ndarray:
+            if upside_down:
+                rows = slice(height - rows.stop, height - rows.start)
+            if mirrored:
+                columns = slice(width - columns.stop, width - columns.start)
+            if orientation >= 5:
+                pixels = read_part(columns, rows, part).swapaxes(0, 1)
+            else:
+                pixels = read_part(rows, columns, part)
+            pixels = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+            return np.ascontiguousarray(pixels)
+
+        return read
+
+    note = f"turned as its orientation tag ({orientation}) says"
+    return replace(
+        plane,
+        shape=(height, width, channels),
+        read=turned(plane.read),
+        indices=plane.indices and turned(plane.indices),
+        notes=(*plane.notes, note),
+    )
 
 
 def plane_suffix(axis: str, number: int, count: int) -> str:
@@ -163,6 +251,6 @@ class LastDecoded:
 
 
 def file_state(path: str | Path) -> tuple[str, int, int]:
-    """A key that changes with the file."""
-    status = Path(path).stat()
+    """A key that changes with the file. Raises UserError where it is no regular file."""
+    status = require_regular(path).stat()
     return str(path), status.st_size, status.st_mtime_ns

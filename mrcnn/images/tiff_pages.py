@@ -18,10 +18,14 @@ import numpy as np
 import tifffile
 
 from mrcnn.errors import UserError
+from mrcnn.files import open_regular
 from mrcnn.images.planes import LastDecoded, file_state
 
 # Values. Tiles and strips of more are kept for the next window.
 LARGE_SEGMENT = 2**22
+# Bytes of pixels in a tile or strip for a byte of it in the file (zstd reaches 32,000), and bytes
+# that are never refused.
+MOST_EXPANSION, ALWAYS_ALLOWED = 50_000, 2**26
 
 _last = LastDecoded()
 
@@ -92,7 +96,7 @@ class PageReader:
         out = np.full(shape, page.nodata, self.dtype.newbyteorder("="))
         if not out.size:
             return out
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             for segment in self._touched(_segment_size(page), rows, columns, samples):
                 pixels = self._decoded(page, file, segment, rows, columns)
                 if pixels is not None:
@@ -125,6 +129,11 @@ class PageReader:
         if not offset or not count:
             return None
 
+        height, width = _segment_size(page)
+        claimed = height * width * self.shape[3] * self.dtype.itemsize
+        if claimed > max(ALWAYS_ALLOWED, MOST_EXPANSION * count):
+            raise UserError(f"claims {claimed} bytes of pixels in {count} bytes of the file")
+
         def decode() -> np.ndarray:
             file.seek(offset)
             data = file.read(count)
@@ -134,7 +143,6 @@ class PageReader:
                 data, segment.index, jpegtables=self.jpeg_tables, jpegheader=page.jpegheader
             )[0][0]
 
-        height, width = _segment_size(page)
         inside = (
             rows.start <= segment.top
             and segment.top + height <= rows.stop

@@ -5,6 +5,7 @@ Chunks that a window touches are read, no others.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrcnn.errors import UserError
-from mrcnn.images.planes import Plane, microns, plane_suffix, square_pixel
+from mrcnn.files import require_regular
+from mrcnn.images.planes import (
+    PixelSize,
+    Plane,
+    microns,
+    pixel_size,
+    plane_suffix,
+    refuse_claims,
+    refuse_odd_order,
+)
 
 if TYPE_CHECKING:
     import zarr
@@ -22,6 +32,8 @@ if TYPE_CHECKING:
 MARKS = ("zarr.json", ".zarray", ".zgroup")
 # Groups inside groups, down to the fields of a plate: row, well, field.
 DEEPEST_GROUP = 3
+# Bytes. A chunk is decoded whole, however small the window.
+LARGEST_CHUNK = 2**31
 
 _BY_NAME = {
     "y": "Y",
@@ -58,15 +70,55 @@ def planes(path: Path) -> list[Plane]:
         raise UserError("needs the package zarr: pip install zarr") from None
     if not _has_mark(path):
         raise UserError("is no Zarr array or group (it has neither zarr.json, .zarray nor .zgroup)")
-    node = zarr.open(str(path), mode="r")
+    node = zarr.open(_own_files(path), mode="r")
+    stored = _bytes_below(path)
     if isinstance(node, zarr.Array):
-        return _planes_of_array(node, _axes_of_array(node))
+        axes, guessed = _axes_of_array(node)
+        return _planes_of_array(node, axes, stored, guessed=guessed)
     found = [
-        plane for name, group in _images(node, "", 0) for plane in _planes_of_image(group, name)
+        plane
+        for name, group in _images(node, "", 0)
+        for plane in _planes_of_image(group, name, stored)
     ]
     if not found:
         raise UserError("is a Zarr group without multiscales: name one of its arrays")
     return found
+
+
+def _own_files(path: Path) -> Any:
+    """The store of a folder that reads only regular files inside it."""
+    from zarr.storage import LocalStore
+
+    root = os.path.realpath(path)
+
+    def check(key: str) -> None:
+        name = os.path.join(root, key)
+        if os.path.commonpath([root, os.path.realpath(name)]) != root:
+            raise UserError(f"has {key[:80]!r} outside its own folder, which is not opened")
+        if os.path.exists(name) and not os.path.isdir(name):
+            require_regular(name)
+
+    class OwnFiles(LocalStore):
+        async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+            check(key)
+            return await super().get(key, *arguments, **options)
+
+        async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+            key_ranges = list(key_ranges)
+            for key, _ in key_ranges:
+                check(key)
+            return await super().get_partial_values(prototype, key_ranges)
+
+    return OwnFiles(root, read_only=True)
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes of all files; links to folders are not followed."""
+    return sum(
+        os.lstat(os.path.join(parent, name)).st_size
+        for parent, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def _images(group: zarr.Group, name: str, depth: int) -> Iterator[tuple[str, zarr.Group]]:
@@ -88,7 +140,7 @@ def _ome(group: zarr.Group) -> Mapping[str, Any]:
     return attributes.get("ome", attributes)
 
 
-def _planes_of_image(group: zarr.Group, name: str) -> list[Plane]:
+def _planes_of_image(group: zarr.Group, name: str, stored: int) -> list[Plane]:
     """The planes of the first level of an OME-Zarr image."""
     ome = _ome(group)
     multiscale = ome["multiscales"][0]
@@ -111,8 +163,8 @@ def _planes_of_image(group: zarr.Group, name: str) -> list[Plane]:
         for letter in "XY"
         if letter in axes
     ]
-    mpp = square_pixel(*sides) if len(sides) == 2 else None
-    return _planes_of_array(array, axes, tuple(names), mpp, name)
+    size = pixel_size(*sides, "OME-Zarr") if len(sides) == 2 else PixelSize()
+    return _planes_of_array(array, axes, stored, tuple(names), size, name)
 
 
 def _scale(described: Mapping[str, Any], dimensions: int) -> np.ndarray:
@@ -128,29 +180,32 @@ def _axis(name: str | None) -> str:
     return _BY_NAME.get(str(name).casefold(), "Q")
 
 
-def _axes_of_array(array: zarr.Array) -> str:
-    """A letter for every dimension, by its name or else by its size."""
+def _axes_of_array(array: zarr.Array) -> tuple[str, bool]:
+    """A letter for every dimension, by its name or else by its size, and whether by its size."""
     names = getattr(array.metadata, "dimension_names", None) or dict(array.attrs).get(
         "_ARRAY_DIMENSIONS"
     )  # what xarray writes into format 2
     if names and len(names) == array.ndim and any(names):
-        return "".join(map(_axis, names))
+        return "".join(map(_axis, names)), False
     if array.ndim == 2:
-        return "YX"
+        return "YX", True
     if array.ndim == 3:
         if array.shape[2] in (3, 4):
-            return "YXS"
-        return "CYX" if array.shape[0] <= 4 else "ZYX"
+            return "YXS", True
+        return ("CYX" if array.shape[0] <= 4 else "ZYX"), True
     raise UserError(f"has {array.ndim} dimensions without names")
 
 
 def _planes_of_array(
     array: zarr.Array,
     axes: str,
+    stored: int,
     names: tuple[str, ...] = (),
-    mpp: float | None = None,
+    size: PixelSize = PixelSize(),  # noqa: B008  (immutable)
     prefix: str = "",
+    guessed: bool = False,
 ) -> list[Plane]:
+    """stored: bytes of the whole Zarr; guessed: whether the axes are."""
     if any(axes.count(letter) != 1 for letter in "YX") or axes.count("C") + axes.count("S") > 1:
         raise UserError(
             f"has axes {axes} of {array.shape}; one Y and one X are needed, and one C at most"
@@ -161,6 +216,14 @@ def _planes_of_array(
     beyond = [
         (axis, size) for axis, size in zip(axes, array.shape, strict=True) if axis not in "YXCS"
     ]
+    count, dtype = math.prod(length for _, length in beyond), np.dtype(array.dtype)
+    refuse_claims(count, math.prod(shape) * dtype.itemsize, stored)
+    if math.prod(array.chunks) * dtype.itemsize > LARGEST_CHUNK:
+        raise UserError(f"has chunks of {array.chunks}, each of more than {LARGEST_CHUNK} bytes")
+    notes = (size.note,) if size.note else ()
+    if guessed and len(axes) > 2:
+        refuse_odd_order(count, *shape[:2])
+        notes += (f"its axes have no names: {array.shape} taken as {axes.replace('S', 'C')}",)
     return [
         Plane(
             shape,
@@ -169,7 +232,9 @@ def _planes_of_array(
             channels=names if len(names) == channels else (),
             is_rgb="S" in axes,
             has_alpha=sizes.get("S") == 4,
-            mpp=mpp,
+            mpp=size.mpp,
+            mpp_from=size.source,
+            notes=notes,
             suffix="_".join(filter(None, (prefix, *_suffixes(beyond, place)))),
         )
         for place in np.ndindex(*(size for _, size in beyond))
