@@ -161,8 +161,13 @@ class MicrographConfig(Config):
 
 
 def inference_config(training: type[Config]) -> type[Config]:
-    """The configuration of detection: whole images, one at a time, in multiples of 64 pixels."""
+    """The configuration of detection: whole images, one at a time, in multiples of 64 pixels.
+
+    Where training crops, IMAGE_MIN_DIM is the side of the crops and says nothing of images.
+    """
     values = {"GPU_COUNT": 1, "IMAGES_PER_GPU": 1, "IMAGE_RESIZE_MODE": "pad64"}
+    if training.IMAGE_RESIZE_MODE == "crop":
+        values["IMAGE_MIN_DIM"] = 0
     return type(training.__name__.replace("Config", "InferenceConfig"), (training,), values)
 
 

@@ -142,3 +142,12 @@ def test_settings_of_earlier_versions_are_read(tmp_path):
     (tmp_path / "run" / f"{weights.name}.{OLD_FILE}").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         beside(weights)
+
+
+def test_the_side_of_training_crops_has_no_effect_on_detection():
+    from mrcnn.presets import MicrographConfig, inference_config
+
+    class LargeCrops(MicrographConfig):
+        IMAGE_MIN_DIM = IMAGE_MAX_DIM = 512
+
+    assert inference_config(LargeCrops)().IMAGE_MIN_DIM == 0

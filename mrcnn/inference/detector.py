@@ -65,8 +65,9 @@ def find_zooms(
 
     Args:
         network, images, config: as for `detect_patches`.
-        first: scale of the first forward pass; by default what IMAGE_MIN_DIM and IMAGE_MIN_SCALE
-            ask for.
+        first: scale of the first forward pass; by default what IMAGE_MIN_SCALE asks for. (With
+            OBJECT_SIZE, IMAGE_MIN_DIM is the side of training's crops: strips and small images
+            would be enlarged without end.)
 
     Returns:
         Factors of enlargement, in steps; that of the first forward pass where no object was found.
@@ -87,9 +88,7 @@ def _find_zoom(network: FastNetwork, image: np.ndarray, config, first: float | N
         wanted = object_zoom(boxes, config)
         return None if wanted is None else min(_rounded(wanted), most)
 
-    first = first or molding.scale_factor(
-        image.shape, config.IMAGE_MIN_DIM, None, config.IMAGE_MIN_SCALE, "pad64"
-    )
+    first = first or molding.scale_factor(image.shape, None, None, config.IMAGE_MIN_SCALE, "pad64")
     for factor in OTHER_LOOKS:
         at = min(first * factor, most)
         wanted = look(at)

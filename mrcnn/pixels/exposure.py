@@ -47,6 +47,7 @@ class Exposure:
     low: float
     high: float
     inverted: bool = False
+    not_finite: int = 0  # values (NaN, infinite) that become background
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 of the same shape; values beyond `low` and `high` are cut off."""
@@ -55,7 +56,11 @@ class Exposure:
         if pixels.dtype in COUNTED:
             table = np.arange(np.iinfo(pixels.dtype).max + 1, dtype=np.float64)
             return self._changed(table)[pixels]
-        return self._changed(np.nan_to_num(pixels.astype(np.float64)))
+        if pixels.dtype.kind != "f":
+            return self._changed(pixels.astype(np.float64))
+        finite = np.isfinite(pixels)
+        values = _limited(np.where(finite, pixels, 0))
+        return np.where(finite, self._changed(values), np.uint8(0))  # 0: background, once inverted
 
     def _changed(self, values: np.ndarray) -> np.ndarray:
         span = self.high - self.low
@@ -74,12 +79,16 @@ def measure(picture: Any, config: Config, inverted: bool | None = None) -> Expos
     Args:
         image: see the top of the module.
         inverted: None finds out whether the background is light (the median lies above the middle).
+    Values that are not finite are left out of all this. Raises UserError where all are, or where
+    they are no real numbers.
     """
     dtype = np.dtype(picture.dtype)
     if dtype.kind not in "biuf":
         raise UserError(f"images of dtype {dtype} are not supported: numbers are needed")
     ends = config.INTENSITY_PERCENTILES or DEEP_PERCENTILES
-    low, high, middle, least, most = percentiles(picture, [*ends, 50, 0, 100])
+    (low, high, middle, least, most), not_finite = _measured(picture, [*ends, 50, 0, 100])
+    if not_finite and not_finite == _count(picture):
+        raise UserError("the image has no finite values: all are NaN or infinite")
     if not config.INTENSITY_PERCENTILES and dtype == np.uint8:
         low, high = 0.0, 255.0
     if dtype == np.uint8:
@@ -88,7 +97,7 @@ def measure(picture: Any, config: Config, inverted: bool | None = None) -> Expos
         low, high = least, most
     if inverted is None:
         inverted = bool(config.DARK_GROUND and middle - low > (high - low) / 2)
-    return Exposure(float(low), float(high), inverted)
+    return Exposure(float(low), float(high), inverted, not_finite)
 
 
 def standardise(image: np.ndarray, config: Config) -> np.ndarray:
@@ -114,16 +123,38 @@ def to_rgb(picture: Any, exposure: Exposure) -> np.ndarray:
 
 
 def percentiles(picture: Any, percents: Sequence[float]) -> np.ndarray:
-    """`np.percentile` over all values of an image that need not fit into memory."""
+    """`np.percentile` over all finite values of an image that need not fit into memory."""
+    return _measured(picture, percents)[0]
+
+
+def _measured(picture: Any, percents: Sequence[float]) -> tuple[np.ndarray, int]:
+    """The percentiles, and how many values are not finite."""
     dtype = np.dtype(picture.dtype)
     if dtype.kind == "b" or dtype in COUNTED:
         counts = np.zeros(2 if dtype.kind == "b" else np.iinfo(dtype).max + 1, np.int64)
         for _, band in bands(picture):
             counts += np.bincount(band.ravel().astype(np.intp), minlength=len(counts))
-        return percentiles_of_counts(counts, percents)
+        return percentiles_of_counts(counts, percents), 0
     step = math.ceil(math.sqrt(math.prod(picture.shape) / MOST_VALUES)) or 1
-    values = np.nan_to_num(subsample(picture, step).astype(np.float64))
-    return np.percentile(values, percents) if values.size else np.zeros(len(percents))
+    parts, not_finite = [], 0
+    for start, band in bands(picture):
+        if dtype.kind == "f":
+            not_finite += band.size - int(np.count_nonzero(np.isfinite(band)))
+        part = band[(-start) % step :: step, ::step]
+        parts.append(_limited(part[np.isfinite(part)]))
+    values = np.concatenate(parts) if parts else np.zeros(0)
+    return (np.percentile(values, percents) if values.size else np.zeros(len(percents))), not_finite
+
+
+def _limited(values: np.ndarray) -> np.ndarray:
+    """float64, so far from the largest one that a difference of two is finite."""
+    return np.clip(values.astype(np.float64), -1e300, 1e300)
+
+
+def _count(picture: Any) -> int:
+    """How many values `bands` goes through."""
+    channels = picture.shape[2] if len(picture.shape) == 3 else 1
+    return math.prod(picture.shape[:2]) * (channels - (channels in (2, 4)))
 
 
 def percentiles_of_counts(counts: np.ndarray, percents: Sequence[float]) -> np.ndarray:

@@ -218,7 +218,8 @@ def measurements(
 def intensities(labels: np.ndarray, image: Any) -> dict[str, np.ndarray]:
     """Mean, smallest and largest grey level of every label: float64 [largest label + 1] each.
 
-    The image is read once, in bands of rows; arguments as for `measurements`.
+    The image is read once, in bands of rows; arguments as for `measurements`. Only finite values
+    count; NaN where a label has none.
     """
     size = int(labels.max(initial=0)) + 1
     counts, sums = np.zeros(size), np.zeros(size)
@@ -228,12 +229,15 @@ def intensities(labels: np.ndarray, image: Any) -> dict[str, np.ndarray]:
         inside = part > 0
         numbers, values = part[inside], band[inside].astype(np.float64)
         values = values.mean(axis=1) if values.ndim == 2 else values
+        finite = np.isfinite(values)
+        numbers, values = numbers[finite], values[finite]
         counts += np.bincount(numbers, minlength=size)
         sums += np.bincount(numbers, values, minlength=size)
         np.minimum.at(lowest, numbers, values)
         np.maximum.at(highest, numbers, values)
-    return {"mean_intensity": sums / np.maximum(counts, 1), "min_intensity": lowest,
-            "max_intensity": highest}
+    found = {"mean_intensity": sums / np.maximum(counts, 1), "min_intensity": lowest,
+             "max_intensity": highest}
+    return {name: np.where(counts > 0, values, np.nan) for name, values in found.items()}
 
 
 def neighbours(labels: np.ndarray, wanted: Sequence[int]) -> list[set[int]]:

@@ -147,6 +147,32 @@ def test_pictures_without_pixels():
         assert measure(image, CONFIG).apply(image).shape == image.shape
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_values_that_are_not_finite_are_background_and_count_for_nothing(dtype, inverted):
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 100, (40, 50)).astype(dtype)
+    truth = measure(image, CONFIG, inverted)
+    wrong = rng.random(image.shape) < 0.2
+    holes = np.where(wrong, rng.choice([np.nan, np.inf, -np.inf], image.shape), image).astype(dtype)
+    found = measure(holes, CONFIG, inverted)
+    assert found.not_finite == wrong.sum() and truth.not_finite == 0
+    assert found.low == pytest.approx(truth.low, abs=3) and found.high == pytest.approx(
+        truth.high, abs=3
+    )
+    assert not found.apply(holes)[wrong].any()
+    np.testing.assert_array_equal(found.apply(holes)[~wrong], found.apply(image)[~wrong])
+
+
+def test_images_without_finite_values_and_extreme_ones():
+    with pytest.raises(UserError, match="no finite values"):
+        measure(np.full((9, 9), np.nan), CONFIG)
+    ends = np.array([[-1.7e308, 0, 1.7e308]])
+    exposure = measure(ends, CONFIG, False)
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(exposure.apply(ends)[0, [0, 2]], [0, 255])
+
+
 # ---- In memory ---------------------------------------------------------------------------------
 
 
