@@ -95,7 +95,7 @@ class Tally:
         how; None is nothing."""
         self.tried += 1
         self._tried_of[kind] += 1
-        found = [text for text in wrong if text is not None]
+        found = [" ".join(text.split()) for text in wrong if text is not None]
         self.wrong += bool(found)
         for text in found:
             how = text.split(": ")[0]

@@ -94,7 +94,7 @@ class Limit(NamedTuple):
 
 def choose(rng: np.random.Generator, sizes: list[int], may_mount: bool) -> Limit:
     """A limit that one of the files of these sizes hits, any of them alike."""
-    if may_mount and rng.random() < 0.3:
+    if may_mount and rng.random() < 0.5:
         return Limit(True, int(rng.uniform(4096, max(8192, sum(sizes)))))
     return Limit(False, int(rng.uniform(0, sizes[rng.integers(len(sizes))])))
 
