@@ -101,7 +101,7 @@ class Tally:
             how = text.split(": ")[0]
             self._alike[kind, how] += 1
             if self._alike[kind, how] <= self.SHOWN:
-                print(f"WRONG {kind} {number} ({case}): {text[:600]}")
+                print(f"WRONG {kind} {number} ({' '.join(case.split())}): {text[:600]}")
                 print(f"      {self._again(kind, number)}", flush=True)
 
     def _again(self, kind: str, number: int) -> str:

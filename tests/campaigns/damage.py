@@ -10,6 +10,7 @@ than --megabytes, and weights that load without a word although some are absent 
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -27,7 +28,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from tests.campaigns.common import Case, Tally, isolated, parse, verdict, wrong_message
+from mrcnn.errors import UserError
+from tests.campaigns.common import Case, Tally, isolated, parse, verdict
 
 SIDE = 64
 REPLACED = 0.03  # share of the cases in which the file is none
@@ -288,10 +290,8 @@ def use_image(path: Path, segmenter) -> str | None:
     from mrcnn.images.image_files import find_pictures
 
     pictures, unreadable = find_pictures([path])
-    for one in unreadable:
-        wrong = wrong_message(f"{one.path}: {one.reason}", [path.name])
-        if wrong:
-            return wrong
+    for one in unreadable:  # `detect` prints both
+        raise UserError(f"{one.path}: {one.reason}")
     for picture in pictures[:8]:
         pixels = picture.read()
         if pixels.shape != picture.shape:
@@ -336,13 +336,25 @@ def use_kaggle(path: Path, _) -> None:
             dataset.load_layers(number)
 
 
-def use_submission(path: Path, _) -> None:
+def use_submission(path: Path, _) -> str | None:
     from samples.nucleus.submission import Submission
 
-    submission = Submission(path.with_name("submit.csv"))
+    path = path.with_name("submit.csv")
+    submission = Submission(path)
     for image_id in submission.image_ids:
-        submission.labels(image_id, (SIDE, SIDE))
+        pixels = np.count_nonzero(submission.labels(image_id, (SIDE, SIDE)))
         submission.scores(image_id)
+        said = _pixels_of(path, image_id)
+        if pixels != said:
+            return f"overlapping runs are read without a word: {pixels} pixels of {said}"
+    return None
+
+
+def _pixels_of(path: Path, image_id: str) -> int:
+    """The lengths of all runs of an image in a submission, added."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row and row[0].strip() == image_id]
+    return sum(int(length) for row in rows for length in row[1].split()[1::2])
 
 
 def use_sidecar(path: Path, _) -> None:

@@ -312,6 +312,11 @@ def states() -> st.SearchStrategy:
     return st.one_of(header.map(as_json), words)
 
 
+def import_keras() -> None:
+    """It takes longer than a case may."""
+    import mrcnn.training.state  # noqa: F401
+
+
 def use_state(folder: Path, header: str) -> None:
     """What a training resumes from."""
     from mrcnn.training import state
@@ -341,6 +346,18 @@ def _array(shape: tuple, dtype: str, values: list) -> np.ndarray:
         flat = np.resize(np.array([float(value) if abs(value) < 1e300 else np.inf
                                    for value in values]), shape)  # fmt: skip
         return flat.astype(dtype)
+
+
+def refusing_complex(use: Callable) -> Callable:
+    """The use of an array in a file, where complex numbers have to be refused."""
+
+    def used(path: Path, prepared: Any) -> str | None:
+        wrong = use(path, prepared)
+        if wrong is None and tifffile.imread(path).dtype.kind == "c":
+            return "complex values are read without a word"
+        return wrong
+
+    return used
 
 
 def write_label_image(folder: Path, content: np.ndarray) -> Path:
@@ -446,9 +463,9 @@ def parsers() -> dict[str, Parser]:
         "roi": Parser(rois, write_rois, use_pair),
         "sidecar": Parser(sidecars(), write_sidecar, use_sidecar),
         "config": Parser(config_values(), nothing, use_config),
-        "state": Parser(states(), nothing, use_state),
-        "label": Parser(arrays, write_label_image, use_pair),
-        "image": Parser(arrays, write_label_image, use_image, blind_segmenter),
+        "state": Parser(states(), nothing, use_state, import_keras),
+        "label": Parser(arrays, write_label_image, refusing_complex(use_pair)),
+        "image": Parser(arrays, write_label_image, refusing_complex(use_image), blind_segmenter),
         "zip": Parser(st.lists(member_names, min_size=1, max_size=4), write_members, use_kaggle),
         "tiff": Parser(descriptions, write_described, use_image, blind_segmenter),
     }
