@@ -8,7 +8,9 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import sys
+import tempfile
 import time
 import traceback
 import unicodedata
@@ -239,7 +241,8 @@ def isolated(
     number = first
     while True:
         receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=_serve, args=(sender, cases, number, megabytes))
+        scratch = tempfile.mkdtemp(prefix="campaign_")  # a child that is killed cannot clear up
+        child = context.Process(target=_serve, args=(sender, cases, number, megabytes, scratch))
         child.start()
         sender.close()
         try:
@@ -257,6 +260,7 @@ def isolated(
             child.kill()
             child.join()
             receiver.close()
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _receive(receiver, seconds: float) -> str | Exception | None:
@@ -269,8 +273,11 @@ def _receive(receiver, seconds: float) -> str | Exception | None:
         return ChildProcessError("the process died")
 
 
-def _serve(sender, cases: Callable[[int], Iterable[Case]], first: int, megabytes: int) -> None:
+def _serve(
+    sender, cases: Callable[[int], Iterable[Case]], first: int, megabytes: int, scratch: str
+) -> None:
     silence()
+    tempfile.tempdir = scratch
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for case in cases(first):
