@@ -220,7 +220,7 @@ def test_data_flags_are_named(labelled, tmp_path, small, capsys):
                 "/nowhere/split.csv",
                 *logs,
             ],
-            "/nowhere/split.csv: cannot be read",
+            "/nowhere/split.csv: no such file",
         ),
         (["evaluate", "--images", images, "--labels", str(tmp_path / "absent")], "absent"),
     ]:
