@@ -36,6 +36,7 @@ class Found(NamedTuple):
     inputs: list[Input]
     unreadable: dict[str, str]  # files that are not inputs, with the reasons
     formats: Sequence[str]  # by default
+    left_out: Sequence[str] = ()  # folders that were left out on purpose, with the reasons
 
 
 class Application:
@@ -94,9 +95,13 @@ class Application:
         """What `detect` works on. Raises UserError where that is nothing."""
         if not options.inputs:
             raise UserError("detect needs images: files, folders or patterns; see detect --help")
-        inputs, unreadable = of_files(options.inputs, channel_of(options.channel))
+        left_out: list = []
+        inputs, unreadable = of_files(
+            options.inputs, channel_of(options.channel), options.output, left_out
+        )
         reasons = {str(file.path): file.reason for file in unreadable}
-        return Found(inputs, reasons, DEFAULT_FORMATS)
+        said = [f"{one.path}: {one.reason}" for one in left_out]
+        return Found(inputs, reasons, DEFAULT_FORMATS, said)
 
     def training_data(self, options: argparse.Namespace, noun: str) -> TrainingData:
         """What `train` learns from; noun: the name of the class."""

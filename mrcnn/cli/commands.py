@@ -138,6 +138,8 @@ def detect(options: argparse.Namespace, app: Application) -> int:
     found = app.find_inputs(options)
     for path, reason in found.unreadable.items():
         print(f"{path}: skipped: {reason}", file=sys.stderr)
+    for said in found.left_out:
+        print(said, file=sys.stderr)
     formats = [
         name
         for name in options.format or found.formats
@@ -152,7 +154,10 @@ def detect(options: argparse.Namespace, app: Application) -> int:
         formats,
         options.mpp,
         found.unreadable,
-        facts(options, detector.settings),
+        {
+            **facts(options, detector.settings),
+            **({"Left out": "; ".join(found.left_out)} if found.left_out else {}),
+        },
         app.writers(output, formats),
         diameter=options.diameter,
         tile=options.tile,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mrcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from mrcnn.images.image_files import About, Unreadable
 
 # Files of more bytes stay where they are and are read tile by tile.
 MOST_BYTES = 2**28
@@ -17,6 +21,7 @@ class Input(NamedTuple):
     name: str  # of its result files
     load: Callable[[], Any]  # gives the image as `Segmenter.detect` takes it, or a UserError
     microns: float | None = None  # side of a pixel, where the file says so
+    about: About | None = None  # what of its file it is
 
 
 def of_dataset(dataset) -> list[Input]:
@@ -33,15 +38,22 @@ def channel_of(named: str | None) -> int | str | None:
     return int(named) if named is not None and named.isdecimal() else named
 
 
-def of_files(paths: Sequence[str], channel: int | str | None = None) -> tuple[list[Input], list]:
+def of_files(
+    paths: Sequence[str],
+    channel: int | str | None = None,
+    output: str | os.PathLike | None = None,
+    left_out: list[Unreadable] | None = None,
+) -> tuple[list[Input], list[Unreadable]]:
     """The images of files, folders and patterns, and what cannot be read with its reason.
 
-    channel: number, from 1, or name of the channel to take.
+    channel: number, from 1, or name of the channel to take; output, left_out: see `find_pictures`.
     Raises UserError where there is none that can be read.
     """
     from mrcnn.images.image_files import find_pictures
 
-    pictures, unreadable = find_pictures(paths, channel)
+    pictures, unreadable = find_pictures(paths, channel, output, left_out)
+    if not pictures and not unreadable:
+        raise UserError("no images: all that is there was left out")
     if not pictures:
         first = unreadable[0]
         raise UserError(
@@ -52,4 +64,4 @@ def of_files(paths: Sequence[str], channel: int | str | None = None) -> tuple[li
         size = picture.dtype.itemsize * picture.shape[0] * picture.shape[1] * picture.shape[2]
         return picture.read if size <= MOST_BYTES else lambda: picture
 
-    return [Input(p.name, loader(p), p.mpp) for p in pictures], unreadable
+    return [Input(p.name, loader(p), p.mpp, p.about) for p in pictures], unreadable

@@ -7,6 +7,7 @@ leaves what has been done so far and says where.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from mrcnn.cli.inputs import Input
 from mrcnn.cli.pipeline import Outcome, run_overlapped
 from mrcnn.console import Progress
 from mrcnn.data.dataset import Dataset
-from mrcnn.errors import UserError
+from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.evaluation.crowds import outside_crowds, split_crowds
 from mrcnn.evaluation.evaluation import Evaluation, Kinds, figure, report_figures, timed
 from mrcnn.results import drawing
 from mrcnn.results.file_names import file_name
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
+from mrcnn.results.taken import Taken
 from mrcnn.results.writers import ImageWriter, ResultWriter
 
 # Images on the contact sheet of what an evaluation found hardest.
@@ -96,18 +98,26 @@ def run_detect(
         return inputs[number].load()
 
     def work(number: int, image: Any) -> Any:
-        return segmenter.detect(
-            image, microns=microns or inputs[number].microns, progress=progress.within, **how
+        result, warned = with_warnings(
+            segmenter.detect,
+            image,
+            microns=microns or inputs[number].microns,
+            progress=progress.within,
+            **how,
         )
+        taken = taken_of(result, inputs[number], microns, warned)
+        progress.message(f"{names[number]}: {taken}")
+        return result, taken
 
     def write(number: int, outcome: Outcome) -> str:
         nonlocal total
         if outcome.error is not None:
             writer.add_failed(names[number], str(outcome.error or "out of memory"))
             return ""
-        writer.add(names[number], outcome.result)
-        total += len(outcome.result)
-        return counted(len(outcome.result), segmenter.nouns)
+        result, taken = outcome.result
+        writer.add(names[number], result, taken)
+        total += len(result)
+        return counted(len(result), segmenter.nouns)
 
     complete = False
     try:
@@ -120,6 +130,25 @@ def run_detect(
         writer.close(complete)
     print(f"{counted(total, segmenter.nouns)}. Written to {writer.places()}")
     return failed
+
+
+def taken_of(result: Any, image: Input, microns: float | None, warned: Sequence[str] = ()) -> Taken:
+    """What was taken of an image. microns: those of --mpp; warned: in the detection."""
+    if image.about is None:
+        return Taken.of(result, microns_from="--mpp" if microns else "", notes=warned)
+    channels, plane, source, notes = image.about
+    return Taken.of(result, channels, plane, "--mpp" if microns else source, (*notes, *warned))
+
+
+def with_warnings(function: Callable, *arguments: Any, **options: Any) -> tuple[Any, list[str]]:
+    """What a function returns, and the texts of the warnings of this package that it gave."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MRCNNWarning)
+        result = function(*arguments, **options)
+    for one in caught:
+        if not issubclass(one.category, MRCNNWarning):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return result, [str(one.message) for one in caught if issubclass(one.category, MRCNNWarning)]
 
 
 def predictions_of(segmenter: Any) -> Predict:

@@ -69,7 +69,8 @@ def picture_paths(
         before = len(closed)
         paths = search.paths_of(os.path.expanduser(one))
         if not paths and len(closed) == before:
-            raise UserError(f"{one}: no images there ({', '.join(ENDINGS)})")
+            beside = " but results of this program" if search.left_out else ""
+            raise UserError(f"{one}: no images there{beside} ({', '.join(ENDINGS)})")
         for path in paths:
             found.setdefault(file_key(path), path)
     return sorted(found.values(), key=natural_key), list(dict.fromkeys(closed))

@@ -85,14 +85,15 @@ class ReportWriter:
 
     def add(self, image_id: str, image: np.ndarray, labels: np.ndarray, table: pd.DataFrame,
             truth: np.ndarray | None = None, row: Mapping[str, Any] | None = None,
-            link: str | None = None, shape: Sequence[int] | None = None) -> None:
+            link: str | None = None, shape: Sequence[int] | None = None,
+            taken: str | None = None) -> None:
         """Add an image.
 
         image uint8 [H, W, 3]; labels int [H, W]; table: `result_files.measurements`, a row an
         instance by ascending label; truth int [H, W, L] and row (its scores, see
         mrcnn/evaluation/evaluation.py), where it was evaluated; link: path of the full image,
         relative to the page; shape: (H, W) of the image itself, where image and labels are a
-        smaller copy of it. Raises UserError where the file system refuses.
+        smaller copy of it; taken: what was taken of the image, in words. Raises UserError where the file system refuses.
         """
         jpeg, (height, width) = encode_picture(image)
         picture = {
@@ -119,6 +120,7 @@ class ReportWriter:
             "covered": float(areas.sum()) / max(1, full_height * full_width),
             **({} if row is None else {name: row[name] for name in (
                 "score", "kind", "true", "detected", "ap_50", "f1_50") if name in row}),
+            **({} if taken is None else {"taken": taken}),
             **({} if link is None else {"link": relative_url(link)}),
         })
         self._areas.extend(areas)

@@ -27,6 +27,7 @@ from mrcnn.errors import UserError
 from mrcnn.results import result_files
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result import Result
+from mrcnn.results.taken import Taken
 from mrcnn.results import drawing
 from mrcnn.results.file_names import file_name
 
@@ -92,8 +93,12 @@ class ResultWriter:
                 self.output / "index.html", nouns[1].capitalize(), facts, microns, nouns=nouns
             )
 
-    def add(self, name: str, result: Result) -> None:
-        """Write what was found in an image. Raises UserError where the file system refuses."""
+    def add(self, name: str, result: Result, taken: Taken | None = None) -> None:
+        """Write what was found in an image. Raises UserError where the file system refuses.
+
+        taken: what the table and the report say of the image; by default what the result says.
+        """
+        taken = taken or Taken.of(result)
         labels, scores = result.labels, result.scores
         file = file_name(name)
         picture = f"{file}.png" if "pictures" in self.formats else None
@@ -117,9 +122,10 @@ class ResultWriter:
         if self.table or self.report:
             measured = result.to_dataframe()
         if self.report:
-            self.report.add(name, shown, shown_labels, measured, link=picture, shape=labels.shape)
+            self.report.add(name, shown, shown_labels, measured, link=picture, shape=labels.shape,
+                            taken=str(taken))
         if self.table:
-            self.table.add(name, measured)
+            self.table.add(name, measured.assign(**taken.row()))
 
     def add_failed(self, name: str, reason: str) -> None:
         """An image that could not be read: in the other formats it stands without objects."""

@@ -184,3 +184,12 @@ def test_nothing_found(tmp_path):
     assert result_files.coco_annotations(empty, np.zeros(0), 1, 1) == []
     table = result_files.measurements(empty, np.zeros(0), empty)
     assert isinstance(table, pd.DataFrame) and len(table) == 0 and "neighbours" in table
+
+
+def test_intensities_of_finite_values_only():
+    from mrcnn.results.result_files import intensities
+
+    labels = np.array([[1, 1, 1, 2, 0]])
+    found = intensities(labels, np.array([[np.nan, 2.0, 4.0, np.inf, 1.0]]))
+    assert [found[f"{name}_intensity"][1] for name in ("mean", "min", "max")] == [3, 2, 4]
+    assert all(np.isnan(values[2]) for values in found.values())
