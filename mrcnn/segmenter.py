@@ -22,6 +22,7 @@ import math
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn.environment import check_keras, check_process
-from mrcnn.errors import UserError, one_line
+from mrcnn.errors import MRCNNWarning, UserError, one_line
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, Detections, PostProcessing, resolve
 from mrcnn.inference.tiles import HALO, TILE, Mosaic, Tile, tiles_of
@@ -193,6 +194,8 @@ class Segmenter:
             _check_size(name, value)
         image = _array(image)
         exposure = measure(image, self.exposure_config, inverted)
+        if exposure.warning:
+            warnings.warn(exposure.warning, MRCNNWarning, stacklevel=2)
         zoom = self._zoom_of(image, exposure, diameter, microns)
         height, width = (int(side) for side in image.shape[:2])
         if tile is None and (zoom is None or height * width * zoom**2 <= WHOLE_PIXELS):

@@ -49,6 +49,12 @@ class Exposure:
     inverted: bool = False
     not_finite: int = 0  # values (NaN, infinite) that become background
 
+    @property
+    def warning(self) -> str:
+        """What is to be said of values that are not finite; "" where all are."""
+        count = self.not_finite
+        return f"{count} values are NaN or infinite: taken as background" if count else ""
+
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 of the same shape; values beyond `low` and `high` are cut off."""
         if pixels.dtype == bool:

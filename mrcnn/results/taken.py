@@ -36,8 +36,7 @@ class Taken:
         count = result.image.shape[2] if len(result.image.shape) == 3 else 1
         by_count = {1: "grey", 2: "grey", 3: "RGB", 4: "RGB"}.get(count, f"{count} channels")
         exposure = result.exposure
-        if exposure.not_finite:
-            notes = (*notes, f"{exposure.not_finite} values are NaN or infinite: background")
+        notes = dict.fromkeys((*notes, exposure.warning) if exposure.warning else notes)
         return cls(
             *result.labels.shape,
             str(result.image.dtype),
