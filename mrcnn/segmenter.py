@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 import os
 import tempfile
@@ -241,7 +242,10 @@ class Segmenter:
                 np.clip(config.OBJECT_SIZE * microns / OBJECT_MICRONS, *config.ZOOM_LIMITS)
             )
         looked = (first or config.IMAGE_MIN_SCALE or 1) ** 2 * math.prod(image.shape[:2])
-        parts = [()] if looked <= WHOLE_PIXELS else varied_parts(image, exposure)
+        # A strip is padded to many times its pixels, so it is not looked at as a whole either.
+        is_strip = min(image.shape[:2]) < LOOK_SIDE and max(image.shape[:2]) > GRID * LOOK_SIDE
+        is_whole = looked <= WHOLE_PIXELS and not is_strip
+        parts = [()] if is_whole else varied_parts(image, exposure)
         with self._lock:
             zooms = [
                 zoom
@@ -340,16 +344,13 @@ def _zeros(shape: tuple[int, int]) -> np.ndarray:
 
 def varied_parts(image: Any, exposure: Exposure) -> list[tuple[slice, slice]]:
     """The windows of a large image where there is most to see: LOOKS of a grid."""
+    rows, columns = (
+        sorted({int((i + 0.5) / GRID * max(0, size - LOOK_SIDE)) for i in range(GRID)})
+        for size in image.shape[:2]
+    )
     parts = []
-    for row in range(GRID):
-        for column in range(GRID):
-            part = tuple(
-                slice(
-                    start := int((i + 0.5) / GRID * max(0, size - LOOK_SIDE)),
-                    min(size, start + LOOK_SIDE),
-                )
-                for i, size in zip((row, column), image.shape[:2], strict=True)
-            )
-            parts.append((float(exposure.apply(np.asarray(image[part])).std()), part))
+    for top, left in itertools.product(rows, columns):
+        part = slice(top, top + LOOK_SIDE), slice(left, left + LOOK_SIDE)
+        parts.append((float(exposure.apply(np.asarray(image[part])).std()), part))
     parts.sort(key=lambda pair: -pair[0])
     return [part for _, part in parts[:LOOKS]]

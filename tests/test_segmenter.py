@@ -14,6 +14,7 @@ from mrcnn.errors import UserError
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing, postprocess
 from mrcnn.model import MaskRCNN
+from mrcnn.pixels.exposure import Exposure
 from mrcnn.segmenter import Segmenter
 from mrcnn.weights import description
 from samples.nucleus import nucleus
@@ -317,3 +318,11 @@ def test_loading_other_files(tmp_path):
     assert loaded.classes == ("a", "b")
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
     assert set(loaded.detect(image).class_ids.tolist()) <= {1, 2}
+
+
+def test_the_parts_of_a_strip_are_all_different():
+    image = np.random.default_rng(0).integers(0, 255, (1, 30_000), np.uint8)
+    parts = segmenter.varied_parts(image, Exposure(0, 255))
+    starts = [columns.start for _, columns in parts]
+    assert len(set(starts)) == len(parts) == 5
+    assert all(image[part].shape == (1, 384) for part in parts)
