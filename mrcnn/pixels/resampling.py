@@ -13,6 +13,9 @@ from functools import lru_cache
 import numpy as np
 from scipy.sparse import csr_array
 
+# Weights of an axis up to which the matrix is made dense first.
+DENSE_WEIGHTS = 2**26
+
 
 def hat_weights(centres: np.ndarray, size: int, support: float = 1.0) -> np.ndarray:
     """Return the weight of every pixel for samples at given places: linear interpolation.
@@ -86,7 +89,12 @@ def resize_weights(in_size: int, out_size: int, exact: bool) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _sparse_weights(in_size: int, out_size: int) -> csr_array:
-    return csr_array(resize_weights.__wrapped__(in_size, out_size, exact=True))
+    if in_size * out_size <= DENSE_WEIGHTS:
+        return csr_array(resize_weights.__wrapped__(in_size, out_size, exact=True))
+    scale = in_size / out_size
+    centres = (np.arange(out_size) + 0.5) * scale
+    weights = sparse_hat_weights(centres, in_size, max(1.0, scale))
+    return csr_array(weights.multiply(1 / weights.sum(axis=1)[:, None]), dtype=np.float32)
 
 
 def resize_smooth(image: np.ndarray, out_shape: tuple[int, int]) -> np.ndarray:
