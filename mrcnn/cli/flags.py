@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Callable, Collection
 
+from mrcnn.errors import quoted
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS
 from mrcnn.presets import PRESETS, MicrographConfig
@@ -17,17 +18,19 @@ MAX_STEPS = 300  # of an epoch by default: a few minutes on a processor
 
 def positive(text: str) -> int:
     """argparse type: a whole number above zero."""
-    value = int(text) if text.isdecimal() else 0
+    value = int(text) if text.isdecimal() and len(text) < 20 else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a whole number above 0")
     return value
 
 
 def whole(text: str) -> int:
     """argparse type: a whole number from zero to 2**32 - 1 (what random generators take)."""
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**32 - 1")
-    return int(text)
+    value = int(text) if text.isdecimal() and len(text) < 20 else 2**32
+    if value >= 2**32:
+        message = f"{quoted(text)} is not a whole number from 0 to 2**32 - 1"
+        raise argparse.ArgumentTypeError(message)
+    return value
 
 
 def above_zero(text: str) -> float:
@@ -37,7 +40,7 @@ def above_zero(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number above 0")
     return value
 
 
@@ -53,7 +56,7 @@ def share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number from 0 to 1")
     return value
 
 
@@ -64,7 +67,8 @@ def names_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
         found = tuple(text.split(","))
         unknown = [name for name in found if name not in known]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+            message = f"{quoted(unknown[0])} is not one of {', '.join(known)}"
+            raise argparse.ArgumentTypeError(message)
         return found
 
     return names

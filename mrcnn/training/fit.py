@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from mrcnn.config_rules import LOSS_NAMES
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, quoted
 from mrcnn.network.layers import BatchNorm
 from mrcnn.network.models import WeightsOnly, compiles_whole_graphs
 from mrcnn.training.callbacks import (
@@ -64,7 +64,7 @@ def loss_weights(config, names: Iterable[str] | None = None) -> list[float]:
     counted = set(LOSS_NAMES if names is None else names)
     unknown = sorted(counted - set(LOSS_NAMES))
     if unknown:
-        raise UserError(f"losses: {unknown[0]} is not one of {', '.join(LOSS_NAMES)}")
+        raise UserError(f"losses: {quoted(unknown[0])} is not one of {', '.join(LOSS_NAMES)}")
     return [float(config.LOSS_WEIGHTS.get(name, 1.0)) * (name in counted) for name in LOSS_NAMES]
 
 
@@ -202,7 +202,7 @@ def set_trainable(model: keras.Model, layer_regex: str) -> list[str]:
         re.compile(layer_regex)
     except re.error as error:
         raise UserError(
-            f"layers = {layer_regex!r} is no regular expression ({error}), nor one of "
+            f"layers = {quoted(layer_regex)} is no regular expression ({error}), nor one of "
             f"{', '.join(LAYER_REGEX)}"
         ) from error
     names = []

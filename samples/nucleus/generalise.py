@@ -25,7 +25,7 @@ from mrcnn.cli.application import Application, need
 from mrcnn.cli.runs import predictions_of, run_evaluate, ways_of
 from mrcnn.cli.settings import Settings
 from mrcnn.data.micrographs import MICROGRAPHS
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, quoted
 from mrcnn.evaluation.bootstrap import bootstrap_interval, paired_difference
 from samples.nucleus.dsb2018 import load_dataset
 from samples.nucleus.kinds import LEFT_OUT
@@ -194,10 +194,10 @@ def data_share(text: str) -> tuple[str, float]:
     """argparse type: a folder and a share, DIR=0.2."""
     folder, equals, number = text.rpartition("=")
     if not equals or not folder:
-        raise argparse.ArgumentTypeError(f"{text!r} is not DIR=SHARE, such as synthetic=0.2")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not DIR=SHARE, such as synthetic=0.2")
     value = flags.share(number)
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{number!r} is not a share between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{quoted(number)} is not a share between 0 and 1")
     return folder, value
 
 

@@ -23,7 +23,7 @@ from mrcnn.cli.flags import names_of, positive, whole
 from mrcnn.console import Progress
 from mrcnn.data.dataset import Dataset
 from mrcnn.data.sampling import sampling_weights
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, quoted
 from samples.nucleus import synthetic_kinds
 from samples.nucleus.dsb2018 import load_dataset
 from samples.nucleus.kinds import LEFT_OUT, kept_kinds
@@ -140,10 +140,10 @@ def _check(count: int, size: int, seed: int, subset: str, kinds: Sequence[str]) 
     if seed < 0:
         raise UserError(f"--seed {seed} is not allowed: a whole number from 0")
     if not subset or Path(subset).name != subset or subset in (".", ".."):
-        raise UserError(f"--subset {subset!r} is not allowed: the name of one folder")
+        raise UserError(f"--subset {quoted(subset)} is not allowed: the name of one folder")
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
-        raise UserError(f"kinds {unknown} are unknown: choose from {', '.join(KINDS)}")
+        raise UserError(f"kinds {quoted(unknown)} are unknown: choose from {', '.join(KINDS)}")
 
 
 def _empty_folder(output: str | Path, subset: str) -> Path:
