@@ -1,10 +1,13 @@
-"""A progress line with the time left, for loops over images."""
+"""A progress line with the time left, for loops over images; streams that do not end a run."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 
 class Progress:
@@ -71,3 +74,51 @@ def duration_text(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour:02d}:{minute:02d}:{second:02d}"
+
+
+@contextlib.contextmanager
+def lasting_streams() -> Iterator[None]:
+    """In the block, standard output and error take every text, and go on when nobody reads them.
+
+    Names that the terminal's encoding lacks are escaped. Where the reader of a pipe has gone
+    (`mrcnn train ... | head`), the rest is dropped: hours of work do not end for that.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and LastingStream(stream) for stream in before)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream:
+                stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+class LastingStream:
+    """A text stream whose `write` and `flush` raise nothing when its reader has gone."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._reader_may_have_gone():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._reader_may_have_gone():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _reader_may_have_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # Whatever is buffered is written when Python ends, too: into nothing, from now on.
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), self._stream.fileno())

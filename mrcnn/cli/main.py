@@ -10,8 +10,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
+from mrcnn.cli.signals import EXIT_CODE, terminable
+from mrcnn.console import lasting_streams
 from mrcnn.environment import check_keras
-from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.errors import MRCNNWarning, Terminated, UserError
 
 SUMMARIES = {
     "detect": "find objects in images; writes what --format names",
@@ -116,22 +118,26 @@ def add_commands(
 
 
 def run(command: Callable[[], int], prog: str) -> int:
-    """The exit code of a command: its own, 2 for errors, 130 after Ctrl-C.
+    """The exit code of a command: its own, 2 for errors, 130 after Ctrl-C, 143 after SIGTERM.
 
     Warnings of the package and errors that the user can mend are one line each.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up notes; errors are raised
-    with warnings.catch_warnings():
+    with lasting_streams(), warnings.catch_warnings():
         warnings.simplefilter("always", MRCNNWarning)
         warnings.showwarning = lambda message, *_, **__: print(
             f"Warning: {message}", file=sys.stderr
         )
         try:
             check_keras()
-            return command()
+            with terminable():
+                return command()
         except (UserError, OSError) as error:  # OSError: no permission, disk full
             print(f"{prog}: {error}", file=sys.stderr)
             return 2
+        except Terminated:
+            print(f"{prog}: stopped by SIGTERM", file=sys.stderr)
+            return EXIT_CODE
         except KeyboardInterrupt:
             print(f"{prog}: interrupted", file=sys.stderr)
             return 130

@@ -1,0 +1,75 @@
+"""SIGTERM, closed pipes and narrow encodings, in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mrcnn.cli import signals
+
+PROGRAM = """
+import sys, time
+from mrcnn.cli import main, signals
+signals.PATIENCE = 0.5
+def work():
+    print("there", flush=True)
+    {work}
+    return 5
+sys.exit(main.run(work, "mrcnn"))
+"""
+
+
+def started(work, **how):
+    """A process that runs a command, once it is at work."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(work=work)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **how,
+    )
+    assert process.stdout.readline() == "there\n"
+    return process
+
+
+@pytest.mark.parametrize(
+    "work, said",
+    [
+        ("time.sleep(60)", "mrcnn: stopped by SIGTERM\n"),
+        # As TensorFlow in the middle of a step: back in Python, if ever, much later.
+        ("import ctypes; ctypes.CDLL(None).usleep(5_000_000)", "after SIGTERM, in the middle"),
+    ],
+)
+def test_sigterm_ends_a_command_soon(work, said):
+    process = started(work)
+    time.sleep(0.1)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == signals.EXIT_CODE == 143
+    assert said in errors and "Traceback" not in errors
+    assert time.monotonic() - began < 4
+
+
+def test_nobody_listens_any_more():
+    process = started("time.sleep(.5); print('a' * 100_000); print('b', flush=True)")
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait() == 5 and errors == ""
+    process.stderr.close()
+
+
+def test_a_name_that_the_terminal_cannot_show():
+    process = started("print('größe \\udc80')", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    output, _ = process.communicate()
+    assert process.returncode == 5 and output == "gr\\xf6\\xdfe \\udc80\n"
+
+
+def test_handlers_are_as_before():
+    before = signal.getsignal(signal.SIGTERM)
+    with signals.terminable():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
