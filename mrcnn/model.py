@@ -287,6 +287,13 @@ class MaskRCNN:
         self.log_dir = str(folder)
         self.checkpoint_path = checkpoints.checkpoint_path(folder, name)
 
+    def claim_log_dir(self) -> None:
+        """Make the folder of a new run, that no other run has; a resumed run has its own."""
+        if self.epoch == 0 and self._resume is None:
+            folder = checkpoints.claim_run_folder(self.model_dir, self._name())
+            self.log_dir = str(folder)
+            self.checkpoint_path = checkpoints.checkpoint_path(folder, self._name())
+
     @property
     def resumed_layers(self) -> str | None:
         """The `layers` of the stage that a loaded checkpoint resumes with, until `train` does so;

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mrcnn.atomic import locked
 from mrcnn.cli.application import Application, need
 from mrcnn.cli.flags import MAX_STEPS
 from mrcnn.cli.models import build_model
@@ -54,17 +55,19 @@ def train(options: argparse.Namespace, app: Application) -> int:
         DATA_WORKERS = options.workers
 
     model = build_model("training", TrainConfig(), options.weights, options.logs)
+    model.claim_log_dir()
     folder = Path(model.log_dir)
     detecting = app.inference_class(path, chosen)()
-    description.write(folder / description.RUN_FILE, described(detecting, known, chosen))
-    train_in_stages(
-        model,
-        *data.datasets(folder),
-        options.epochs,
-        options.time_budget,
-        chosen.schedule or SCHEDULES[0],
-        flip_left_right if chosen.preset == "paper" else augmentation,
-    )
+    with locked(folder):
+        description.write(folder / description.RUN_FILE, described(detecting, known, chosen))
+        train_in_stages(
+            model,
+            *data.datasets(folder),
+            options.epochs,
+            options.time_budget,
+            chosen.schedule or SCHEDULES[0],
+            flip_left_right if chosen.preset == "paper" else augmentation,
+        )
     return 0
 
 
@@ -146,23 +149,22 @@ def detect(options: argparse.Namespace, app: Application) -> int:
         if not (options.no_pictures and name == "pictures")
     ]
     output = Path(options.output or app.results_folder("detect"))
-    detector = segmenter(options, app)
-    failed = run_detect(
-        detector,
-        found.inputs[: options.limit],
-        output,
-        formats,
-        options.mpp,
-        found.unreadable,
-        {
-            **facts(options, detector.settings),
-            **({"Left out": "; ".join(found.left_out)} if found.left_out else {}),
-        },
-        app.writers(output, formats),
-        diameter=options.diameter,
-        tile=options.tile,
-        inverted={"auto": None, "yes": True, "no": False}[options.invert],
-    )
+    left_out = {"Left out": "; ".join(found.left_out)} if found.left_out else {}
+    with locked(output):
+        detector = segmenter(options, app)
+        failed = run_detect(
+            detector,
+            found.inputs[: options.limit],
+            output,
+            formats,
+            options.mpp,
+            found.unreadable,
+            facts(options, detector.settings) | left_out,
+            app.writers(output, formats),
+            diameter=options.diameter,
+            tile=options.tile,
+            inverted={"auto": None, "yes": True, "no": False}[options.invert],
+        )
     return report_failures(failed)
 
 

@@ -332,6 +332,9 @@ class EvaluationWriter:
             # A scored image has no picture where memory did not suffice for that.
             worst = [path for path in paths if path.is_file()][:WORST]
             if worst:
-                drawing.save_png(self.output / "worst.png", drawing.contact_sheet(worst))
-                written += ["pictures", f"worst.png (the {len(worst)} worst)"]
+                sheet = "worst.png"
+                while (self.output / sheet) in paths:  # an image of that name
+                    sheet = f"_{sheet}"
+                drawing.save_png(self.output / sheet, drawing.contact_sheet(worst))
+                written += ["pictures", f"{sheet} (the {len(worst)} worst)"]
         return written

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,25 +36,24 @@ NEIGHBOUR_GAP = 2
 # Columns of measurements in microns: the column in pixels, and the power of the pixel's side.
 IN_MICRONS = {"perimeter_um": ("perimeter", 1), "major_axis_um": ("major_axis", 1),
               "minor_axis_um": ("minor_axis", 1), "area_um2": ("area", 2)}
-# Label images of more pixels are written in tiles of this side.
-TILED_ABOVE, TIFF_TILE = 2**24, 512
+# Label images of more pixels are written strip by strip, of so many rows: ImageJ reads no tiles.
+STRIPS_ABOVE, STRIP_ROWS = 2**24, 64
 
 
 def write_label_image(path: str | os.PathLike, labels: np.ndarray) -> None:
     """A label map [H, W] as a compressed TIFF of 16 bits, or 32 where there are more labels; in
-    tiles where it is large."""
+    strips, which all programs read."""
     import tifffile
 
     kind = np.uint16 if labels.max(initial=0) < 2**16 else np.uint32
     with atomic_path(path) as temporary:
-        if labels.size <= TILED_ABOVE:
+        if labels.size <= STRIPS_ABOVE:
             tifffile.imwrite(temporary, labels.astype(kind), compression="zlib")
             return
-        height, width = labels.shape
-        tiles = (labels[y : y + TIFF_TILE, x : x + TIFF_TILE].astype(kind)
-                 for y in range(0, height, TIFF_TILE) for x in range(0, width, TIFF_TILE))
-        tifffile.imwrite(temporary, tiles, shape=labels.shape, dtype=kind, compression="zlib",
-                         tile=(TIFF_TILE, TIFF_TILE))
+        strips = (zlib.compress(labels[y : y + STRIP_ROWS].astype(kind).tobytes())
+                  for y in range(0, len(labels), STRIP_ROWS))
+        tifffile.imwrite(temporary, strips, shape=labels.shape, dtype=kind, compression="zlib",
+                         rowsperstrip=STRIP_ROWS)
 
 
 def write_imagej_rois(path: str | os.PathLike, labels: np.ndarray) -> None:
@@ -252,3 +252,9 @@ def neighbours(labels: np.ndarray, wanted: Sequence[int]) -> list[set[int]]:
         near = ndimage.distance_transform_edt(part != label) <= reach
         found.append(set(np.unique(part[near]).tolist()) - {0, label})
     return found
+
+
+def guarded(text: str) -> str:
+    """A cell of a table for people: one that a spreadsheet would run as a formula gets an
+    apostrophe, which spreadsheets take for "text"."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -207,7 +207,7 @@ class Table:
                 *(name for name in result_files.IN_MICRONS if name not in table),
             ]
         )
-        table.insert(0, "image_id", image_id)
+        table.insert(0, "image_id", result_files.guarded(image_id))
         try:
             table.to_csv(
                 self.partial,

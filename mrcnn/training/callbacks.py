@@ -5,8 +5,10 @@ callbacks in the order of the list, and that order matters here:
 
 1. `LoaderEpoch`; `StopOnNonFiniteLoss`, before anything that writes: it raises, so that whatever
    stands behind it never sees the bad weights;
-2. `AverageWeights`, `TimeBudget` and `Plateau`, then `Checkpoint`, which saves what they found;
-3. `CSVLog`, then `LossCurve`, which draws the CSV file; TensorBoard; the user's own;
+2. `AverageWeights`, `TimeBudget` and `Plateau`, then `CSVLog`, and `Checkpoint`, which saves what
+   they found: a run that is killed between the two has a row too many, which resuming replaces,
+   and never one too few;
+3. `LossCurve`, which draws the CSV file; TensorBoard; the user's own;
 4. `ProgressLine`, last, so that its time for the end of an epoch includes all of the above.
 """
 

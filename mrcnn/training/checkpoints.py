@@ -15,6 +15,7 @@ from pathlib import Path
 
 import keras
 
+from mrcnn.atomic import file_system_errors
 from mrcnn.errors import MissingFileError
 from mrcnn.training import state
 from mrcnn.training.averaging import WeightAverage
@@ -49,6 +50,20 @@ def new_run_folder(model_dir: str, name: str) -> Path:
     while newest(run_folder(model_dir, name, started)):
         started += datetime.timedelta(minutes=1)
     return run_folder(model_dir, name, started)
+
+
+def claim_run_folder(model_dir: str, name: str) -> Path:
+    """Make the folder of a run that begins now; of two runs at the same time each gets its own."""
+    started = datetime.datetime.now()
+    with file_system_errors(model_dir):
+        Path(model_dir).mkdir(parents=True, exist_ok=True)
+        while True:
+            folder = run_folder(model_dir, name, started)
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                started += datetime.timedelta(minutes=1)
 
 
 def checkpoint_path(folder, name: str) -> str:

@@ -272,8 +272,8 @@ def fit(
         StopOnNonFiniteLoss(loader, last_good),
         *([AverageWeights(average)] if average else []),
         *([rate_callback] if rate_callback else []),
-        Checkpoint(save),
         CSVLog(csv_path),
+        Checkpoint(save),
         LossCurve(csv_path, log_dir / "loss_curve.png"),
         TensorBoardLog(log_dir),
     ]

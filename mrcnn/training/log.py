@@ -64,7 +64,7 @@ def read_log(path: str | os.PathLike) -> list[dict[str, float]]:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
         return [{**row, "epoch": int(row["epoch"])} for row in rows]
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
         message = f"{path} is not a training log ({error!r}): move it out of the way"
         raise UserError(message) from error
 

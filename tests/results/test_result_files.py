@@ -193,3 +193,18 @@ def test_intensities_of_finite_values_only():
     found = intensities(labels, np.array([[np.nan, 2.0, 4.0, np.inf, 1.0]]))
     assert [found[f"{name}_intensity"][1] for name in ("mean", "min", "max")] == [3, 2, 4]
     assert all(np.isnan(values[2]) for values in found.values())
+
+
+def test_large_label_images_are_strips(tmp_path, monkeypatch):
+    import tifffile
+
+    monkeypatch.setattr(result_files, "STRIPS_ABOVE", 1000)
+    labels = np.arange(150 * 130).reshape(150, 130) % 70_000
+    result_files.write_label_image(tmp_path / "a.tif", labels)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert not file.pages[0].is_tiled and len(file.pages) == 1
+        np.testing.assert_array_equal(file.asarray(), labels)
+
+
+def test_cells_that_spreadsheets_would_run_are_text():
+    assert [result_files.guarded(t) for t in ("=1+1", "@a", "a=1")] == ["'=1+1", "'@a", "a=1"]

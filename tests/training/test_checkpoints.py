@@ -99,3 +99,8 @@ def test_when_the_optimizer_of_a_stage_with_a_time_goes_on(seconds, rate, expect
     saved = {"epoch": 2, "seconds": seconds, "stage": stage}
     wanted = {**stage, "learning_rate": rate, "seconds": 120.0}
     assert checkpoints.continues(saved, wanted) == expected
+
+
+def test_two_runs_of_one_minute_claim_two_folders(tmp_path):
+    folders = {checkpoints.claim_run_folder(str(tmp_path / "logs"), "a") for _ in range(3)}
+    assert len(folders) == 3 and all(folder.is_dir() for folder in folders)
