@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from skimage.io import imsave
 
+from mrcnn.atomic import atomic_folder
 from mrcnn.cli.application import Application
 from mrcnn.cli.flags import names_of, positive, whole
 from mrcnn.console import Progress
@@ -65,7 +66,8 @@ def synthesize(
     for index in range(count):
         image_id = _name(seed, subset, index)
         image, labels = draw_image(kinds[index % len(kinds)], size, (seed, subset, index))
-        _write(folder / image_id, image_id, image, labels)
+        with atomic_folder(folder / image_id) as new:
+            _write(new, image_id, image, labels)
         image_ids.append(image_id)
         if progress:
             progress(index + 1, count)
@@ -102,7 +104,8 @@ def crowd_images(
                 raise UserError("the images to paste nuclei from have none")
             continue
         image_id = _name(seed, subset, "crowd", len(image_ids))
-        _write(folder / image_id, image_id, *crowd(image, labels, rng))
+        with atomic_folder(folder / image_id) as new:
+            _write(new, image_id, *crowd(image, labels, rng))
         image_ids.append(image_id)
         if progress:
             progress(len(image_ids), count)
