@@ -173,7 +173,7 @@ def read(path: str | Path) -> Description:
         classes, number = len(found["classes"]), found["config"].get("NUM_CLASSES")
         if not classes or (number is not None and number != 1 + classes):
             raise ValueError(f"{classes} classes, and NUM_CLASSES is {one_line(number)}")
-        return Description(
+        description = Description(
             tuple(_texts(found, "classes")),
             found["config"],
             found["postprocessing"],
@@ -181,8 +181,10 @@ def read(path: str | Path) -> Description:
             tuple(_texts(found, "code")),
             found.get("training", {}),
         )
+        description.config_class()()  # values that no configuration can have
+        return description
     except (OSError, ValueError, RecursionError) as error:
-        reason = "too many levels" if isinstance(error, RecursionError) else one_line(error)
+        reason = "too many levels" if isinstance(error, RecursionError) else one_line(error, 300)
         raise UserError(f"{path}: not the description of a network ({reason})") from error
 
 

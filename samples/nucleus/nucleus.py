@@ -212,7 +212,7 @@ class NucleusApplication(Application):
                 "both"
             )
         need(options, *(("images", "labels") if own else ("dataset", "subset")))
-        if options.channel and not own:
+        if getattr(options, "channel", None) and not own:
             raise UserError("--channel goes with --images, not with --dataset")
         if own and getattr(options, "also", None) or own and getattr(options, "leave_out", None):
             raise UserError("--also and --leave-out go with --dataset and --subset")

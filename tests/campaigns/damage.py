@@ -380,6 +380,10 @@ def use_weights(path: Path, model) -> str | None:
         variable.assign(np.full(variable.shape, UNLIKELY, np.float32))
     ranks_in_file(path)
     model.load_weights(str(path), by_name=True)
+    try:
+        model.check_weights()  # as detecting does
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     for variable in variables:
         values = np.asarray(variable)
         if not np.isfinite(values).all():

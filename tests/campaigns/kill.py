@@ -129,7 +129,7 @@ def training(data: Path, epochs: int, eager: bool) -> Kind:
 
 def training_content(run: Path) -> dict:
     """Rows of the table without the times, and the arrays of the last checkpoint and its state."""
-    from mrcnn.weights import legacy_h5
+    from tests.support.weight_arrays import read_weights
 
     with open(run / "training.csv", newline="") as file:
         rows = [
@@ -138,7 +138,7 @@ def training_content(run: Path) -> dict:
         ]
     found = {f"row {row['epoch']} of training.csv": row for row in rows}
     newest = max(run.glob("mask_rcnn*.h5"))
-    for layer, tensors in legacy_h5.read(newest).layers.items():
+    for layer, tensors in read_weights(newest).layers.items():
         found |= {f"{newest.name} {layer}/{k}": array.tobytes() for k, array in tensors.items()}
     with np.load(max(run.glob("state_*.npz"))) as state:
         found |= {f"state {k}": state[k].tobytes() for k in state.files if k != "header"}

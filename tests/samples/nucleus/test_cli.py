@@ -1115,7 +1115,7 @@ def test_only_what_is_asked_for_is_written(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
     common = ["detect", "--dataset", str(data), "--subset", "stage1_train", "--limit", "1"]
     assert run([*common, "--output", str(tmp_path / "a"), "--format", "labels"]) == 0
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["labels"]
+    assert [path.name for path in (tmp_path / "a").glob("[!.]*")] == ["labels"]
     assert run([*common, "--output", str(tmp_path / "b")]) == 0
     assert {path.suffix for path in (tmp_path / "b").iterdir()} == {".csv", ".png", ".html"}
     with pytest.raises(SystemExit):

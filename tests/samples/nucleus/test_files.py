@@ -51,13 +51,12 @@ def test_a_folder_of_pictures(pictures, fixed, tmp_path, capsys):
     output = capsys.readouterr()
     for name in ("broken.png", "notes.tif"):
         assert f"{pictures / name}: skipped: " in output.err
-    assert "2 images failed" in output.err and "8 nuclei. Written to" in output.out
+    assert "stack.ome.tif: skipped: has 3 channels (1 DAPI, 2 FITC, 3 bright)" in output.err
+    assert "3 images failed" in output.err and "4 nuclei. Written to" in output.out
     labels = {path.stem: tifffile.imread(path) for path in (found / "labels").iterdir()}
     assert {name: map.shape for name, map in labels.items()} == {
         "deep": (64, 70),
         "colour": (60, 64),
-        "plate_stack_z001": (66, 64),
-        "plate_stack_z002": (66, 64),
     }
     table = pd.read_csv(found / "measurements.csv")
     deep = tifffile.imread(pictures / "deep.tif")
