@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -125,8 +125,10 @@ class Application:
         """<results>/<command>_<time>, not made yet."""
         return Path(self.results) / f"{command}_{datetime.datetime.now():%Y%m%dT%H%M%S}"
 
-    def writers(self, output: Path, formats: Sequence[str]) -> list[ImageWriter]:
-        """Writers of formats that only this application has."""
+    def writers(
+        self, output: Path, formats: Sequence[str], lengths: Mapping[str, int] | None = None
+    ) -> list[ImageWriter]:
+        """Writers of formats that only this application has; lengths: see `RunLog.lengths`."""
         return []
 
     def detects(self, options: argparse.Namespace) -> bool:

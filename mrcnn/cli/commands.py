@@ -7,24 +7,30 @@ wrong with its input is a UserError. Keras is imported by what needs it: it take
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mrcnn.atomic import locked
-from mrcnn.cli.application import Application, need
+from mrcnn.cli.application import Application, Found, need
 from mrcnn.cli.flags import MAX_STEPS
+from mrcnn.cli.inputs import Input
 from mrcnn.cli.models import build_model
 from mrcnn.cli.runs import predictions_of, run_detect, run_evaluate, ways_of
 from mrcnn.config import Config
 from mrcnn.data.augment import flip_left_right
 from mrcnn.data.disk_cache import DiskCache
 from mrcnn.data.micrographs import MICROGRAPHS
+from mrcnn.errors import UserError
+from mrcnn.files import open_regular
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
+from mrcnn.results.run_log import RunLog, forget
 from mrcnn.segmenter import Segmenter
 from mrcnn.training.stages import SCHEDULES, train_in_stages
 from mrcnn.weights import description
@@ -149,23 +155,62 @@ def detect(options: argparse.Namespace, app: Application) -> int:
         if not (options.no_pictures and name == "pictures")
     ]
     output = Path(options.output or app.results_folder("detect"))
+    inputs = found.inputs[: options.limit]
     left_out = {"Left out": "; ".join(found.left_out)} if found.left_out else {}
     with locked(output):
+        about = {"settings": settings_of(options, formats), "weights": weights_of(options, app)}
+        log = RunLog(output, about | {"images": states_of(found, inputs)}, options.overwrite)
+        if log.complete:
+            print(f"All {len(log.done)} images are in {output} already; --overwrite detects anew")
+            return report_failures(log.failed)
         detector = segmenter(options, app)
         failed = run_detect(
             detector,
-            found.inputs[: options.limit],
+            inputs,
             output,
             formats,
             options.mpp,
             found.unreadable,
             facts(options, detector.settings) | left_out,
-            app.writers(output, formats),
+            app.writers(output, formats, log.lengths),
+            log,
             diameter=options.diameter,
             tile=options.tile,
             inverted={"auto": None, "yes": True, "no": False}[options.invert],
         )
     return report_failures(failed)
+
+
+# What the results do not depend on, or what `RunLog` compares by its content.
+NO_SETTINGS = {"command", "output", "overwrite", "logs", "weights", "inputs", "limit", "dataset",
+               "subset", "images", "labels", "no_pictures"}  # fmt: skip
+
+
+def settings_of(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, Any]:
+    """What a detection's results depend on besides images and weights, by the names of flags."""
+    chosen = {**vars(options), "format": list(formats)}
+    named = {f"--{k.replace('_', '-')}": v for k, v in chosen.items() if k not in NO_SETTINGS}
+    return named | facts(options, None)
+
+
+def weights_of(options: argparse.Namespace, app: Application) -> str:
+    """A digest of a weight file and of what is known of its network."""
+    path = app.weight_file(options, "inference")
+    with open_regular(path) as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(repr((app.description(path), app.settings(options, path))).encode())
+    return digest.hexdigest()
+
+
+def states_of(found: Found, inputs: Sequence[Input]) -> dict[str, str]:
+    """By the names of images, and of files that are none, texts that change when they do."""
+
+    def state(item: Input) -> str:
+        with contextlib.suppress(UserError):  # a file that has gone: reading it says so
+            return hashlib.sha256(item.state().encode(errors="replace")).hexdigest()[:16]
+        return ""
+
+    return {**found.unreadable, **{item.name: state(item) for item in inputs}}
 
 
 def evaluate(options: argparse.Namespace, app: Application) -> int:
@@ -176,27 +221,29 @@ def evaluate(options: argparse.Namespace, app: Application) -> int:
     known = app.description(path)
     dataset = app.scored_data(options, known.classes[0])
     output = Path(options.output or app.results_folder("evaluate"))
-    given = app.given_predictions(options, dataset)
-    if given is None:
-        detector = segmenter(options, app)
-        predict, ways = predictions_of(detector), ways_of(detector, options.weights)
-        extra, said = app.writers(output, ("submission",)), facts(options, detector.settings)
-    else:
-        predict, ways = given
-        extra, said = [], {**facts(options, None), "Detections": ways["detections"]}
-    failed = run_evaluate(
-        dataset,
-        output,
-        predict,
-        nouns=known.nouns,
-        kinds=app.kinds,
-        extra=extra,
-        limit=options.limit,
-        pictures=not options.no_pictures,
-        figures=options.figures,
-        facts=said,
-        ways=ways,
-    )
+    with locked(output):
+        given = app.given_predictions(options, dataset)
+        if given is None:
+            detector = segmenter(options, app)
+            predict, ways = predictions_of(detector), ways_of(detector, options.weights)
+            extra, said = app.writers(output, ("submission",)), facts(options, detector.settings)
+        else:
+            predict, ways = given
+            extra, said = [], {**facts(options, None), "Detections": ways["detections"]}
+        forget(output)
+        failed = run_evaluate(
+            dataset,
+            output,
+            predict,
+            nouns=known.nouns,
+            kinds=app.kinds,
+            extra=extra,
+            limit=options.limit,
+            pictures=not options.no_pictures,
+            figures=options.figures,
+            facts=said,
+            ways=ways,
+        )
     return report_failures(failed)
 
 

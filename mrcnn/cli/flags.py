@@ -326,6 +326,16 @@ def add_result_flags(
         help="cut every image into tiles of this side, in pixels of the scaled image (default: "
         "only large ones, into tiles of 768)",
     )
+    add_overwrite_flag(parser)
+
+
+def add_overwrite_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the results of another run in --output (default: such a folder is refused; "
+        "what the same command has begun there goes on)",
+    )
 
 
 def add_compress_flags(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ class Input(NamedTuple):
     load: Callable[[], Any]  # gives the image as `Segmenter.detect` takes it, or a UserError
     microns: float | None = None  # side of a pixel, where the file says so
     about: About | None = None  # what of its file it is
+    state: Callable[[], str] = str  # gives a text that changes when the file does
 
 
 def of_dataset(dataset) -> list[Input]:
@@ -30,7 +31,10 @@ def of_dataset(dataset) -> list[Input]:
     def loader(number: int) -> Callable[[], Any]:
         return lambda: dataset.open_image(number)
 
-    return [Input(dataset.image_reference(i), loader(i)) for i in dataset.image_ids]
+    def state(number: int) -> Callable[[], str]:
+        return lambda: str(dataset.fingerprint(number))
+
+    return [Input(dataset.image_reference(i), loader(i), state=state(i)) for i in dataset.image_ids]
 
 
 def channel_of(named: str | None) -> int | str | None:
@@ -64,4 +68,4 @@ def of_files(
         size = picture.dtype.itemsize * picture.shape[0] * picture.shape[1] * picture.shape[2]
         return picture.read if size <= MOST_BYTES else lambda: picture
 
-    return [Input(p.name, loader(p), p.mpp, p.about) for p in pictures], unreadable
+    return [Input(p.name, loader(p), p.mpp, p.about, p.state) for p in pictures], unreadable

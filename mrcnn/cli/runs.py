@@ -25,6 +25,7 @@ from mrcnn.results import drawing
 from mrcnn.results.file_names import file_name
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
+from mrcnn.results.run_log import RunLog
 from mrcnn.results.taken import Taken
 from mrcnn.results.writers import ImageWriter, ResultWriter
 
@@ -69,6 +70,7 @@ def run_detect(
     unreadable: Mapping[str, str] | None = None,
     facts: Mapping[str, str] | None = None,
     extra: Sequence[ImageWriter] = (),
+    log: RunLog | None = None,
     **how: Any,
 ) -> dict[str, str]:
     """Detect in images into the folder `output`.
@@ -81,18 +83,17 @@ def run_detect(
         unreadable: files that are not inputs, with the reasons.
         facts: for the report.
         extra: writers of further formats.
+        log: of the folder, for runs that can go on: what it has is not done again.
         how: further arguments of `Segmenter.detect`.
 
     Returns:
         The names of the images that failed, with the reasons, and those of `unreadable`.
     """
-    writer = ResultWriter(output, formats, facts or {}, microns, segmenter.nouns, extra)
+    writer = ResultWriter(output, formats, facts or {}, microns, segmenter.nouns, extra, log)
     failed = dict(unreadable or {})
-    for name, reason in failed.items():
-        writer.add_failed(name, reason)
+    inputs = left_to_do(writer, inputs, failed)
     names = [item.name for item in inputs]
     progress = Progress(len(inputs), "detect")
-    total = 0
 
     def read(number: int) -> Any:
         return inputs[number].load()
@@ -110,13 +111,11 @@ def run_detect(
         return result, taken
 
     def write(number: int, outcome: Outcome) -> str:
-        nonlocal total
         if outcome.error is not None:
             writer.add_failed(names[number], str(outcome.error or "out of memory"))
             return ""
         result, taken = outcome.result
         writer.add(names[number], result, taken)
-        total += len(result)
         return counted(len(result), segmenter.nouns)
 
     complete = False
@@ -124,12 +123,29 @@ def run_detect(
         each_image(names, "detect", failed, read, work, write, progress)
         complete = True
     except KeyboardInterrupt:
-        print(f"Stopped. The results so far are in {writer.partial}")
+        again = "; the same command goes on from there" if log else ""
+        print(f"Stopped. The results so far are in {writer.partial}{again}")
         raise
     finally:
         writer.close(complete)
-    print(f"{counted(total, segmenter.nouns)}. Written to {writer.places()}")
+    print(f"{counted(writer.total, segmenter.nouns)}. Written to {writer.places()}")
     return failed
+
+
+def left_to_do(
+    writer: ResultWriter, inputs: Sequence[Input], failed: dict[str, str]
+) -> Sequence[Input]:
+    """The inputs that the writer's log does not have. failed: files that are no inputs, which the
+    writer takes first; gets the images that have failed before."""
+    done = len(writer.log.done) if writer.log else 0
+    for name, reason in list(failed.items())[done:]:
+        writer.add_failed(name, reason)
+    inputs_done = max(0, done - len(failed))
+    if done:
+        count = len(failed) + len(inputs)
+        print(f"{done} of {count} images are in {writer.output} already")
+        failed |= writer.log.failed
+    return inputs[inputs_done:]
 
 
 def taken_of(result: Any, image: Input, microns: float | None, warned: Sequence[str] = ()) -> Taken:

@@ -34,8 +34,11 @@ ENDINGS = (
 # Bytes of a name: file systems allow 255, and planes and endings are appended.
 LONGEST_NAME = 150
 
+# What says how far the run of a folder of results is; see `results.run_log`.
+RUN_LOG = ".mrcnn-run.jsonl"
 # What the files of a run's results hold near their start.
 RESULT_MARKS = (
+    (RUN_LOG, b'{"mrcnn results": '),
     ("index.html", b'id="failed-list"'),
     ("measurements.csv", b"image_id,label,score,"),
 )

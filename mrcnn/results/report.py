@@ -66,28 +66,28 @@ class ReportWriter:
 
     def __init__(self, path: str | os.PathLike, title: str, facts: Mapping[str, str],
                  microns: float | None = None, kind: Literal["detect", "evaluate"] = "detect",
-                 nouns: tuple[str, str] = ("instance", "instances")):
+                 nouns: tuple[str, str] = ("instance", "instances"), kept: int = 0):
         """path: of the page, such as index.html. facts: how the run was made (weights, command,
         version ...), shown as they are. microns: side of a pixel. nouns: what is counted, one
-        and several, such as ("nucleus", "nuclei"). Raises UserError where the file cannot be
-        written."""
+        and several, such as ("nucleus", "nuclei"). kept: bytes of the partial file of a run that
+        goes on, whose images are recalled. Raises UserError where the file cannot be written."""
         self.path, self.title, self.facts = Path(path), title, dict(facts)
         self.microns, self.kind, self.nouns = microns, kind, nouns
         self.partial = self.path.with_name(self.path.name + ".partial")
-        self._written = 0  # bytes of whole images in the partial file
+        self._written = kept  # bytes of whole images in the partial file
         self._pictures: list[dict[str, Any]] = []
         self._failed: list[dict[str, str]] = []
         # Of all instances: 16 bytes each.
         self._areas, self._scores = array("d"), array("d")
         with self._writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.partial.write_bytes(b"")
+            begin_partial(self.partial, kept)
 
     def add(self, image_id: str, image: np.ndarray, labels: np.ndarray, table: pd.DataFrame,
             truth: np.ndarray | None = None, row: Mapping[str, Any] | None = None,
             link: str | None = None, shape: Sequence[int] | None = None,
-            taken: str | None = None) -> None:
-        """Add an image.
+            taken: str | None = None) -> dict[str, Any]:
+        """Add an image. Returns what `recall` takes where the run is interrupted and goes on.
 
         image uint8 [H, W, 3]; labels int [H, W]; table: `result_files.measurements`, a row an
         instance by ascending label; truth int [H, W, L] and row (its scores, see
@@ -113,7 +113,7 @@ class ReportWriter:
         self._written += len(line)
         full_height, full_width = (shape or image.shape)[:2]
         areas, scores = table["area"].to_numpy(), table["score"].to_numpy()
-        self._pictures.append({
+        memory = {"picture": {
             "name": image_id, "height": int(full_height), "width": int(full_width),
             "count": len(table), "confidence": _mean(scores),
             "area": _median(areas),
@@ -122,18 +122,34 @@ class ReportWriter:
                 "score", "kind", "true", "detected", "ap_50", "f1_50") if name in row}),
             **({} if taken is None else {"taken": taken}),
             **({} if link is None else {"link": relative_url(link)}),
-        })
-        self._areas.extend(areas)
-        self._scores.extend(scores[~np.isnan(scores)])
+        }, "areas": areas.tolist(), "scores": scores[~np.isnan(scores)].tolist()}
+        self.recall(memory)
+        return memory
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Take an image whose part of the file is there, by what `add` has returned."""
+        self._pictures.append(memory["picture"])
+        self._areas.extend(memory["areas"])
+        self._scores.extend(memory["scores"])
+
+    def lengths(self) -> dict[str, int]:
+        """The bytes of the images so far, by the name of the file."""
+        return {self.partial.name: self._written}
+
+    def files(self) -> list[str]:
+        """The name of the page."""
+        return [self.path.name]
 
     def add_failed(self, image_id: str, reason: str) -> None:
         """Name an image that could not be worked on, and why."""
         self._failed.append({"name": image_id, "reason": reason})
 
-    def close(self, complete: bool, summary: Mapping[str, Any] | None = None) -> None:
+    def close(self, complete: bool, summary: Mapping[str, Any] | None = None,
+              keep: bool = False) -> None:
         """Write the page and remove the partial file.
 
-        summary: of an evaluation, see mrcnn/evaluation/evaluation.py. Raises UserError where the file
+        summary: of an evaluation, see mrcnn/evaluation/evaluation.py. keep: the partial file stays,
+        for a run that goes on. Raises UserError where the file
         system refuses; an incomplete run, which has an error of its own, then keeps its partial
         file.
         """
@@ -147,8 +163,9 @@ class ReportWriter:
                     shutil.copyfileobj(pictures, file)
                 file.write(_data_element("report", self._report(complete, summary)).encode())
                 file.write(tail.encode())
-            with self._writing():
-                self.partial.unlink()
+            if not keep:
+                with self._writing():
+                    self.partial.unlink()
 
     def _report(self, complete: bool, summary: Mapping[str, Any] | None) -> dict[str, Any]:
         """All but the images themselves."""
@@ -180,6 +197,14 @@ class ReportWriter:
 
 
 # --- the file -----------------------------------------------------------------------------
+
+
+def begin_partial(path: Path, kept: int) -> None:
+    """An empty file, or one that is there cut to the bytes that are kept. Raises OSError."""
+    if kept:
+        os.truncate(path, kept)
+    else:
+        path.write_bytes(b"")
 
 
 def _page_parts(title: str) -> tuple[str, str]:

@@ -78,7 +78,8 @@ def write_imagej_rois(path: str | os.PathLike, labels: np.ndarray) -> None:
                 roi.roitype = ROI_TYPE.TRACED
                 if number:
                     roi.props = f"{PIECE_OF}: {label:04d}\n"
-                archive.writestr(f"{name}.roi", roi.tobytes())
+                # ZipInfo has no time: the same outlines give the same file.
+                archive.writestr(zipfile.ZipInfo(f"{name}.roi"), roi.tobytes())
 
 
 def instance_polygons(labels: np.ndarray):

@@ -8,28 +8,29 @@
     coco          coco.json, all images in one file
     measurements  measurements.csv, all images in one table
 
-What is written for one image after the other stays when a run is interrupted; coco.json is
-written at the end.
+What is written for one image after the other stays when a run is interrupted; with a `RunLog`, the
+next run goes on from there.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from mrcnn.atomic import atomic_path
+from mrcnn.atomic import atomic_path, file_system_errors
 from mrcnn.errors import UserError
-from mrcnn.results import result_files
-from mrcnn.results.report import ReportWriter
-from mrcnn.results.result import Result
-from mrcnn.results.taken import Taken
-from mrcnn.results import drawing
+from mrcnn.results import drawing, result_files
 from mrcnn.results.file_names import file_name
+from mrcnn.results.report import ReportWriter, begin_partial
+from mrcnn.results.result import Result
+from mrcnn.results.run_log import PARTIAL, RunLog, damaged
+from mrcnn.results.taken import Taken
 
 # Where each format goes.
 PLACES = {
@@ -54,6 +55,12 @@ class ImageWriter(Protocol):
     def add(self, name: str, labels: np.ndarray, scores: np.ndarray | None = None) -> None:
         """Write an image; labels int [H, W], scores [N] by ascending label."""
 
+    def lengths(self) -> dict[str, int]:
+        """The bytes so far of the partial files, by their names."""
+
+    def files(self) -> list[str]:
+        """The names of the files of a complete run."""
+
     def close(self, complete: bool) -> None:
         """Give the file its name where the run is complete."""
 
@@ -69,6 +76,7 @@ class ResultWriter:
         microns: float | None = None,
         nouns: tuple[str, str] = ("object", "objects"),
         extra: Sequence[ImageWriter] = (),
+        log: RunLog | None = None,
     ):
         """
         Args:
@@ -78,54 +86,118 @@ class ResultWriter:
             microns: side of a pixel, for the report.
             nouns: what one and several of the objects are called.
             extra: writers of further formats.
+            log: takes every image; what it has already is kept.
 
-        Raises UserError where a package that a format needs is absent, or a file cannot be written.
+        Raises UserError where a package that a format needs is absent, a file cannot be written, or
+        the log is damaged.
         """
         self.output, self.formats = Path(output), tuple(formats)
-        self.nouns, self.extra = nouns, tuple(extra)
+        self.nouns, self.extra, self.log = nouns, tuple(extra), log
+        self.total = 0  # objects
         if "rois" in formats:
             _demand_roifile()
-        self.coco = Coco() if "coco" in formats else None
-        self.table = Table(self.output / "measurements.csv") if "measurements" in formats else None
+        lengths = log.lengths if log else {}
+        kept = {path: lengths.get(f"{path}{PARTIAL}", 0) for path in PLACES.values()}
+        self.coco = Coco(self.output / "coco.json", kept["coco.json"]) if "coco" in formats else None
+        self.table = None
+        if "measurements" in formats:
+            table = self.output / "measurements.csv"
+            self.table = Table(table, kept["measurements.csv"])
         self.report = None
         if "report" in formats:
+            page, title = self.output / "index.html", nouns[1].capitalize()
             self.report = ReportWriter(
-                self.output / "index.html", nouns[1].capitalize(), facts, microns, nouns=nouns
+                page, title, facts, microns, nouns=nouns, kept=kept["index.html"]
             )
+        for line in log.done if log else ():
+            self._recall(line, log)
+
+    def _recall(self, line: Mapping[str, Any], log: RunLog) -> None:
+        """Take what the log says of an image."""
+        try:
+            if line["failed"] is not None:
+                if self.report:
+                    self.report.add_failed(line["name"], line["failed"])
+                return
+            self.total += line["memory"]["objects"]
+            if self.report:
+                self.report.recall(line["memory"]["report"])
+            if self.coco:
+                self.coco.recall(line["memory"]["coco"])
+        except (KeyError, TypeError, ValueError):
+            raise damaged(log.path) from None
 
     def add(self, name: str, result: Result, taken: Taken | None = None) -> None:
-        """Write what was found in an image. Raises UserError where the file system refuses.
+        """Write what was found in an image. Raises UserError where the file system refuses, and
+        MemoryError, after the image is noted as failed.
 
         taken: what the table and the report say of the image; by default what the result says.
         """
+        try:
+            self._add(name, result, taken)
+        except MemoryError:
+            self.add_failed(name, "out of memory")
+            raise
+
+    def _add(self, name: str, result: Result, taken: Taken | None) -> None:
         taken = taken or Taken.of(result)
-        labels, scores = result.labels, result.scores
-        file = file_name(name)
-        picture = f"{file}.png" if "pictures" in self.formats else None
+        files = self._files_of(name)
         for writer in self.extra:
-            writer.add(name, labels, scores)
-        if "pictures" in self.formats or self.report:
+            writer.add(name, result.labels, result.scores)
+        if "pictures" in files or self.report:
             shown, shown_labels = result.preview()
-        if picture:
+        if "pictures" in files:
             title = f"{len(result)} {self.nouns[len(result) != 1]}   {name}"
-            drawing.save_png(
-                self.output / picture, drawing.detections_only(shown, shown_labels, title)
-            )
-        if "labels" in self.formats:
-            result_files.write_label_image(self.output / "labels" / f"{file}.tif", labels)
-        if "rois" in self.formats:
-            result_files.write_imagej_rois(self.output / "rois" / f"{file}.zip", labels)
-        if "geojson" in self.formats:
-            result.to_geojson(self.output / "geojson" / f"{file}.geojson")
+            picture = drawing.detections_only(shown, shown_labels, title)
+            drawing.save_png(self.output / files["pictures"], picture)
+        if "labels" in files:
+            result_files.write_label_image(self.output / files["labels"], result.labels)
+        if "rois" in files:
+            result_files.write_imagej_rois(self.output / files["rois"], result.labels)
+        if "geojson" in files:
+            result.to_geojson(self.output / files["geojson"])
+        memory: dict[str, Any] = {"objects": len(result)}
         if self.coco:
-            self.coco.add(name, result)
+            memory["coco"] = self.coco.add(name, result)
         if self.table or self.report:
             measured = result.to_dataframe()
         if self.report:
-            self.report.add(name, shown, shown_labels, measured, link=picture, shape=labels.shape,
-                            taken=str(taken))
+            memory["report"] = self.report.add(
+                name,
+                shown,
+                shown_labels,
+                measured,
+                link=files.get("pictures"),
+                shape=result.labels.shape,
+                taken=str(taken),
+            )
         if self.table:
             self.table.add(name, measured.assign(**taken.row()))
+        self.total += len(result)
+        if self.log:
+            self.log.add(name, self._lengths(), list(files.values()), memory)
+
+    def _files_of(self, name: str) -> dict[str, str]:
+        """The files of an image's own by their format, relative to the output folder."""
+        file = file_name(name)
+        places = {
+            "pictures": f"{file}.png",
+            "labels": f"labels/{file}.tif",
+            "rois": f"rois/{file}.zip",
+            "geojson": f"geojson/{file}.geojson",
+        }
+        return {kind: place for kind, place in places.items() if kind in self.formats}
+
+    def _growing(self) -> list[Any]:
+        """The writers of files of the whole run."""
+        return [writer for writer in (*self.extra, self.table, self.coco, self.report) if writer]
+
+    def _lengths(self) -> dict[str, int]:
+        return {
+            name: length
+            for writer in self._growing()
+            for name, length in writer.lengths().items()
+        }
 
     def add_failed(self, name: str, reason: str) -> None:
         """An image that could not be read: in the other formats it stands without objects."""
@@ -133,17 +205,23 @@ class ResultWriter:
             writer.add(name, np.zeros((1, 1), np.int32))
         if self.report:
             self.report.add_failed(name, reason)
+        if self.log:
+            self.log.add(name, self._lengths(), failed=reason)
 
     def close(self, complete: bool) -> None:
         """Give the files of the whole run their names where it is complete."""
-        for writer in self.extra:
-            writer.close(complete)
-        if self.table:
-            self.table.close(complete)
-        if self.coco and complete:
-            self.coco.write(self.output / "coco.json")
-        if self.report:
-            self.report.close(complete)
+        # The long files first, and what they are made of stays until all are there: so a run that
+        # is killed here goes on from here.
+        made = [writer for writer in (self.report, self.coco) if writer]
+        for writer in made:
+            writer.close(complete, keep=self.log is not None)
+        for writer in (self.table, *self.extra):
+            if writer:
+                writer.close(complete)
+        if self.log and complete:
+            for writer in made:
+                writer.partial.unlink()
+            self.log.finish([name for writer in self._growing() for name in writer.files()])
 
     def places(self) -> str:
         """Where the results are, in words."""
@@ -158,43 +236,76 @@ class ResultWriter:
 
 
 class Coco:
-    """COCO's annotations of all images; every one as text, which takes little memory."""
+    """coco.json: COCO's annotations of all images; they go to `<name>.partial` at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path, kept: int = 0):
+        """kept: bytes of the partial file of a run that goes on, whose images are recalled."""
+        self.path, self.partial = path, path.with_name(path.name + PARTIAL)
         self.images: list[dict] = []
-        self.annotations: list[str] = []
-        self.classes: tuple[str, ...] = ()
+        self.annotations = 0
+        self.classes: Sequence[str] = ()
+        self._written = kept
+        with file_system_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            begin_partial(self.partial, kept)
 
-    def add(self, image_id: str, result: Result) -> None:
-        self.classes = result.classes
+    def add(self, image_id: str, result: Result) -> dict[str, Any]:
+        """Add what was found in an image. Returns what `recall` takes."""
         number = len(self.images) + 1
         height, width = result.labels.shape
-        self.images.append(
-            {"id": number, "file_name": f"{image_id}.png", "height": height, "width": width}
-        )
+        image = {"id": number, "file_name": f"{image_id}.png", "height": height, "width": width}
         found = result_files.coco_annotations(
-            result.labels, result.scores, number, len(self.annotations) + 1, result.class_ids
+            result.labels, result.scores, number, self.annotations + 1, result.class_ids
         )
-        self.annotations += [json.dumps(annotation) for annotation in found]
+        first = not self.annotations
+        text = ",\n".join(json.dumps(annotation) for annotation in found)
+        data = (text if first or not found else f",\n{text}").encode()
+        with file_system_errors(self.path), open(self.partial, "ab") as file:
+            file.write(data)
+        self._written += len(data)
+        memory = {"image": image, "annotations": len(found), "classes": list(result.classes)}
+        self.recall(memory)
+        return memory
 
-    def write(self, path: Path) -> None:
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Take an image whose annotations are in the file."""
+        self.images.append(memory["image"])
+        self.annotations += memory["annotations"]
+        self.classes = memory["classes"]
+
+    def lengths(self) -> dict[str, int]:
+        return {self.partial.name: self._written}
+
+    def files(self) -> list[str]:
+        return [self.path.name]
+
+    def close(self, complete: bool, keep: bool = False) -> None:
+        """Write the file where the run is complete. keep: the partial file stays."""
+        if complete:
+            self._write()
+        if not keep:
+            self.partial.unlink()
+
+    def _write(self) -> None:
         categories = [{"id": i, "name": name} for i, name in enumerate(self.classes, 1)]
         head = json.dumps({"images": self.images, "categories": categories})
-        with atomic_path(path) as temporary:
-            Path(temporary).write_text(
-                head[:-1] + ', "annotations": [\n' + ",\n".join(self.annotations) + "\n]}\n"
-            )
+        with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+            file.write((head[:-1] + ', "annotations": [\n').encode())
+            with open(self.partial, "rb") as annotations:
+                shutil.copyfileobj(annotations, file)
+            file.write(b"\n]}\n")
 
 
 class Table:
     """measurements.csv; rows go to `<name>.partial` at once."""
 
-    def __init__(self, path: Path):
-        self.path, self.partial = path, path.with_name(path.name + ".partial")
-        self._begun = False
+    def __init__(self, path: Path, kept: int = 0):
+        """kept: bytes of the partial file of a run that goes on."""
+        self.path, self.partial = path, path.with_name(path.name + PARTIAL)
+        self._written = kept
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.partial.write_text("")
+            begin_partial(self.partial, kept)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
@@ -208,21 +319,25 @@ class Table:
             ]
         )
         table.insert(0, "image_id", result_files.guarded(image_id))
+        text = table.to_csv(
+            header=not self._written, index=False, lineterminator="\n", float_format="%.6g"
+        )
+        data = text.encode("utf-8", "backslashreplace")  # names may be no UTF-8
         try:
-            table.to_csv(
-                self.partial,
-                mode="a",
-                header=not self._begun,
-                index=False,
-                lineterminator="\n",
-                float_format="%.6g",
-                errors="backslashreplace",  # of names that are no UTF-8
-            )
+            with open(self.partial, "ab") as file:
+                file.write(data)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
-        self._begun = True
+        self._written += len(data)
+
+    def lengths(self) -> dict[str, int]:
+        return {self.partial.name: self._written}
+
+    def files(self) -> list[str]:
+        return [self.path.name]
 
     def close(self, complete: bool) -> None:
+        """Give the file its name where the run is complete."""
         if complete:
             os.replace(self.partial, self.path)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ ROOT_DIR = str(Path(__file__).resolve().parents[2])
 if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
     sys.path.insert(0, ROOT_DIR)
 
+from mrcnn.atomic import locked  # noqa: E402
 from mrcnn.cli import application, flags  # noqa: E402
 from mrcnn.cli.application import Application, Found, TrainingData, need  # noqa: E402
 from mrcnn.cli.inputs import of_dataset  # noqa: E402
@@ -175,6 +176,7 @@ def detect(
         The ids of images that could not be read (empty rows stand for them in the file).
     """
     from mrcnn.cli.runs import run_detect
+    from mrcnn.results.run_log import forget
     from mrcnn.segmenter import Segmenter
 
     app = NucleusApplication()
@@ -182,7 +184,10 @@ def detect(
     formats = DEFAULT_COMPETITION_FORMATS if pictures else ("submission",)
     folder = Path(output or app.results_folder("detect"))
     segmenter = Segmenter(model, CLASSES, plural=PLURAL)
-    return list(run_detect(segmenter, inputs, folder, formats, extra=app.writers(folder, formats)))
+    with locked(folder):
+        forget(folder)
+        extra = app.writers(folder, formats)
+        return list(run_detect(segmenter, inputs, folder, formats, extra=extra))
 
 
 # ---- The command line --------------------------------------------------------------------------
@@ -247,8 +252,11 @@ class NucleusApplication(Application):
             return super().scored_data(options, noun)
         return load_dataset(options.dataset, options.subset, labelled=True)
 
-    def writers(self, output: Path, formats: Sequence[str]) -> list:
-        return [SubmissionWriter(output / "submit.csv")] if "submission" in formats else []
+    def writers(
+        self, output: Path, formats: Sequence[str], lengths: Mapping[str, int] | None = None
+    ) -> list:
+        path = output / "submit.csv"
+        return [SubmissionWriter(path, lengths)] if "submission" in formats else []
 
     def detects(self, options: argparse.Namespace) -> bool:
         return not options.submission

@@ -16,7 +16,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -134,21 +134,27 @@ class SubmissionWriter:
     holds one confidence per row, for scores that need them (Kaggle's format has no place).
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, kept: Mapping[str, int] | None = None):
+        """kept: of a run that goes on, the bytes of its partial files (`lengths`).
+
+        Raises UserError where the files cannot be written."""
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.scores_path = self.path.with_name("scores.csv")
         self._scores_partial = self.path.with_name("scores.csv.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.partial, "w", newline="", **TEXT)
-            self._scores = open(self._scores_partial, "w", newline="", **TEXT)
+            for path in (self.partial, self._scores_partial) if kept else ():
+                os.truncate(path, kept[path.name])
+            self._file = open(self.partial, "a" if kept else "w", newline="", **TEXT)
+            self._scores = open(self._scores_partial, "a" if kept else "w", newline="", **TEXT)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
         self._rows = csv.writer(self._file, lineterminator="\n")
         self._score_rows = csv.writer(self._scores, lineterminator="\n")
-        self._rows.writerow(HEADER)
-        self._score_rows.writerow(["ImageId", "Score"])
+        if not kept:
+            self._rows.writerow(HEADER)
+            self._score_rows.writerow(["ImageId", "Score"])
 
     def add(self, image_id: str, labels: np.ndarray, scores: np.ndarray | None = None) -> None:
         """Write an image's rows. labels: map [H, W]; scores [N]: of its instances, ascending
@@ -162,6 +168,19 @@ class SubmissionWriter:
             self._scores.flush()
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+
+    def lengths(self) -> dict[str, int]:
+        """The bytes of both files so far, by their names."""
+        self._file.flush()
+        self._scores.flush()
+        return {
+            self.partial.name: self._file.tell(),
+            self._scores_partial.name: self._scores.tell(),
+        }
+
+    def files(self) -> list[str]:
+        """The names of the files of a complete run."""
+        return [self.path.name, self.scores_path.name]
 
     def close(self, complete: bool = True) -> None:
         """Close the files; give them their final names where the run is complete.
