@@ -310,14 +310,12 @@ class Table:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
     def add(self, image_id: str, table) -> None:
-        """Append a picture's table; columns in microns are empty where a pixel's side is not
-        known."""
-        table = table.reindex(
-            columns=[
-                *table.columns,
-                *(name for name in result_files.IN_MICRONS if name not in table),
-            ]
-        )
+        """Append an image's table; columns in microns are empty where a pixel's side is not
+        known, and always the last ones: all images have the same columns."""
+        in_pixels = [name for name in table.columns if name not in result_files.IN_MICRONS]
+        table = table.reindex(columns=[*in_pixels, *result_files.IN_MICRONS])
+        for name in table.columns.intersection(["channels", "microns_from", "class_name"]):
+            table[name] = [result_files.guarded(str(text)) for text in table[name]]
         table.insert(0, "image_id", result_files.guarded(image_id))
         text = table.to_csv(
             header=not self._written, index=False, lineterminator="\n", float_format="%.6g"

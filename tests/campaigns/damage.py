@@ -379,6 +379,7 @@ def use_weights(path: Path, model) -> str | None:
     for variable in variables:
         variable.assign(np.full(variable.shape, UNLIKELY, np.float32))
     ranks_in_file(path)
+    model.bank.unfilled = None  # as in a new model
     model.load_weights(str(path), by_name=True)
     try:
         model.check_weights()  # as detecting does

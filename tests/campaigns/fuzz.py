@@ -23,6 +23,7 @@ import numpy as np
 import tifffile
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.internal.conjecture import providers
 from PIL import Image
 
@@ -43,6 +44,7 @@ SIZE = (32, 32)
 # Hypothesis takes constants from whatever modules of ours are imported: a seed would give other
 # examples after every change of the code.
 providers.is_local_module_file = lambda path: False
+set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))  # not into the clone
 
 
 class Parser(NamedTuple):

@@ -670,7 +670,7 @@ def test_overlapped_runs_write_what_a_plain_loop_writes(data, tmp_path):
     assert nucleus.detect(ThresholdModel(), str(data), "stage1_train", detected) == []
     names = sorted(path.name for path in plain.iterdir())
     assert len(names) == 6
-    assert {*names, "index.html"} == {path.name for path in detected.iterdir()}
+    assert {*names, "index.html"} == {path.name for path in detected.glob("[!.]*")}
     for name in names:
         assert (plain / name).read_bytes() == (detected / name).read_bytes()
 
@@ -1117,7 +1117,7 @@ def test_only_what_is_asked_for_is_written(data, tmp_path, monkeypatch, capsys):
     assert run([*common, "--output", str(tmp_path / "a"), "--format", "labels"]) == 0
     assert [path.name for path in (tmp_path / "a").glob("[!.]*")] == ["labels"]
     assert run([*common, "--output", str(tmp_path / "b")]) == 0
-    assert {path.suffix for path in (tmp_path / "b").iterdir()} == {".csv", ".png", ".html"}
+    assert {path.suffix for path in (tmp_path / "b").glob("[!.]*")} == {".csv", ".png", ".html"}
     with pytest.raises(SystemExit):
         run([*common, "--format", "labels,tiff"])
     assert "'tiff' is not one of" in capsys.readouterr().err

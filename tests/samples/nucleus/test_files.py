@@ -79,7 +79,7 @@ def test_one_channel(pictures, fixed, tmp_path, capsys):
     by_name = pd.read_csv(found / "measurements.csv")
     stack = tifffile.imread(pictures / "plate" / "stack.ome.tif")
     assert by_name["max_intensity"].max() <= stack[:, 1].max()
-    assert run(["detect", *arguments, "--channel", "2"]) == 0
+    assert run(["detect", *arguments, "--channel", "2", "--overwrite"]) == 0
     assert pd.read_csv(found / "measurements.csv").equals(by_name)
     capsys.readouterr()
     assert run(["detect", *arguments, "--channel", "mCherry"]) == 2
