@@ -18,6 +18,7 @@ check_keras()  # before Keras is imported, whose own errors name no remedy
 import keras
 import numpy as np
 
+from mrcnn.atomic import LOCK, locked
 from mrcnn.config import Config
 from mrcnn.console import duration_text
 from mrcnn.data.batches import BatchLoader
@@ -75,7 +76,7 @@ from mrcnn.network.rpn import ProposalLayer, build_rpn_model, rpn_graph
 from mrcnn.pixels import molding, unmolding
 from mrcnn.pixels.image_meta import compose_image_meta, parse_image_meta, parse_image_meta_graph
 from mrcnn.pixels.molding import mold_image, unmold_image
-from mrcnn.training import checkpoints, fit, state
+from mrcnn.training import checkpoints, fit
 from mrcnn.training.run import Asked, StageRun
 from mrcnn.weights import weight_files
 from mrcnn.weights.download import resolve_weights
@@ -272,14 +273,14 @@ class MaskRCNN:
         checkpoint of this one (by NAME) is resumed in its own folder, with its state.
         """
         name, run = self._name(), checkpoints.run_of(model_path)
-        self._resume, self.seconds = None, 0.0
+        self._resume, self.seconds, self._has_folder = None, 0.0, bool(run)
         if run:
             started, self.epoch = run
             folder = checkpoints.run_folder(self.model_dir, name, started)
             if Path(model_path).parent.name == folder.name:
                 folder = Path(model_path).parent
             if Path(model_path).parent == folder and self.mode == "training":
-                self._resume = state.read_progress(checkpoints.state_path(folder, self.epoch))
+                self._resume = checkpoints.progress_of(folder, self.epoch)
                 self.seconds = (self._resume or {}).get("seconds", 0.0)
         else:
             self.epoch = 0
@@ -288,11 +289,16 @@ class MaskRCNN:
         self.checkpoint_path = checkpoints.checkpoint_path(folder, name)
 
     def claim_log_dir(self) -> None:
-        """Make the folder of a new run, that no other run has; a resumed run has its own."""
-        if self.epoch == 0 and self._resume is None:
-            folder = checkpoints.claim_run_folder(self.model_dir, self._name())
-            self.log_dir = str(folder)
-            self.checkpoint_path = checkpoints.checkpoint_path(folder, self._name())
+        """Make the folder of a new run, that no other run has; `log_dir`, if that is so. A resumed
+        run, and one that has a folder, keeps it."""
+        if self._has_folder:
+            return
+        self._has_folder = True
+        if Path(self.log_dir).is_dir() and not (Path(self.log_dir) / LOCK).exists():
+            return  # its owner has made it
+        folder = checkpoints.claim_run_folder(self.model_dir, self._name(), self.log_dir)
+        self.log_dir = str(folder)
+        self.checkpoint_path = checkpoints.checkpoint_path(folder, self._name())
 
     @property
     def resumed_layers(self) -> str | None:
@@ -393,8 +399,10 @@ class MaskRCNN:
                 val_dataset, self.config, training=False, proposer=self.proposer
             )
         self._fit_shape(loader, validation)
-        run.prepare()
-        run.fit(loader, validation, custom_callbacks or ())
+        self.claim_log_dir()
+        with locked(self.log_dir, again=True):
+            run.prepare()
+            run.fit(loader, validation, custom_callbacks or ())
 
     def is_done(self, epochs: int, time_budget: float | None) -> bool:
         """Whether a stage has its epochs or its time already; says so."""

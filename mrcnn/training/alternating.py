@@ -119,6 +119,7 @@ def train_alternating(
             for a step.
         RuntimeError: a layer that was to stay as it is has moved.
     """
+    model.claim_log_dir()
     folder, steps = Path(model.log_dir), four_steps(model.config)
     reached = _reached_step(model, steps)
     if reached is None:

@@ -9,6 +9,7 @@ Source: matterport `MaskRCNN.find_last`, `set_log_dir`.
 """
 
 import datetime
+import math
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -52,17 +53,21 @@ def new_run_folder(model_dir: str, name: str) -> Path:
     return run_folder(model_dir, name, started)
 
 
-def claim_run_folder(model_dir: str, name: str) -> Path:
-    """Make the folder of a run that begins now; of two runs at the same time each gets its own."""
+def claim_run_folder(model_dir: str, name: str, wanted: str | None = None) -> Path:
+    """Make the folder of a run that begins now; of two runs at the same time each gets its own.
+
+    wanted: the folder to take where no other run has it.
+    """
     started = datetime.datetime.now()
     with file_system_errors(model_dir):
         Path(model_dir).mkdir(parents=True, exist_ok=True)
+        folder = Path(wanted) if wanted else run_folder(model_dir, name, started)
         while True:
-            folder = run_folder(model_dir, name, started)
             try:
                 folder.mkdir()
                 return folder
             except FileExistsError:
+                folder = run_folder(model_dir, name, started)
                 started += datetime.timedelta(minutes=1)
 
 
@@ -74,6 +79,31 @@ def checkpoint_path(folder, name: str) -> str:
 def state_path(folder, epoch: int) -> Path:
     """Training state of a checkpoint; its name never looks like a weight file's."""
     return Path(folder) / f"state_{epoch:04d}.npz"
+
+
+def progress_of(folder, epoch: int) -> dict | None:
+    """What `StageRun.save` noted beside a checkpoint; None where there is no state.
+
+    Raises UserError where the state is damaged.
+    """
+    path = state_path(folder, epoch)
+    progress = state.read_progress(path)
+    if progress is None:
+        return None
+    try:
+        stage, seen = progress["stage"], progress.get("plateau")
+        numbers = [progress["epoch"], progress["seconds"], stage["epochs"], stage["learning_rate"]]
+        numbers += [progress.get(key, 0) for key in ("stage_start", "stage_seconds")]
+        numbers += [] if stage.get("seconds") is None else [stage["seconds"]]
+        numbers += [] if seen is None else [seen["divisions"], seen["waited"]]
+        right = all(math.isfinite(number) and number >= 0 for number in numbers)
+        right = right and isinstance(stage["layers"], str) and (seen is None or seen["best"] >= 0)
+        right = right and all(isinstance(number, int) for number in (numbers[0], numbers[2]))
+    except Exception:  # whatever is not there, or no number
+        right = False
+    if not right:
+        raise state.damaged(path)
+    return progress
 
 
 def newest(folder) -> str | None:

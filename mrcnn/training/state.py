@@ -127,18 +127,31 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if not path.exists():
         raise UserError(f"{path}: there is no such state file; training cannot go on from it")
     try:
+        with zipfile.ZipFile(path) as members:
+            # np.savez compresses nothing, so that no member is larger than the file.
+            if any(member.compress_type for member in members.infolist()):
+                raise ValueError("compressed")
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(str(arrays.pop("header")))
-        found = header["format"]
-        header["paths"], header["progress"]  # noqa: B018  (a KeyError means damage)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is damaged or no training state; delete it to go on from the weights alone"
-        ) from error
+        found, lists = header["format"], header["paths"].values()
+        header["progress"]  # noqa: B018  (a KeyError means damage)
+        if not all(isinstance(name, str) for names in lists for name in names):
+            raise TypeError("a path is no text")
+        if any(array.dtype.kind not in "biuf" for array in arrays.values()):
+            raise TypeError("an array is not of numbers")
+    except Exception as error:  # zip files, NumPy and JSON raise a dozen kinds for broken files
+        raise damaged(path) from error
     if found != FORMAT:
         raise UserError(f"{path} has format {found}, this version reads {FORMAT}; update mrcnn")
     return header, arrays
+
+
+def damaged(path: Path) -> UserError:
+    """The error of a state file that says nothing that can be used."""
+    return UserError(
+        f"{path} is damaged or no training state; delete it to go on from the weights alone"
+    )
 
 
 def _without_counter(path: str) -> str:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from mrcnn.errors import MissingFileError
+from mrcnn.errors import MissingFileError, UserError
 from mrcnn.training import checkpoints, state
 from mrcnn.training.averaging import WeightAverage
 from mrcnn.weights.weight_files import load_weights
@@ -104,3 +104,34 @@ def test_when_the_optimizer_of_a_stage_with_a_time_goes_on(seconds, rate, expect
 def test_two_runs_of_one_minute_claim_two_folders(tmp_path):
     folders = {checkpoints.claim_run_folder(str(tmp_path / "logs"), "a") for _ in range(3)}
     assert len(folders) == 3 and all(folder.is_dir() for folder in folders)
+
+
+def test_the_folder_that_a_run_wants_is_its_own_where_no_other_has_it(tmp_path):
+    wanted = tmp_path / "a20260102T0304"
+    assert checkpoints.claim_run_folder(str(tmp_path), "a", wanted) == wanted
+    other = checkpoints.claim_run_folder(str(tmp_path), "a", wanted)
+    assert other != wanted and other.is_dir()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": "2"},
+        {"epoch": 2.5},
+        {"seconds": float("nan")},
+        {"seconds": 10**400},
+        {"stage": None},
+        {"stage": {"layers": "all"}},
+        {"stage": {"layers": 3, "epochs": 2, "learning_rate": 0.1}},
+        {"stage_start": []},
+        {"plateau": {"divisions": 1}},
+    ],
+)
+def test_damaged_progress_is_one_line(change, tmp_path, monkeypatch):
+    stage = {"layers": "all", "epochs": 2, "learning_rate": 0.1}
+    progress = {"epoch": 2, "seconds": 1.5, "stage": stage}
+    monkeypatch.setattr(checkpoints.state, "read_progress", lambda _: progress)
+    assert checkpoints.progress_of(tmp_path, 2) == progress
+    monkeypatch.setattr(checkpoints.state, "read_progress", lambda _: progress | change)
+    with pytest.raises(UserError, match="state_0002.npz is damaged .* delete it"):
+        checkpoints.progress_of(tmp_path, 2)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from mrcnn.atomic import LOCK, locked
 from mrcnn.data.dataset import Dataset
 from mrcnn.errors import UserError
 from mrcnn.model import MaskRCNN
@@ -120,7 +121,12 @@ def test_a_run_leaves_its_files(finished):
 
 
 def test_same_seed_same_weights(finished, tmp_path):
-    assert_same(weights_of(train(make(tmp_path), 4)), weights_of(finished))
+    model = make(tmp_path)
+    taken = Path(model.log_dir)
+    with locked(taken):  # by another run of the same minute
+        train(model, 4)
+    assert_same(weights_of(model), weights_of(finished))
+    assert Path(model.log_dir) != taken and [p.name for p in taken.iterdir()] == [LOCK]
 
 
 class AveragedConfig(SquaresConfig):
@@ -140,6 +146,8 @@ def test_resumed_equals_uninterrupted(tmp_path, config):
     class Cut(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 0:
+                with pytest.raises(UserError, match="in use"), locked(broken.log_dir):
+                    pass
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

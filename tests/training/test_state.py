@@ -1,5 +1,8 @@
 """Training state: what is written comes back, and a resumed run equals one that never stopped."""
 
+import io
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -126,6 +129,48 @@ def test_absent_and_damaged_files_are_one_line(tmp_path):
             state.load_state(path, build())
         assert "\n" not in str(error.value)
         with pytest.raises(UserError, match="damaged"):
+            state.read_progress(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[" * 100_000,
+        '{"format": 1, "paths": [], "progress": {}}',
+        '{"format": 1, "paths": {"seed": [3]}, "progress": {}}',
+        "9" * 5000,
+    ],
+)
+def test_a_damaged_header_is_one_line(tmp_path, header):
+    with open(tmp_path / "state.npz", "wb") as file:
+        np.savez(file, header=np.array(header))
+    with pytest.raises(UserError, match="state.npz is damaged.*delete it to go on from the weig"):
+        state.read_progress(tmp_path / "state.npz")
+
+
+def test_what_only_zip_files_can_bring_about_is_one_line(tmp_path):
+    """Compressed members, which may have any size; encrypted ones; shapes beyond the memory."""
+    path = tmp_path / "state.npz"
+    header = np.array('{"format": 1, "paths": {}, "progress": {}}')
+    np.savez_compressed(path, header=header)
+    compressed = path.read_bytes()
+    np.savez(path, header=header)
+    plain = path.read_bytes()
+    central = plain.rindex(b"PK\x01\x02")
+    encrypted = bytearray(plain)
+    encrypted[6] |= 1
+    encrypted[central + 8] |= 1
+    other = bytearray(plain)
+    other[8] = other[central + 10] = 99  # a compression that nobody has
+    npy, shape = io.BytesIO(), (10**15,)
+    numbers = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(npy, numbers)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("header.npy", npy.getvalue())
+    huge = path.read_bytes()
+    for contents in (compressed, bytes(encrypted), bytes(other), huge):
+        path.write_bytes(contents)
+        with pytest.raises(UserError, match="state.npz is damaged"):
             state.read_progress(path)
 
 
