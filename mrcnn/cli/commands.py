@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import hashlib
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,7 +26,7 @@ from mrcnn.config import Config
 from mrcnn.data.augment import flip_left_right
 from mrcnn.data.disk_cache import DiskCache
 from mrcnn.data.micrographs import MICROGRAPHS
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, one_line
 from mrcnn.files import open_regular
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
@@ -293,10 +293,17 @@ def export(options: argparse.Namespace, app: Application) -> int:
     return 0
 
 
-def report_failures(failed: Collection[str]) -> int:
-    """The exit code, after a line with the names of what failed."""
+MOST_REASONS = 5
+
+
+def report_failures(failed: Mapping[str, str]) -> int:
+    """The exit code, after lines that say what failed and why."""
     if not failed:
         return 0
-    names = ", ".join(list(failed)[:5]) + (", ..." if len(failed) > 5 else "")
-    print(f"{len(failed)} images failed: {names}", file=sys.stderr)
+    print(f"{len(failed)} images failed:", file=sys.stderr)
+    for name, reason in list(failed.items())[:MOST_REASONS]:
+        reason = reason.removeprefix(f"{name}: ")
+        print(f"  {one_line(name)}: {one_line(reason, 200)}", file=sys.stderr)
+    if len(failed) > MOST_REASONS:
+        print(f"  and {len(failed) - MOST_REASONS} more", file=sys.stderr)
     return 2

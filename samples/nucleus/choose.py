@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrcnn.atomic import atomic_path
+from mrcnn.atomic import atomic_path, locked
 from mrcnn.cli.application import Application, need
 from mrcnn.cli.pipeline import Outcome
 from mrcnn.cli.runs import each_image
@@ -149,11 +149,11 @@ def run_choose(
     limit: int | None = None,
     start: PostProcessing = DEFAULTS,
     variants: Sequence[tta.Variant] = tta.NONE,
-) -> list[str]:
+) -> dict[str, str]:
     """Detect on a labelled data set, score the grid, print tables, write output/choose.csv.
 
     start: the settings that all others are compared with. variants: see `tta`.
-    Returns the ids of the images that failed; nothing is chosen by them.
+    Returns the ids of the images that failed, with the reasons; nothing is chosen by them.
     """
     samples, failed = _detect_all(model, dataset, limit, variants)
     if not samples:
@@ -183,8 +183,8 @@ def run_choose(
 
 def _detect_all(
     model, dataset, limit: int | None, variants: Sequence[tta.Variant]
-) -> tuple[list[Sample], list[str]]:
-    """The samples of a data set, and the ids of the images that failed."""
+) -> tuple[list[Sample], dict[str, str]]:
+    """The samples of a data set, and the ids of the images that failed with the reasons."""
     samples: list[Sample] = []
     failed: dict[str, str] = {}
     names = [dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]]
@@ -205,7 +205,7 @@ def _detect_all(
         return f"{len(outcome.result.detections.scores)} detections"
 
     each_image(names, "detect", failed, read, work, keep)
-    return samples, list(failed)
+    return samples, failed
 
 
 def table(trials: Sequence[Trial], start: PostProcessing) -> str:
@@ -263,7 +263,8 @@ def run(options: argparse.Namespace, app: Application) -> int:
     start = commands.postprocessing(options, app.description(app.weight_file(options, "inference")))
     dataset = load_dataset(options.dataset, options.subset, labelled=True)
     output = Path(options.output or app.results_folder("choose"))
-    model = commands.inference_model(options, app, start)
-    variants = tta.variants_of(options.tta)
-    failed = run_choose(model, dataset, output, options.limit, start, variants)
+    with locked(output):
+        model = commands.inference_model(options, app, start)
+        variants = tta.variants_of(options.tta)
+        failed = run_choose(model, dataset, output, options.limit, start, variants)
     return commands.report_failures(failed)

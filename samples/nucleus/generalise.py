@@ -14,19 +14,22 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mrcnn.atomic import atomic_path, locked
 from mrcnn.cli import flags
 from mrcnn.cli.application import Application, need
 from mrcnn.cli.runs import predictions_of, run_evaluate, ways_of
 from mrcnn.cli.settings import Settings
 from mrcnn.data.micrographs import MICROGRAPHS
-from mrcnn.errors import UserError, quoted
+from mrcnn.errors import UserError, one_line, quoted
 from mrcnn.evaluation.bootstrap import bootstrap_interval, paired_difference
+from mrcnn.files import read_bytes
 from samples.nucleus.dsb2018 import load_dataset
 from samples.nucleus.kinds import LEFT_OUT
 
@@ -38,11 +41,14 @@ STEPS_PER_CHECKPOINT = 100
 SCORES = "scores.csv"
 
 
-def run_folds(options: argparse.Namespace, app: Application, folds: Sequence[str]) -> None:
+def run_folds(
+    options: argparse.Namespace, app: Application, folds: Sequence[str]
+) -> dict[str, str]:
     """Train and score the folds, as far as that is not done already, below options.output.
 
-    options: of the command line.
+    options: of the command line. Returns what `run_fold` does, of all folds.
     """
+    failed: dict[str, str] = {}
     output = Path(options.output)
     settings = Settings(options.preset, tuple(options.config), None, tuple(options.augment))
     check_same_run(
@@ -58,11 +64,18 @@ def run_folds(options: argparse.Namespace, app: Application, folds: Sequence[str
     )
     for fold in folds:
         if not (output / fold / SCORES).is_file():
-            run_fold(options, app, fold, output / fold)
+            failed |= run_fold(options, app, fold, output / fold)
+    return failed
 
 
-def run_fold(options: argparse.Namespace, app: Application, fold: str, folder: Path) -> None:
-    """Train and score one fold in its folder."""
+def run_fold(
+    options: argparse.Namespace, app: Application, fold: str, folder: Path
+) -> dict[str, str]:
+    """Train and score one fold in its folder.
+
+    Returns the names of the images that could not be scored, with the reasons. A fold with any has
+    no scores, for its mean would be that of other images: it is scored again the next time.
+    """
     from mrcnn.cli import commands
 
     print(f"Left out: {fold}")
@@ -98,10 +111,11 @@ def run_fold(options: argparse.Namespace, app: Application, fold: str, folder: P
     }
     detector = commands.segmenter(argparse.Namespace(**{**vars(options), **chosen}), app)
     rows: list[dict] = []
+    failed: dict[str, str] = {}
     for subset in ("tune", "val") if left_out else ("tune",):
         kinds = LEFT_OUT[left_out] if left_out else None
         dataset = load_dataset(options.dataset, subset, True, kinds)
-        run_evaluate(
+        failed |= run_evaluate(
             dataset,
             folder / subset,
             predictions_of(detector),
@@ -111,19 +125,35 @@ def run_fold(options: argparse.Namespace, app: Application, fold: str, folder: P
             ways=ways_of(detector, str(folder)),
         )
         rows += read_rows(folder / subset / "metrics.csv")
-    write_rows(folder / SCORES, rows)
+    if failed:
+        print(f"{fold}: no scores, since {len(failed)} of its images have none: mend them, and run "
+              "the same command again")  # fmt: skip
+    else:
+        write_rows(folder / SCORES, rows)
+    return failed
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a CSV file of `evaluate`, one per image."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """The rows of a CSV file of `evaluate`, one per image. Raises UserError where it is damaged."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_bytes(path).decode(), newline="")))
+        for row in rows:
+            if not row["image_id"] or not 0 <= float(row["score"]) <= 1:
+                raise ValueError("an image without a score from 0 to 1")
+        if not rows:
+            raise ValueError("no images")
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path} is damaged ({one_line(error)}): delete it, and the same command scores the "
+            "fold again"
+        ) from None
+    return rows
 
 
 def write_rows(path: Path, rows: Sequence[Mapping]) -> None:
     """Write rows whole or not at all."""
-    from mrcnn.atomic import atomic_path
-
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -183,11 +213,23 @@ def _interval_of_mean(differences: Sequence[np.ndarray], resamples: int = 10_000
 def check_same_run(output: Path, facts: Mapping) -> None:
     """Raise UserError where the output folder holds folds of other settings; note ours."""
     path = output / "settings.json"
-    text = json.dumps(facts, indent=1) + "\n"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise UserError(f"{output} holds folds of other settings ({path}): choose another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    if path.exists():
+        try:
+            written = json.loads(read_bytes(path))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{path} is damaged: delete it if the folds there are of these settings, or choose "
+                "another --output"
+            ) from None
+        if written != json.loads(json.dumps(facts)):
+            raise UserError(
+                f"{output} holds folds of other settings ({path}): choose another --output"
+            )
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def data_share(text: str) -> tuple[str, float]:
@@ -261,7 +303,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, app: Application) -> int:
     """The command `generalise`."""
+    from mrcnn.cli.commands import report_failures
+
     need(options, "dataset", "weights", "output")
-    run_folds(options, app, options.leave_out or DEFAULT_FOLDS)
-    print(table(Path(options.output), options.against and Path(options.against)))
-    return 0
+    with locked(options.output):
+        failed = run_folds(options, app, options.leave_out or DEFAULT_FOLDS)
+        print(table(Path(options.output), options.against and Path(options.against)))
+    return report_failures(failed)

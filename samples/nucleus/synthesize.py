@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from skimage.io import imsave
 
-from mrcnn.atomic import atomic_folder
+from mrcnn.atomic import atomic_folder, locked
 from mrcnn.cli.application import Application
 from mrcnn.cli.flags import names_of, positive, whole
 from mrcnn.console import Progress
@@ -209,19 +209,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, app: Application) -> int:
     """The command `synthesize`."""
+    if options.crowd and options.kinds:
+        raise UserError("--kinds is for drawn nuclei: it has no effect on --crowd")
+    if options.leave_out and not options.crowd:
+        raise UserError("--leave-out goes with --crowd")
     line = Progress(options.count, "synthesize")
     how = (options.count, options.size, options.seed, options.subset)
-    if options.crowd:
-        if options.kinds:
-            raise UserError("--kinds is for drawn nuclei: it has no effect on --crowd")
-        source = Path(options.crowd)
-        kinds = kept_kinds(options.leave_out)
-        dataset = load_dataset(str(source.parent), source.name, True, kinds)
-        crowd_images(dataset, options.output, *how, progress=lambda done, total: line.step())
-    elif options.leave_out:
-        raise UserError("--leave-out goes with --crowd")
-    else:
-        kinds = options.kinds or DEFAULT_KINDS
-        synthesize(options.output, *how, kinds, progress=lambda done, total: line.step())
+    with locked(options.output):
+        if options.crowd:
+            source, kinds = Path(options.crowd), kept_kinds(options.leave_out)
+            dataset = load_dataset(str(source.parent), source.name, True, kinds)
+            crowd_images(dataset, options.output, *how, progress=lambda done, total: line.step())
+        else:
+            kinds = options.kinds or DEFAULT_KINDS
+            synthesize(options.output, *how, kinds, progress=lambda done, total: line.step())
     print(f"{options.count} images in {Path(options.output) / options.subset}")
     return 0

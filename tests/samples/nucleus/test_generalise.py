@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from mrcnn.cli import commands
+from mrcnn.errors import UserError
 from samples.nucleus import dsb2018, generalise, nucleus, subsets
 from samples.nucleus.kinds import KINDS, LEFT_OUT, ON_PURPLE, SMALL
 from samples.nucleus.nucleus import main as run
 from samples.nucleus.synthesize import synthesize
+from tests.support.nucleus_models import FixedModel, segmenter
 
 
 @pytest.fixture
@@ -111,6 +113,44 @@ def test_the_mean_counts_every_kind_the_same(tmp_path):
     assert lines[1].startswith("tissue") and "difference +0.1000" in lines[1]
     [nothing] = [line for line in lines if line.startswith("nothing")]
     assert nothing.split()[1:3] == ["1", "0.1000"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "image_id\na\n", "image_id,score\na,x\n", "image_id,score\na,nan\n", "\xff"]
+)
+def test_damaged_scores_are_one_line(tmp_path, text):
+    scores(tmp_path, "tissue", {"a": 0.5})
+    (tmp_path / "tissue" / "scores.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="scores.csv is damaged.*delete it, and the same command"):
+        generalise.table(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_damaged_settings_are_one_line(tmp_path, text):
+    facts = {"also": [("a", 0.5)]}
+    generalise.check_same_run(tmp_path, facts)
+    generalise.check_same_run(tmp_path, facts)
+    (tmp_path / "settings.json").write_bytes(text)
+    with pytest.raises(UserError, match="settings.json is damaged: delete it if"):
+        generalise.check_same_run(tmp_path, facts)
+
+
+def test_a_fold_with_images_that_cannot_be_scored_is_not_done(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "train", lambda *_: 0)
+    monkeypatch.setattr(commands, "segmenter", lambda *_: segmenter(FixedModel()))
+    tissue = [name for name, row in subsets.assigned().items() if row["kind"] == ON_PURPLE]
+    broken = data / "stage1_train" / tissue[1] / "images" / f"{tissue[1]}.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:300])
+    command = ["generalise", "--dataset", str(data), "--weights", "w", "--leave-out", "tissue"]
+    command += ["--output", str(tmp_path / "out")]
+    # The only image of its subset, or one of several: neither is left out in silence.
+    assert run(command) == 2
+    assert tissue[1] in capsys.readouterr().err
+    assert not (tmp_path / "out" / "tissue" / "scores.csv").exists()
+    broken.write_bytes(whole)
+    assert run(command) == 0
+    assert (tmp_path / "out" / "tissue" / "scores.csv").exists()
 
 
 def test_other_images_are_not_compared(tmp_path):
