@@ -11,7 +11,7 @@ import socket
 import threading
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ from mrcnn.errors import MRCNNWarning, UserError
 
 TEMPORARY = ".mrcnn-*.tmp"
 LOCK = ".mrcnn-lock"
+OWN = ".mrcnn-"  # how names of such files begin, and of what a run notes for itself
 
 
 @contextlib.contextmanager
@@ -153,7 +154,8 @@ def locked(folder: str | os.PathLike, again: bool = False) -> Iterator[None]:
     """Keep other runs out of a folder, which is made, for the length of the block.
 
     The operating system holds the lock and gives it back when the process ends, however that
-    comes; only the empty file LOCK stays. What killed runs have left in the folder and in those
+    comes; only the empty file LOCK stays, and nothing at all of a folder that is new and in which
+    the block has written nothing. What killed runs have left in the folder and in those
     directly below is removed.
 
     again: whether this process may hold the folder already (stages of one training).
@@ -162,7 +164,8 @@ def locked(folder: str | os.PathLike, again: bool = False) -> Iterator[None]:
         UserError: another run holds the folder, or it cannot be written to.
     """
     with file_system_errors(folder):
-        path = Path(folder)
+        path = Path(folder).absolute()
+        new = [one for one in (path, *path.parents) if not one.exists()]
         path.mkdir(parents=True, exist_ok=True)
         path = path.resolve()
     with _holding:
@@ -184,6 +187,19 @@ def locked(folder: str | os.PathLike, again: bool = False) -> Iterator[None]:
                 _held[path] = (file, count - 1)
             elif file is not None:
                 file.close()
+        if count == 1 and new:
+            _remove_unused(new)
+
+
+def _remove_unused(folders: Sequence[Path]) -> None:
+    """Remove folders that a block has made, the inner ones first, where it has written nothing."""
+    with contextlib.suppress(OSError):
+        names = {one.name for one in folders[0].iterdir()}
+        if all(name.startswith(OWN) for name in names):
+            for name in names:
+                (folders[0] / name).unlink()
+            for folder in folders:
+                folder.rmdir()
 
 
 def _in_use(folder: str | os.PathLike) -> UserError:

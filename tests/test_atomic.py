@@ -99,3 +99,15 @@ def test_long_names_are_written(tmp_path):
     with atomic_path(path) as temporary:
         temporary.write_text("a")
     assert path.read_text() == "a"
+
+
+def test_a_new_folder_in_which_nothing_was_written_goes_away(tmp_path):
+    with pytest.raises(UserError, match="wrong"), locked(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / ".mrcnn-run.jsonl").write_text("{}")
+        raise UserError("wrong")
+    assert not list(tmp_path.iterdir())
+    with locked(tmp_path / "a"):
+        (tmp_path / "a" / "labels.tif").write_text("")
+    with locked(tmp_path):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {".mrcnn-lock", "a"}

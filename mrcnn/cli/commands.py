@@ -196,6 +196,8 @@ def settings_of(options: argparse.Namespace, formats: Sequence[str]) -> dict[str
 def weights_of(options: argparse.Namespace, app: Application) -> str:
     """A digest of a weight file and of what is known of its network."""
     path = app.weight_file(options, "inference")
+    if path is None:  # a public file, whose content its name says
+        return options.weights
     with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256")
     digest.update(repr((app.description(path), app.settings(options, path))).encode())
