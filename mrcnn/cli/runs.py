@@ -22,7 +22,7 @@ from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.evaluation.crowds import outside_crowds, split_crowds
 from mrcnn.evaluation.evaluation import Evaluation, Kinds, figure, report_figures, timed
 from mrcnn.results import drawing
-from mrcnn.results.file_names import file_name
+from mrcnn.results.file_names import file_name, warn_of_long
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
 from mrcnn.results.run_log import RunLog
@@ -93,6 +93,7 @@ def run_detect(
     failed = dict(unreadable or {})
     inputs = left_to_do(writer, inputs, failed)
     names = [item.name for item in inputs]
+    warn_of_long(names)
     progress = Progress(len(inputs), "detect")
 
     def read(number: int) -> Any:
@@ -231,6 +232,7 @@ def run_evaluate(
     """
     writer = EvaluationWriter(output, Evaluation(kinds), nouns, extra, pictures, figures, facts)
     names = [dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]]
+    warn_of_long(names)
 
     def read(number: int) -> tuple:
         truth, crowd = split_crowds(*dataset.load_layers(number))

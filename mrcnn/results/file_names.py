@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Sequence
+
+from mrcnn.errors import MRCNNWarning, quoted
 
 # Bytes: file systems take 255, and endings, kinds and what a temporary file is called are added.
 LONGEST = 200
@@ -15,3 +19,16 @@ def file_name(name: str) -> str:
         return name
     digest = hashlib.sha256(data).hexdigest()[:12]
     return f"{data[: LONGEST - 13].decode(errors='ignore')}-{digest}"
+
+
+def warn_of_long(names: Sequence[str]) -> None:
+    """Warn once where files of images cannot have the images' whole names."""
+    long = [name for name in names if file_name(name) != name]
+    if long:
+        warnings.warn(
+            f"{len(long)} images have names of more than {LONGEST} bytes, which are cut in the "
+            f"names of their files, with a digest at the end; first: {quoted(long[0], 40)}, whose "
+            f"files are called ...{file_name(long[0])[-30:]}",
+            MRCNNWarning,
+            stacklevel=2,
+        )

@@ -89,6 +89,7 @@ def run_fold(
         "leave_out": left_out,
         "images": None,
         "labels": None,
+        "channel": None,
         "split": None,
         "epochs": max(1, round(options.steps / STEPS_PER_CHECKPOINT)),
         "time_budget": None,

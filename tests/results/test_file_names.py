@@ -1,13 +1,15 @@
 """Results of images whatever their names."""
 
 import os
+import warnings
 
 import numpy as np
 import pytest
 
 from mrcnn.config import Config
+from mrcnn.errors import MRCNNWarning
 from mrcnn.pixels.exposure import measure
-from mrcnn.results.file_names import file_name
+from mrcnn.results.file_names import file_name, warn_of_long
 from mrcnn.results.result import Result
 from mrcnn.results.writers import FORMATS, ResultWriter
 
@@ -18,6 +20,15 @@ def test_short_names_stay_and_long_ones_stay_apart():
     assert one != two and len(one) == 200 == len(two)
     assert len(os.fsencode(file_name("\u00e9" * 127))) <= 200
     assert file_name(os.fsdecode(b"\xff" * 255)).isprintable()
+
+
+def test_what_is_cut_is_said():
+    with pytest.warns(MRCNNWarning, match="2 images have names of more than 200 bytes") as caught:
+        warn_of_long(["short", "a" * 255, "b" * 201])
+    assert file_name("a" * 255)[-12:] in str(caught[0].message) and len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_long(["short", "a" * 200])
 
 
 @pytest.mark.parametrize("name", ["a" * 255, os.fsdecode(b"n\xff" + b"x" * 253)])
