@@ -161,7 +161,8 @@ def detect(options: argparse.Namespace, app: Application) -> int:
         about = {"settings": settings_of(options, formats), "weights": weights_of(options, app)}
         log = RunLog(output, about | {"images": states_of(found, inputs)}, options.overwrite)
         if log.complete:
-            print(f"All {len(log.done)} images are in {output} already; --overwrite detects anew")
+            count = len(log.done)
+            print(f"detect {count}/{count}: all are in {output} already; --overwrite detects anew")
             return report_failures(log.failed)
         detector = segmenter(options, app)
         failed = run_detect(

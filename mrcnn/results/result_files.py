@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -255,7 +256,12 @@ def neighbours(labels: np.ndarray, wanted: Sequence[int]) -> list[set[int]]:
     return found
 
 
+_HARMLESS = re.compile(r"[+-][^\W\d][\w .]*")  # a word after a sign calls nothing
+
+
 def guarded(text: str) -> str:
     """A cell of a table for people: one that a spreadsheet would run as a formula gets an
-    apostrophe, which spreadsheets take for "text"."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    apostrophe, which spreadsheets take for "text". Names such as -dash stay as they are."""
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")) or _HARMLESS.fullmatch(text):
+        return text
+    return f"'{text}"

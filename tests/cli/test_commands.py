@@ -22,8 +22,8 @@ def test_a_folder_in_use_is_one_line(command, tmp_path, capsys):
     flags = {"synthesize": [], "generalise": [*data, "--weights", "w"]}.get(command, data)
     with locked(tmp_path / "out"):
         assert main([command, *flags, "--output", str(tmp_path / "out")]) == 2
-    assert "out is in use by another run: wait until" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".mrcnn-lock"]
+        assert "out is in use by another run: wait until" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".mrcnn-lock"]
 
 
 def test_failures_are_named_with_their_reasons(capsys):

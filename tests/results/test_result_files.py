@@ -207,4 +207,7 @@ def test_large_label_images_are_strips(tmp_path, monkeypatch):
 
 
 def test_cells_that_spreadsheets_would_run_are_text():
-    assert [result_files.guarded(t) for t in ("=1+1", "@a", "a=1")] == ["'=1+1", "'@a", "a=1"]
+    for text in ("=1+1", "@a", "-2+3", "+cmd|' /C calc'!A0", "-SUM(A1)", "\t=1"):
+        assert result_files.guarded(text) == f"'{text}"
+    for text in ("a=1", "-dash", "+plus 2.png", "", "7"):
+        assert result_files.guarded(text) == text

@@ -96,7 +96,7 @@ def test_what_was_begun_goes_on(detect, tmp_path, monkeypatch, capsys, by):
 
     assert detect(found) == (2, 0) and files(found) == right
     output = capsys.readouterr()
-    assert "All 5 images" in output.out and "2 images failed" in output.err
+    assert "detect 5/5: all are in" in output.out and "2 images failed" in output.err
     assert detect(found, "--overwrite") == (2, 3) and files(found) == right
     (found / "labels" / "a.tif").unlink()
     assert detect(found) == (2, 3) and files(found) == right
