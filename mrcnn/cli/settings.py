@@ -137,6 +137,8 @@ def _of(found: Mapping[str, Any], path: str | Path) -> Settings:
         )
         if settings.preset is not None and settings.preset not in PRESETS:
             raise ValueError(f"there is no preset {settings.preset}")
+        for setting in settings.config:
+            _parsed(setting)
     except (KeyError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error
     return settings

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from mrcnn.atomic import atomic_path
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, one_line
 
 FORMAT = 1
 WEIGHTS = "weight"
@@ -143,7 +143,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except Exception as error:  # zip files, NumPy and JSON raise a dozen kinds for broken files
         raise damaged(path) from error
     if found != FORMAT:
-        raise UserError(f"{path} has format {found}, this version reads {FORMAT}; update mrcnn")
+        raise UserError(
+            f"{path} has format {one_line(found)}, this version reads {FORMAT}; update mrcnn"
+        )
     return header, arrays
 
 
