@@ -5,18 +5,16 @@ Shapes: N instances, L label layers, H W pixels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from mrcnn.config import Config
 from mrcnn.errors import UserError, quoted
 from mrcnn.files import require_regular
-from mrcnn.pixels.exposure import standardise
+from mrcnn.pixels.exposure import measure, standardise, to_rgb
 from mrcnn.pixels.masks import masks_to_layers
 from mrcnn.pixels.molding import adapt_channels
-
-if TYPE_CHECKING:
-    from mrcnn.config import Config
 
 
 class Dataset:
@@ -233,6 +231,20 @@ def whole_numbers(class_ids: Any, image_id: int) -> np.ndarray:
             f"load_mask({image_id}) gave class ids that are not whole numbers: {quoted(given[:9])}"
         )
     return numbers
+
+
+class ImageDataset(Dataset):
+    """A data set whose ``open_image`` gives the values of the files; override that one."""
+
+    def load_image(self, image_id: int) -> np.ndarray:
+        """Return uint8 RGB [H, W, 3], as people see it: 8 bits unchanged, deeper values stretched
+        between their `exposure.DEEP_PERCENTILES`."""
+        return self.load_standardised(image_id, Config())
+
+    def load_standardised(self, image_id: int, config: Config) -> np.ndarray:
+        """Return uint8 RGB [H, W, 3] from the files' own values, as detection takes them."""
+        image = self.open_image(image_id)
+        return to_rgb(image, measure(image, config))
 
 
 def _numbers_by_source(infos: list[dict[str, Any]]) -> dict[str, int]:

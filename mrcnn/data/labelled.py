@@ -19,16 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn.config import Config
-from mrcnn.data.dataset import Dataset
+from mrcnn.data.dataset import ImageDataset
 from mrcnn.data.pairs import Pair
 from mrcnn.errors import MRCNNWarning
 from mrcnn.images.image_files import Picture
-from mrcnn.pixels.exposure import measure, to_rgb
 from mrcnn.pixels.masks import layers_to_masks
 
 
-class LabelledImages(Dataset):
+class LabelledImages(ImageDataset):
     """Images in files with labels in files; one class (class id 1)."""
 
     def __init__(self, class_map: Any = None) -> None:
@@ -54,17 +52,6 @@ class LabelledImages(Dataset):
         pair = self._pair(image_id)
         states = f"{pair.open().state()}\n{pair.labels.state()}"
         return hashlib.sha256(states.encode()).hexdigest()
-
-    def load_image(self, image_id: int) -> np.ndarray:
-        """uint8 RGB [H, W, 3], as people see it: 8 bits unchanged, deeper values stretched between
-        their `exposure.DEEP_PERCENTILES`."""
-        picture = self.open_image(image_id)
-        return to_rgb(picture, measure(picture, Config()))
-
-    def load_standardised(self, image_id: int, config: Config) -> np.ndarray:
-        """uint8 RGB [H, W, 3] from the file's own values, as detection takes them."""
-        picture = self.open_image(image_id)
-        return to_rgb(picture, measure(picture, config))
 
     def open_image(self, image_id: int) -> Picture:
         """The image with its file's own values, which `Segmenter.detect` takes."""

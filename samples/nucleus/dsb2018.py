@@ -21,12 +21,10 @@ ROOT_DIR = str(Path(__file__).resolve().parents[2])
 if ROOT_DIR not in sys.path:  # so that the sample runs from any directory
     sys.path.insert(0, ROOT_DIR)
 
-from mrcnn.config import Config  # noqa: E402
-from mrcnn.data.dataset import Dataset  # noqa: E402
+from mrcnn.data.dataset import ImageDataset  # noqa: E402
 from mrcnn.errors import MRCNNWarning, UserError  # noqa: E402
 from mrcnn.images.declared_size import require_declared_size  # noqa: E402
 from mrcnn.images.image_files import decode  # noqa: E402
-from mrcnn.pixels.exposure import measure, to_rgb  # noqa: E402
 from mrcnn.pixels.masks import add_to_layers, join_layers  # noqa: E402
 from samples.nucleus import subsets  # noqa: E402
 from samples.nucleus.storage import Entry, FolderStore, ZipStore, open_subset  # noqa: E402
@@ -64,7 +62,7 @@ VAL_IMAGE_IDS = [
 ]
 
 
-class NucleusDataset(Dataset):
+class NucleusDataset(ImageDataset):
     """One class, "nucleus" (class id 1). Use:
 
     dataset = NucleusDataset()
@@ -115,17 +113,6 @@ class NucleusDataset(Dataset):
         members = [entry.image, *(entry.masks or [])]
         states = [f"{member} {store.fingerprint(member)}" for member in members]
         return hashlib.sha256("\n".join(states).encode()).hexdigest()
-
-    def load_image(self, image_id: int) -> np.ndarray:
-        """uint8 RGB [H, W, 3], as people see it: 8 bits unchanged, deeper values stretched between
-        their `exposure.DEEP_PERCENTILES`."""
-        image = self.open_image(image_id)
-        return to_rgb(image, measure(image, Config()))
-
-    def load_standardised(self, image_id: int, config: Config) -> np.ndarray:
-        """uint8 RGB [H, W, 3] from the file's own values, as detection takes them."""
-        image = self.open_image(image_id)
-        return to_rgb(image, measure(image, config))
 
     def open_image(self, image_id: int) -> np.ndarray:
         """The file's own values [H, W, C], which `Segmenter.detect` takes."""
