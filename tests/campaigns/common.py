@@ -326,3 +326,24 @@ def silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+
+
+def tally_of(options: argparse.Namespace, cases: Callable[..., Iterator]) -> int:
+    """Try the cases of each kind in processes of their own; the exit code.
+
+    cases: takes kind, seed, the first number and the one after the last.
+    """
+    tally = Tally(options)
+    for kind in options.only:
+        end = options.first + options.count
+        tried = isolated(
+            lambda first, kind=kind, end=end: cases(kind, options.seed, first, end),
+            options.first,
+            options.limit,
+            options.megabytes,
+        )
+        for number, case, wrong in tried:
+            tally.add(kind, number, case, wrong)
+            if tally.time_is_up:
+                break
+    return tally.finish()

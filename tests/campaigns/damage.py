@@ -29,7 +29,7 @@ import tifffile
 from PIL import Image
 
 from mrcnn.errors import UserError
-from tests.campaigns.common import Case, Tally, isolated, parse, verdict
+from tests.campaigns.common import Case, parse, tally_of, verdict
 
 SIDE = 64
 REPLACED = 0.03  # share of the cases in which the file is none
@@ -597,20 +597,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(
         "damage", __doc__.split("\n\n")[0], list(KINDS), 300, arguments, in_process=True
     )
-    tally = Tally(options)
-    for kind in options.only:
-        end = options.first + options.count
-        tried = isolated(
-            lambda first, kind=kind, end=end: cases(kind, options.seed, first, end),
-            options.first,
-            options.limit,
-            options.megabytes,
-        )
-        for number, case, wrong in tried:
-            tally.add(kind, number, case, wrong)
-            if tally.time_is_up:
-                break
-    return tally.finish()
+    return tally_of(options, cases)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.internal.conjecture import providers
 from PIL import Image
 
-from tests.campaigns.common import Case, Tally, isolated, parse, verdict
+from tests.campaigns.common import Case, parse, tally_of, verdict
 from tests.campaigns.damage import (
     blind_segmenter,
     labelled_image,
@@ -535,20 +535,7 @@ def _judge(parser: Parser, folder: Path, example: Any, prepared: Any) -> str | N
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse("fuzz", __doc__.split("\n\n")[0], KINDS, 5000, arguments, in_process=True)
-    tally = Tally(options)
-    for kind in options.only:
-        end = options.first + options.count
-        tried = isolated(
-            lambda first, kind=kind, end=end: cases(kind, options.seed, first, end),
-            options.first,
-            options.limit,
-            options.megabytes,
-        )
-        for number, case, wrong in tried:
-            tally.add(kind, number, case, wrong)
-            if tally.time_is_up:
-                break
-    return tally.finish()
+    return tally_of(options, cases)
 
 
 if __name__ == "__main__":
