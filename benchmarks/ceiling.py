@@ -1,7 +1,7 @@
 """The ceiling of the path: what a network without error would score.
 
     python -m benchmarks.ceiling --dataset DIR --subset val
-    python -m benchmarks.ceiling --dataset DIR --subset val --zoom 2 --convention exact
+    python -m benchmarks.ceiling --dataset DIR --subset val --scale 2 --convention exact
 
 The truth of every image takes the network's place. It is enlarged as the images are, becomes mini
 masks and mask targets by the functions that training uses, and returns to the image as detections
@@ -28,7 +28,7 @@ from benchmarks.command import exit_code
 from mrcnn.cli.flags import positive, whole
 from mrcnn.console import Progress
 from mrcnn.data.batches import ground_truth_arrays
-from mrcnn.data.examples import Example, crop_zoom, draw_factor, make_example
+from mrcnn.data.examples import Example, crop_scale, draw_factor, make_example
 from mrcnn.errors import UserError
 from mrcnn.evaluation import metrics
 from mrcnn.network.boxes import apply_box_deltas_graph, box_refinement_graph, constant
@@ -74,16 +74,16 @@ class Setting(NamedTuple):
     convention: str  # PIXEL_CONVENTION
     # Each image is enlarged by a random factor between the two; None: as the configuration has it,
     # by the size of the nuclei where OBJECT_SIZE is set.
-    zooms: tuple[float, float] | None = None
+    scales: tuple[float, float] | None = None
 
     @property
     def title(self) -> str:
-        if self.zooms is None:
+        if self.scales is None:
             return f"{self.convention} configured"
-        low, high = self.zooms
+        low, high = self.scales
         return f"{self.convention} x{low:g}" + (f"-{high:g}" if high > low else "")
 
-    def zoom(
+    def scale(
         self,
         image: np.ndarray,
         layers: np.ndarray,
@@ -91,10 +91,10 @@ class Setting(NamedTuple):
         base: Any,
         rng: np.random.Generator,
     ) -> float:
-        """The zoom of one image, by the configuration `base` or random (log-uniform)."""
-        if self.zooms is None:
-            return crop_zoom(image, layers, class_ids, base)
-        return draw_factor(self.zooms, rng)
+        """The scale of one image, by the configuration `base` or random (log-uniform)."""
+        if self.scales is None:
+            return crop_scale(image, layers, class_ids, base)
+        return draw_factor(self.scales, rng)
 
     def configure(self, base: Any, mode: str, instances: int) -> Any:
         """A copy of the configuration `base` for one image: "pad64" (all of it) or "crop"."""
@@ -122,7 +122,7 @@ class PerfectNetwork:
         self.mini_masks = arrays["input_gt_masks"][: self.count]
         # Of the input; not rounded to whole pixels, as that of a crop is.
         corner = np.array(example.window[:2])
-        self.window = (*corner, *(corner + np.multiply(example.layers.shape[:2], example.zoom)))
+        self.window = (*corner, *(corner + np.multiply(example.layers.shape[:2], example.scales)))
         # Any order will do, as long as no two are the same.
         self.scores = (1 - 0.1 * rng.permutation(self.count) / self.count).astype(np.float32)
 
@@ -280,11 +280,11 @@ def score_image(
     image [H, W, C]; layers int [H, W, L]; class_ids [N], N > 0; config: of training.
     """
     rng = np.random.default_rng(seed)
-    zoom = setting.zoom(image, layers, class_ids, config, rng)
+    scale = setting.scale(image, layers, class_ids, config, rng)
 
     def network(mode: str) -> PerfectNetwork:
         own = setting.configure(config, mode, len(class_ids))
-        example = make_example(image, layers, class_ids, own, rng, zoom=zoom)
+        example = make_example(image, layers, class_ids, own, rng, scale=scale)
         return PerfectNetwork(example, own, rng)
 
     whole, crop = network("pad64"), network("crop")
@@ -346,20 +346,20 @@ def disc_errors(radius: float, config: Any, setting: Setting, seed: int) -> np.n
         own = setting.configure(config, "pad64", 1)
         picture = np.repeat(np.rint(255 * shares)[..., None], config.IMAGE_CHANNEL_COUNT, axis=-1)
         image = picture.astype(np.uint8), truth[..., None].astype(np.int32), np.ones(1, np.int32)
-        example = make_example(*image, own, rng, zoom=setting.zoom(*image, config, rng))
+        example = make_example(*image, own, rng, scale=setting.scale(*image, config, rng))
         network = PerfectNetwork(example, own, rng)
         results = []
         for boxes in (network.boxes, network.normalise(moved(network.input_boxes, rng))):
             labels = network.labels(boxes, network.masks(boxes), network.scores)
             results.append(labels > 0)
         overlaps = [(truth & mask).sum() / (truth | mask).sum() for mask in results]
-        expected = centre * example.zoom + example.window[:2]
+        expected = centre * example.scales + example.window[:2]
         rows.append(
             [
                 *overlaps,
                 *(middle(results[0]) - centre),
                 np.sqrt(results[0].sum() / np.pi) - radius,
-                *(middle(example.image[..., 0]) - expected) / example.zoom,
+                *(middle(example.image[..., 0]) - expected) / example.scales,
             ]
         )
     return np.mean(rows, axis=0)
@@ -382,7 +382,7 @@ def middle(weights: np.ndarray) -> np.ndarray:
 class Ceiling:
     """Collects images with `add`; the tables tell what they amount to.
 
-    config: of training; its convention, way to cut images and, where a setting has one, zoom give
+    config: of training; its convention, way to cut images and, where a setting has one, scale give
     way to the settings'.
     """
 
@@ -508,7 +508,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dataset", metavar="DIR", required=True)
     add("--subset", metavar="NAME", required=True, help="as for nucleus.py evaluate")
     add(
-        "--zoom",
+        "--scale",
         type=enlargement,
         metavar="Z",
         help="enlarge all images by this factor (default: by the size of their nuclei as "
@@ -545,10 +545,10 @@ def main(arguments: list[str] | None = None) -> int:
         dataset = load_dataset(options.dataset, options.subset, labelled=True)
         config = NucleusConfig()
         config.MASK_ROI_SCALE = options.mask_roi_scale
-        zooms = [(options.zoom, options.zoom)] if options.zoom else [(2.0, 2.0), (1.0, 4.0)]
+        scales = [(options.scale, options.scale)] if options.scale else [(2.0, 2.0), (1.0, 4.0)]
         conventions = [options.convention] if options.convention else ["exact", "matterport"]
-        ways = [Setting(name, limits) for name in conventions for limits in zooms]
-        if not options.zoom:
+        ways = [Setting(name, limits) for name in conventions for limits in scales]
+        if not options.scale:
             ways.insert(0, Setting(options.convention or config.PIXEL_CONVENTION))
         run_ceiling(dataset, config, ways, options.limit, options.seed)
 

@@ -3,8 +3,8 @@
     python benchmarks/large.py seams --dataset DIR
     python benchmarks/large.py slide --dataset DIR --side 20000 --output FOLDER
 
-`seams` enlarges the images of a subset twofold and scores them looked at as a whole and in tiles,
-at the same zoom: the score, and the paired difference with its interval.
+`seams` enlarges the images of a subset twofold and scores them detected as a whole and in tiles,
+at the same scale: the score, and the paired difference with its interval.
 
 `slide` lays the fluorescence images of a subset side by side, turned at random, as a tiled 16-bit
 TIFF, and runs `nucleus.py detect` on it in a process of its own, whose time and peak memory it
@@ -34,7 +34,7 @@ from samples.nucleus.nucleus import load_dataset  # noqa: E402
 
 TIFF_TILE = 512
 ENLARGED = 2
-# Side of the tiles of `seams`, in pixels of the zoomed image: several to most images.
+# Side of the tiles of `seams`, in pixels of the scaled image: several to most images.
 SEAMS_TILE = 384
 
 
@@ -64,8 +64,8 @@ def seams(options: argparse.Namespace) -> None:
     for number in numbers:
         image, truth = enlarged(dataset.load_image(number), dataset.load_layers(number)[0])
         whole = detector.detect(image)
-        # The same zoom for both.
-        diameter = detector.model.config.OBJECT_SIZE / whole.zoom
+        # The same scale for both.
+        diameter = detector.model.config.OBJECT_SIZE / whole.scale
         seen = []
         tiled = detector.detect(
             image,
@@ -164,7 +164,11 @@ def main(arguments: list[str] | None = None) -> int:
     made["seams"].add_argument("--limit", type=positive, metavar="N")
     made["slide"].add_argument("--side", type=positive, default=20_000, metavar="PIXELS")
     made["slide"].add_argument(
-        "--diameter", type=above_zero, default=32.0, metavar="PIXELS", help="32 is zoom 1 (default)"
+        "--diameter",
+        type=above_zero,
+        default=32.0,
+        metavar="PIXELS",
+        help="32 is scale 1 (default)",
     )
     made["slide"].add_argument("--format", default="labels,geojson")
     made["slide"].add_argument("--output", type=Path, required=True, metavar="FOLDER")

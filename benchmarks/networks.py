@@ -63,7 +63,7 @@ def candidates(side: int) -> int:
 
 
 def multiply_adds(network: Network, side: int, rois: int, masks: int) -> dict[str, int]:
-    """Multiply-adds of one picture's forward pass by part.
+    """Multiply-adds of one image's forward pass by part.
 
     Args:
         side: pixels of the square network input, a multiple of 64.

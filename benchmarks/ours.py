@@ -79,8 +79,8 @@ def configuration(widths: str, **overrides) -> Config:
     detection, at twice the size), with some keys changed."""
     from samples.nucleus.nucleus import NucleusInferenceConfig
 
-    class FixedZoom(NucleusInferenceConfig):
-        """One look at a known zoom: what it costs must not depend on what the network finds."""
+    class FixedScale(NucleusInferenceConfig):
+        """One forward pass at a known scale: its cost must not depend on what the network finds."""
 
         OBJECT_SIZE = None
         IMAGE_MIN_SCALE = 2.0
@@ -88,7 +88,7 @@ def configuration(widths: str, **overrides) -> Config:
     kinds = {
         "comparison": ComparisonConfig,
         "lesson": LessonConfig,
-        "nucleus": FixedZoom,
+        "nucleus": FixedScale,
     }
     return type("BenchmarkConfig", (kinds[widths],), overrides)()
 

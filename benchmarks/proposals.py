@@ -43,8 +43,8 @@ def shares(model, image: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]
     """Which nuclei, of true boxes [N, 4] in pixels of the image, are reached by what."""
     config = model.config
     pixels = measure(image, config).apply(image)
-    [zoom] = model.find_zooms([pixels])
-    molded, metas, windows = molding.mold_inputs([pixels], config, [zoom])
+    [scale] = model.find_scales([pixels])
+    molded, metas, windows = molding.mold_inputs([pixels], config, [scale])
     shape = molded.shape[1:]
     found = model._fast()(molded, metas, masks=False)
     window = windows[0]

@@ -6,7 +6,7 @@
 
 Every point runs in a process of its own, for peak memory is a property of a process; it includes
 Python, TensorFlow and the weights. Detection enlarges images as the configuration says (the
-nucleus application: twice, or --zoom). Writes scaling.md and scaling.png into results/benchmarks.
+nucleus application: twice, or --scale). Writes scaling.md and scaling.png into results/benchmarks.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def measure_point(
             process.ask("load_trainer", scene=scene.to_json(), batch=value, **task)
             do, arguments = "step", {}
         else:
-            zoom = {} if setup.zoom is None else {"IMAGE_MIN_SCALE": setup.zoom}
-            process.ask("load_detector", **task, **zoom)
+            scale = {} if setup.scale is None else {"IMAGE_MIN_SCALE": setup.scale}
+            process.ask("load_detector", **task, **scale)
             do, arguments = "detect", {"scene": scene.to_json()}
         answers = [process.ask(do, **arguments) for _ in range(1 + setup.repeat)][1:]
         timing = Timing.of([answer["seconds"] for answer in answers])
@@ -160,7 +160,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--sides", nargs="+", type=int, default=list(SIDES), help="pixels")
     add("--detections", nargs="+", type=int, default=list(DETECTIONS), help="objects")
     add("--batches", nargs="+", type=int, default=list(BATCHES), help="pictures per step")
-    add("--zoom", type=float, help="enlargement in detection, instead of the configuration's")
+    add("--scale", type=float, help="enlargement in detection, instead of the configuration's")
     add("--repeat", type=int, default=5, help="timed runs of a point")
     add("--threads", type=int, default=workers.default_threads())
     add("--output", type=Path, default=Path(ROOT_DIR, "results", "benchmarks"), help="folder")

@@ -58,11 +58,11 @@ class Config:
     IMAGE_MIN_SCALE: float | None = 0
 
     # (new) Pixels. Images are enlarged or shrunk until the median of their objects has a box of
-    # this side, within the zooms (smallest, largest) of ZOOM_LIMITS. Training ("crop" only) knows
+    # this side, within the scales (smallest, largest) of SCALE_LIMITS. Training ("crop" only) knows
     # the objects; detection looks for them first at the size that the keys above ask for, then
-    # again. None: no such zoom.
+    # again. None: no such scale.
     OBJECT_SIZE: float | None = None
-    ZOOM_LIMITS = (0.25, 4.0)
+    SCALE_LIMITS = (0.25, 4.0)
 
     # (new) Factors (low, high). "crop" only: the enlargement is multiplied by a random number,
     # log-uniform between the two.
@@ -77,7 +77,7 @@ class Config:
     # every channel beyond RGB, or for all of them when there are fewer than three.
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
 
-    # (new) Percentiles (low, high) of a picture's grey levels that become 0 and 255, all channels
+    # (new) Percentiles (low, high) of an image's grey levels that become 0 and 255, all channels
     # together. None: grey levels stay as they are. See mrcnn/pixels/exposure.py.
     INTENSITY_PERCENTILES: tuple[float, float] | None = None
 

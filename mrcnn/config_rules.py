@@ -162,7 +162,7 @@ _POSITIVE = _number(lambda v: v > 0, "above 0")
 _NOT_NEGATIVE = _number(lambda v: v >= 0, "of 0 or more")
 # Of pixels, and factors: beyond these a network learns nothing, or no machine has the memory.
 _PIXELS = _number(lambda v: 0.01 <= v <= MOST_SIZE, f"from 0.01 to {MOST_SIZE}")
-_ZOOM_OR_ZERO = _number(lambda v: 0 <= v <= 100, "from 0 to 100")
+_SCALE_OR_ZERO = _number(lambda v: 0 <= v <= 100, "from 0 to 100")
 _FACTOR = _number(lambda v: 1e-12 <= v <= 1000, "above 0: from 1e-12 to 1000")
 _FACTOR_OR_ZERO = _number(lambda v: 0 <= v <= 1000, "from 0 to 1000")
 
@@ -176,9 +176,9 @@ RULES: dict[str, Rule] = {
     "IMAGE_RESIZE_MODE": _choice("none", "square", "pad64", "crop"),
     "IMAGE_MIN_DIM": _optional(_integer(0, MOST_SIZE)),
     "IMAGE_MAX_DIM": _LENGTH,
-    "IMAGE_MIN_SCALE": _optional(_ZOOM_OR_ZERO),
+    "IMAGE_MIN_SCALE": _optional(_SCALE_OR_ZERO),
     "OBJECT_SIZE": _optional(_PIXELS),
-    "ZOOM_LIMITS": _positive_numbers(2),
+    "SCALE_LIMITS": _positive_numbers(2),
     "IMAGE_SCALE_JITTER": _positive_numbers(2),
     "IMAGE_CHANNEL_COUNT": _LENGTH,
     "MEAN_PIXEL": (_is_mean_pixel, "a number, or a list of numbers, one per channel"),
@@ -280,8 +280,8 @@ RULES_BETWEEN_KEYS: list[tuple[str, Callable[[Any], bool], str]] = [
         f'a multiple of {SIZE_MULTIPLE} above 0 when IMAGE_RESIZE_MODE is "crop"',
     ),
     (
-        "ZOOM_LIMITS",
-        lambda c: c.ZOOM_LIMITS[0] <= c.ZOOM_LIMITS[1],
+        "SCALE_LIMITS",
+        lambda c: c.SCALE_LIMITS[0] <= c.SCALE_LIMITS[1],
         "(low, high) with low <= high",
     ),
     (

@@ -27,7 +27,7 @@ from mrcnn.inference.detector import (
     check_sides,
     detect_molded,
     detect_patches,
-    find_zooms,
+    find_scales,
     with_masks,
 )
 from mrcnn.inference.fast_network import FastNetwork
@@ -461,28 +461,28 @@ class MaskRCNN:
         ]
 
     @keras_defaults()
-    def detect_patches(self, images, probabilities: bool = False, zooms=None) -> list[dict]:
+    def detect_patches(self, images, probabilities: bool = False, scales=None) -> list[dict]:
         """As `detect`, but "patches" (y, x, bool [h, w]) in place of "masks".
 
         See `detector.detect_patches`; hundreds of objects on a large image need little memory.
         With `probabilities` patches are float32: each pixel's probability before MASK_THRESHOLD.
-        zooms: factor of enlargement of each image; by default by the size of its objects where
+        scales: factor of enlargement of each image; by default by the size of its objects where
         OBJECT_SIZE asks for that.
         """
-        return detect_patches(self._fast(), images, self.config, probabilities, zooms)
+        return detect_patches(self._fast(), images, self.config, probabilities, scales)
 
     @keras_defaults()
-    def detect_proposals(self, images, proposals, zooms=(None,)) -> list[dict]:
+    def detect_proposals(self, images, proposals, scales=(None,)) -> list[dict]:
         """As `detect`, on regions given in place of the proposal network's (paper 3.8.5).
 
         Args:
             images: list of [H, W, C] arrays with values 0 to 255.
             proposals: of every image [R, 4] in pixels, y1, x1, y2, x2.
-            zooms: factors of enlargement, see `given_proposals.detect_proposals`; several make an
+            scales: factors of enlargement, see `given_proposals.detect_proposals`; several make an
                 image pyramid, each region being seen where it is nearest to 224 x 224 pixels.
         """
         results = [
-            detect_proposals(self._fast(), image, regions, zooms, self.config)
+            detect_proposals(self._fast(), image, regions, scales, self.config)
             for image, regions in zip(images, proposals, strict=True)
         ]
         return [
@@ -490,9 +490,9 @@ class MaskRCNN:
         ]
 
     @keras_defaults()
-    def find_zooms(self, images, first: float | None = None) -> list[float | None]:
-        """The scales that OBJECT_SIZE asks for; see `detector.find_zooms`."""
-        return find_zooms(self._fast(), images, self.config, first)
+    def find_scales(self, images, first: float | None = None) -> list[float | None]:
+        """The scales that OBJECT_SIZE asks for; see `detector.find_scales`."""
+        return find_scales(self._fast(), images, self.config, first)
 
     @keras_defaults()
     def detect_molded(self, molded_images, image_metas, verbose: int = 0) -> list[dict]:

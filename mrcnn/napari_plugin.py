@@ -67,7 +67,7 @@ def find(
         has its own number; 0 is background.
         The features of a label layer, a row per instance: `index`, its number; `axis_0`, ..., the
         place of its plane in a stack; then the columns of `Result.to_dataframe`.
-        The layer's metadata: microns, and for every plane its zoom and whether it was inverted.
+        The layer's metadata: microns, and for every plane its scale and whether it was inverted.
 
     Raises:
         UserError: the values are no picture's.
@@ -77,7 +77,7 @@ def find(
     stack = tuple(data.shape[: -3 if rgb else -2])
     planes = list(np.ndindex(*stack)) if plane is None else [tuple(plane)]
     labels = np.zeros((len(planes), *data.shape[len(stack) : len(stack) + 2]), np.int32)
-    tables, zooms, were_inverted = [], [], []
+    tables, scales, were_inverted = [], [], []
     for number, index in enumerate(planes):
 
         def advance(done: int, total: int, number: int = number) -> None:
@@ -102,13 +102,13 @@ def find(
         for axis, place in enumerate(index):
             table.insert(1 + axis, f"axis_{axis}", place)
         tables.append(table)
-        zooms.append(result.zoom)
+        scales.append(result.scale)
         were_inverted.append(result.exposure.inverted)
     shape = stack if plane is None else (1,) * len(stack)
     return (
         labels.reshape(*shape, *labels.shape[1:]),
         pd.concat(tables, ignore_index=True),
-        {"microns": microns, "zooms": zooms, "inverted": were_inverted},
+        {"microns": microns, "scales": scales, "inverted": were_inverted},
     )
 
 

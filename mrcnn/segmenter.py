@@ -42,13 +42,13 @@ from mrcnn.pixels.molding import adapt_channels
 from mrcnn.results.result import Result
 from mrcnn.weights.description import beside, nouns_of
 
-# Zoomed images of at most so many pixels are looked at as a whole: 2560 x 2560.
+# Scaled images of at most so many pixels are detected as a whole: 2560 x 2560.
 WHOLE_PIXELS = 2560**2
 # Nuclei of cells: a typical diameter, and the range of the median of an image, in microns.
 OBJECT_MICRONS = 9.0
 MICRONS_RANGE = (4.0, 24.0)
-# The zoom of a large image is that of the median of so many parts, the most varied of a grid.
-LOOKS, GRID, LOOK_SIDE = 5, 8, 384
+# The scale of a large image is that of the median of so many parts, the most varied of a grid.
+PARTS, GRID, PART_SIDE = 5, 8, 384
 NOTHING = Detections(np.zeros(0), [])
 # Label maps of more pixels are files.
 PIXELS_IN_MEMORY = 2**27
@@ -166,11 +166,11 @@ class Segmenter:
             image: [H, W] or [H, W, C] of any numbers: grey, RGB, with or without alpha; an array,
                 or what gives one when it is sliced (a memory map, a Zarr array, a
                 `picture_files.Picture`), of any size; a list of such images, of any sizes.
-            diameter: of a typical instance, in pixels: sets the zoom.
-            microns: side of a pixel, for the zoom and for measurements.
+            diameter: of a typical instance, in pixels: sets the scale.
+            microns: side of a pixel, for the scale and for measurements.
             inverted: True for dark objects on a light background, False for light ones; by default
-                the picture's own median tells.
-            tile: side of the tiles in pixels of the zoomed image; by default images of more
+                the image's own median tells.
+            tile: side of the tiles in pixels of the scaled image; by default images of more
                 than WHOLE_PIXELS are cut into tiles of TILE.
             progress: called with the tiles done and their number.
 
@@ -197,18 +197,18 @@ class Segmenter:
         exposure = measure(image, self.exposure_config, inverted)
         if exposure.warning:
             warnings.warn(exposure.warning, MRCNNWarning, stacklevel=2)
-        zoom = self._zoom_of(image, exposure, diameter, microns)
+        scale = self._scale_of(image, exposure, diameter, microns)
         height, width = (int(side) for side in image.shape[:2])
-        if tile is None and (zoom is None or height * width * zoom**2 <= WHOLE_PIXELS):
-            found = self._look(self._pixels(image, exposure), zoom)
+        if tile is None and (scale is None or height * width * scale**2 <= WHOLE_PIXELS):
+            found = self._forward(self._pixels(image, exposure), scale)
             labels, chosen = resolve(found, (height, width), self.settings)
             scores = np.asarray(found.scores, np.float64)[chosen]
             class_ids = _classes(found)[chosen]
         else:
             labels, scores, class_ids = self._detect_tiles(
-                image, exposure, zoom or 1.0, tile or TILE, progress
+                image, exposure, scale or 1.0, tile or TILE, progress
             )
-        return Result(labels, scores, class_ids, self.classes, image, exposure, microns, zoom)
+        return Result(labels, scores, class_ids, self.classes, image, exposure, microns, scale)
 
     def _pixels(self, image: Any, exposure: Exposure, window: tuple = ()) -> np.ndarray:
         """uint8 [h, w, C] of a window of an image, as the network takes it."""
@@ -216,13 +216,13 @@ class Segmenter:
         pixels = adapt_channels(pixels, self.model.config.IMAGE_CHANNEL_COUNT)
         return exposure.apply(pixels)
 
-    def _look(self, pixels: np.ndarray, zoom: float | None) -> Detections:
+    def _forward(self, pixels: np.ndarray, scale: float | None) -> Detections:
         with self._lock:
-            return tta.detect(self.model, pixels, self.variants, zoom)
+            return tta.detect(self.model, pixels, self.variants, scale)
 
-    # ---- Zoom --------------------------------------------------------------------------------
+    # ---- Scale --------------------------------------------------------------------------------
 
-    def _zoom_of(
+    def _scale_of(
         self, image: Any, exposure: Exposure, diameter: float | None, microns: float | None
     ) -> float | None:
         """The factor of enlargement; None where the network takes images as they are."""
@@ -235,28 +235,28 @@ class Segmenter:
                 )
             return None
         if diameter is not None:
-            return float(np.clip(config.OBJECT_SIZE / diameter, *config.ZOOM_LIMITS))
+            return float(np.clip(config.OBJECT_SIZE / diameter, *config.SCALE_LIMITS))
         first = None
         if microns is not None:
             first = float(
-                np.clip(config.OBJECT_SIZE * microns / OBJECT_MICRONS, *config.ZOOM_LIMITS)
+                np.clip(config.OBJECT_SIZE * microns / OBJECT_MICRONS, *config.SCALE_LIMITS)
             )
-        looked = (first or config.IMAGE_MIN_SCALE or 1) ** 2 * math.prod(image.shape[:2])
-        # A strip is padded to many times its pixels, so it is not looked at as a whole either.
-        is_strip = min(image.shape[:2]) < LOOK_SIDE and max(image.shape[:2]) > GRID * LOOK_SIDE
-        is_whole = looked <= WHOLE_PIXELS and not is_strip
+        seen = (first or config.IMAGE_MIN_SCALE or 1) ** 2 * math.prod(image.shape[:2])
+        # A strip is padded to many times its pixels, so it is not searched as a whole either.
+        is_strip = min(image.shape[:2]) < PART_SIDE and max(image.shape[:2]) > GRID * PART_SIDE
+        is_whole = seen <= WHOLE_PIXELS and not is_strip
         parts = [()] if is_whole else varied_parts(image, exposure)
         with self._lock:
-            zooms = [
-                zoom
+            scales = [
+                scale
                 for part in parts
-                for zoom in self.model.find_zooms([self._pixels(image, exposure, part)], first)
+                for scale in self.model.find_scales([self._pixels(image, exposure, part)], first)
             ]
-        zoom = float(np.median(zooms))
+        scale = float(np.median(scales))
         if microns is not None:
             lowest, highest = (config.OBJECT_SIZE * microns / size for size in MICRONS_RANGE[::-1])
-            zoom = float(np.clip(np.clip(zoom, lowest, highest), *config.ZOOM_LIMITS))
-        return zoom
+            scale = float(np.clip(np.clip(scale, lowest, highest), *config.SCALE_LIMITS))
+        return scale
 
     # ---- Tiles -------------------------------------------------------------------------------
 
@@ -264,22 +264,24 @@ class Segmenter:
         self,
         image: Any,
         exposure: Exposure,
-        zoom: float,
+        scale: float,
         side: int,
         progress: Callable[[int, int], None] | None,
     ) -> tuple:
         if side <= 2 * HALO:
             raise UserError(f"tiles of {side} pixels are too small: more than {2 * HALO} needed")
-        tiles = tiles_of(image.shape, zoom, side)
+        tiles = tiles_of(image.shape, scale, side)
         # What is small is judged on the whole image.
         settings = dataclasses.replace(self.settings, min_typical_area=None, min_area=None)
-        mosaic = Mosaic(image.shape, self.settings, HALO / zoom, _zeros(image.shape[:2]))
+        mosaic = Mosaic(image.shape, self.settings, HALO / scale, _zeros(image.shape[:2]))
 
         def read(tile: Tile) -> np.ndarray:
             y1, x1, y2, x2 = tile.window
             return self._pixels(image, exposure, (slice(y1, y2), slice(x1, x2)))
 
-        with ThreadPoolExecutor(1) as reader:  # the next tile is read while one is looked at
+        with ThreadPoolExecutor(
+            1
+        ) as reader:  # the next tile is read during the forward pass of one
             coming = reader.submit(read, tiles[0])
             for number, tile in enumerate(tiles, 1):
                 pixels = coming.result()
@@ -287,7 +289,7 @@ class Segmenter:
                     coming = reader.submit(read, tiles[number])
                 found = NOTHING  # on the glass around a slide
                 if pixels.any():
-                    found = self._look(pixels, zoom)
+                    found = self._forward(pixels, scale)
                 labels, chosen = resolve(found, tile.shape, settings)
                 mosaic.add(tile, labels, np.asarray(found.scores)[chosen], _classes(found)[chosen])
                 if progress:
@@ -343,14 +345,14 @@ def _zeros(shape: tuple[int, int]) -> np.ndarray:
 
 
 def varied_parts(image: Any, exposure: Exposure) -> list[tuple[slice, slice]]:
-    """The windows of a large image where there is most to see: LOOKS of a grid."""
+    """The windows of a large image where there is most to see: PARTS of a grid."""
     rows, columns = (
-        sorted({int((i + 0.5) / GRID * max(0, size - LOOK_SIDE)) for i in range(GRID)})
+        sorted({int((i + 0.5) / GRID * max(0, size - PART_SIDE)) for i in range(GRID)})
         for size in image.shape[:2]
     )
     parts = []
     for top, left in itertools.product(rows, columns):
-        part = slice(top, top + LOOK_SIDE), slice(left, left + LOOK_SIDE)
+        part = slice(top, top + PART_SIDE), slice(left, left + PART_SIDE)
         parts.append((float(exposure.apply(np.asarray(image[part])).std()), part))
     parts.sort(key=lambda pair: -pair[0])
-    return [part for _, part in parts[:LOOKS]]
+    return [part for _, part in parts[:PARTS]]

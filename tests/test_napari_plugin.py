@@ -23,7 +23,7 @@ MANIFEST = Path(plugin.__file__).with_name("napari.yaml")
 class Spots(Finder):
     """Finds bright spots just as they are; the first score is the highest."""
 
-    def detect_patches(self, images, probabilities=False, zooms=None):
+    def detect_patches(self, images, probabilities=False, scales=None):
         return [self._detect(image[..., 0] > 127) for image in images]
 
     def _detect(self, mask):
@@ -41,7 +41,7 @@ class Held(Spots):
     def __init__(self):
         self.begun, self.go = threading.Event(), threading.Event()
 
-    def detect_patches(self, images, probabilities=False, zooms=None):
+    def detect_patches(self, images, probabilities=False, scales=None):
         self.begun.set()
         assert self.go.wait(60)
         return super().detect_patches(images)
@@ -121,13 +121,13 @@ def test_a_picture_gives_what_the_detector_gives(detector, channels):
     np.testing.assert_array_equal(labels, result.labels)
     assert features.equals(result.to_dataframe().rename(columns={"label": "index"}))
     assert len(features) == 3 and (features["area_um2"] == 81 / 4).all()
-    assert metadata == {"microns": 0.5, "zooms": [result.zoom], "inverted": [False]}
+    assert metadata == {"microns": 0.5, "scales": [result.scale], "inverted": [False]}
 
 
 def test_settings_reach_the_detector(detector):
     light = 255 - STACK[0]
     _, features, metadata = plugin.find(light, detector, diameter=16)
-    assert len(features) == 2 and metadata["zooms"] == [2.0] and metadata["inverted"] == [True]
+    assert len(features) == 2 and metadata["scales"] == [2.0] and metadata["inverted"] == [True]
     assert plugin.find(light, detector, inverted=False)[2]["inverted"] == [False]
 
 
@@ -138,7 +138,7 @@ def test_all_planes_of_a_stack(detector, leading, rgb):
     data = np.stack([stack] * 3, -1) if rgb else stack
     labels, features, metadata = plugin.find(data, detector, rgb=rgb)
     assert labels.shape == stack.shape and labels.dtype == np.int32
-    assert features["index"].tolist() == [1, 2, 3, 4, 5, 6] and len(metadata["zooms"]) == 4
+    assert features["index"].tolist() == [1, 2, 3, 4, 5, 6] and len(metadata["scales"]) == 4
     for place in np.ndindex(*leading):
         assert shows(labels[place], stack[place])
         for axis, number in enumerate(place):
@@ -390,7 +390,7 @@ def test_the_settings_of_the_widget(panel):
     panel.viewer.layers[0].data = 255 - STACK[0]
     panel.diameter.value, panel.inverted.value = 16, "yes"
     layer = find(panel)
-    assert layer.metadata["zooms"] == [2.0] and layer.metadata["inverted"] == [True]
+    assert layer.metadata["scales"] == [2.0] and layer.metadata["inverted"] == [True]
     assert len(layer.features) == 2
 
 

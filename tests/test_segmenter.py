@@ -31,11 +31,11 @@ class SpotFinder:
 
     config = nucleus.NucleusInferenceConfig()
 
-    def find_zooms(self, images, first=None):
+    def find_scales(self, images, first=None):
         self.first = first
         return [1.0] * len(images)
 
-    def detect_patches(self, images, probabilities=False, zooms=None):
+    def detect_patches(self, images, probabilities=False, scales=None):
         from scipy import ndimage
 
         results = []
@@ -120,26 +120,26 @@ def test_large_pictures_are_read_and_kept_in_parts(rng, finder, monkeypatch):
     assert result.to_dataframe().equals(finder.detect(image).to_dataframe())
 
 
-def test_the_zoom_of_a_large_picture_is_looked_for_where_there_is_something(rng):
+def test_the_scale_of_a_large_image_is_sought_where_there_is_something(rng):
     image = np.zeros((4000, 4000), np.uint8)
     image[3300:3700, 300:700] = spots(rng, (400, 400))
     exposure = segmenter.measure(image, SpotFinder.config)
     parts = segmenter.varied_parts(image, exposure)
-    assert len(parts) == segmenter.LOOKS and image[parts[0]].any()
+    assert len(parts) == segmenter.PARTS and image[parts[0]].any()
     assert all(image[part].shape == (384, 384) for part in parts)
 
 
-def test_diameter_and_pixel_size_set_the_zoom(rng, finder):
+def test_diameter_and_pixel_size_set_the_scale(rng, finder):
     image = spots(rng)
-    assert finder.detect(image, diameter=8).zoom == 4
-    assert finder.detect(image, diameter=64).zoom == 0.5
-    assert finder.detect(image, diameter=1000).zoom == 0.25  # the smallest there is
+    assert finder.detect(image, diameter=8).scale == 4
+    assert finder.detect(image, diameter=64).scale == 0.5
+    assert finder.detect(image, diameter=1000).scale == 0.25  # the smallest there is
     # OBJECT_SIZE = 32 pixels of 1 / 32 micron a micron of the nucleus.
     for microns in (0.25, 1.0):
         result = finder.detect(image, microns=microns)
         assert finder.model.first == np.clip(32 * microns / segmenter.OBJECT_MICRONS, 0.25, 4)
         low, high = (32 * microns / size for size in segmenter.MICRONS_RANGE[::-1])
-        assert result.zoom == np.clip(1.0, low, high) and result.microns == microns
+        assert result.scale == np.clip(1.0, low, high) and result.microns == microns
 
 
 @pytest.mark.parametrize("value", [0, -3, float("nan"), float("inf"), "20", True, [20], 1 + 2j])
@@ -225,7 +225,7 @@ def test_several_classes(rng):
     class TwoClasses(SpotFinder):
         config = TinyConfig()
 
-        def detect_patches(self, images, probabilities=False, zooms=None):
+        def detect_patches(self, images, probabilities=False, scales=None):
             found = super().detect_patches(images)
             for one in found:
                 one["class_ids"] = np.arange(len(one["scores"])) % 2 + 1
@@ -233,7 +233,7 @@ def test_several_classes(rng):
             return found
 
     result = Segmenter(TwoClasses(), ("round", "square"), SETTINGS).detect(spots(rng))
-    assert set(result.class_names) == {"round", "square"} and result.zoom is None
+    assert set(result.class_names) == {"round", "square"} and result.scale is None
     assert result.to_dataframe()["class_name"].tolist() == result.class_names
     names = [f["properties"]["classification"]["name"] for f in result.to_geojson()["features"]]
     assert names == result.class_names

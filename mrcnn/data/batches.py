@@ -60,7 +60,7 @@ class BatchLoader(keras.utils.PyDataset):
         input_image_meta    float32 [B, M]
         input_gt_class_ids  int32 [B, G], zero padded, negative for crowds
         input_gt_boxes      float32 [B, G, 4], y1, x1, y2, x2 in pixels of the molded image,
-                            fractional where the zoom puts an outline between pixels
+                            fractional where scaling puts an outline between pixels
         input_gt_masks      uint8 [B, G, h, w], 0 or 1; mini masks, or whole ones [B, G, H, W]
                             without USE_MINI_MASK
         input_rois          float32 [B, POST_NMS_ROIS_TRAINING, 4], pixels; only without

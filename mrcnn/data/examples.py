@@ -6,7 +6,7 @@ small. What is cut away is never augmented or resized, which is what makes large
 Geometry (see `mrcnn.pixels.molding` for the pixel convention): a crop window has integer edges in
 source pixels and is enlarged by exactly `side / window`, pixel centres at half-integers. Labels
 stay at the source's resolution: resizing them would move every outline to a whole output pixel,
-while a box multiplied by the zoom, and a mini mask taken from the source, are exact.
+while a box multiplied by the scale, and a mini mask taken from the source, are exact.
 
 Shapes: H W pixels of the input, h w pixels of the source (after cutting and turning), C channels,
 L label layers, N instances.
@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 
 from mrcnn.data.augment import apply_augmentation
 from mrcnn.pixels import masks, molding
-from mrcnn.pixels.object_size import object_zoom
+from mrcnn.pixels.object_size import object_scale
 from mrcnn.pixels.resampling import contiguous_pixels, sparse_hat_weights
 
 # A crop leaves slivers of instances at its edges. Below four pixels nobody could draw their
@@ -31,14 +31,14 @@ MIN_INSTANCE_AREA = 4
 
 
 class Example(NamedTuple):
-    """One training example. A source place p is at p * zoom + window[:2] in the input."""
+    """One training example. A source place p is at p * scales + window[:2] in the input."""
 
     image: np.ndarray  # float32 [H, W, C], values 0..255
     layers: np.ndarray  # int32 [h, w, L] in source pixels, instances renumbered 1..N
     class_ids: np.ndarray  # int32 [N]
     window: tuple[int, int, int, int]  # y1, x1, y2, x2 of the part that is not padding, pixels
-    zoom: tuple[float, float]  # input pixels per source pixel along y and x
-    scale: float  # the zoom as image_meta states it
+    scales: tuple[float, float]  # input pixels per source pixel along y and x
+    scale: float  # as image_meta states it, before sizes were rounded
 
     def source_boxes(self) -> np.ndarray:
         """Int32 [N, 4], boxes of the instances in source pixels."""
@@ -47,11 +47,11 @@ class Example(NamedTuple):
     def to_input(self, source_boxes: np.ndarray) -> np.ndarray:
         """Float32 [N, 4], boxes moved from source pixels to pixels of the input (fractional)."""
         starts = np.tile(self.window[:2], 2)
-        return (source_boxes * np.tile(self.zoom, 2) + starts).astype(np.float32)
+        return (source_boxes * np.tile(self.scales, 2) + starts).astype(np.float32)
 
     def whole_masks(self) -> np.ndarray:
         """Bool [H, W, N], masks at the input's size (nearest source pixel)."""
-        layers = enlarge_labels(self.layers, self.image.shape[:2], self.zoom, self.window[:2])
+        layers = enlarge_labels(self.layers, self.image.shape[:2], self.scales, self.window[:2])
         return masks.layers_to_masks(layers, len(self.class_ids))
 
 
@@ -63,45 +63,45 @@ def make_example(
     rng: np.random.Generator,
     augmentation: Any = None,
     *,
-    zoom: float | None = None,
+    scale: float | None = None,
     jitter: tuple[float, float] = (1.0, 1.0),
     min_area: float = MIN_INSTANCE_AREA,
 ) -> Example:
     """Cut, augment and resize one image with its instances to the network's input.
 
     image: [h, w, C], 0..255 (uint8 where there is an augmentation); layers: integer [h, w, L];
-    class_ids: int32 [N]; zoom: in place of what the configuration asks for (modes crop and pad64
-    only); jitter: range of the log-uniform factor on the zoom (crop mode only);
+    class_ids: int32 [N]; scale: in place of what the configuration asks for (modes crop and pad64
+    only); jitter: range of the log-uniform factor on the scale (crop mode only);
     min_area: instances of a smaller area, in pixels of the input, are dropped.
     """
     crop = config.IMAGE_RESIZE_MODE == "crop"
     if crop:
         side = int(config.IMAGE_MIN_DIM)
-        zoom = zoom or crop_zoom(image, layers, class_ids, config)
-        # The zoom gives way to the grid: an integer window, and what follows from it.
-        source_side = max(1, round(side / (zoom * draw_factor(jitter, rng))))
+        scale = scale or crop_scale(image, layers, class_ids, config)
+        # The scale gives way to the grid: an integer window, and what follows from it.
+        source_side = max(1, round(side / (scale * draw_factor(jitter, rng))))
         part = draw_window(image.shape, source_side, rng)
         image, layers = image[part], layers[part]
     layers = layers.astype(np.int32)
     image, layers = apply_augmentation(augmentation, image, layers, rng)
     if crop:
         scale = side / source_side
-        zoom = (scale, scale)
+        scales = (scale, scale)
         image, window = fit_crop(image, side, scale)
     else:
-        image, window, zoom, scale = fit_whole(image, config, zoom)
-    layers, kept = keep_large(layers, len(class_ids), min_area / (zoom[0] * zoom[1]))
-    return Example(image, layers, class_ids[kept], window, zoom, scale)
+        image, window, scales, scale = fit_whole(image, config, scale)
+    layers, kept = keep_large(layers, len(class_ids), min_area / (scales[0] * scales[1]))
+    return Example(image, layers, class_ids[kept], window, scales, scale)
 
 
-def crop_zoom(image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray, config: Any) -> float:
-    """The zoom of an image before jitter: by the size of its objects, where OBJECT_SIZE asks for
+def crop_scale(image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray, config: Any) -> float:
+    """The scale of an image before jitter: by the size of its objects, where OBJECT_SIZE asks for
     that and there are any, otherwise by IMAGE_MIN_DIM and IMAGE_MIN_SCALE."""
-    zoom = None
+    scale = None
     if config.OBJECT_SIZE:
         boxes = masks.layer_boxes(layers, len(class_ids))
-        zoom = object_zoom(boxes[class_ids > 0], config)  # crowds are of any size
-    return zoom or molding.scale_factor(
+        scale = object_scale(boxes[class_ids > 0], config)  # crowds are of any size
+    return scale or molding.scale_factor(
         image.shape, config.IMAGE_MIN_DIM, None, config.IMAGE_MIN_SCALE, "crop"
     )
 
@@ -122,26 +122,26 @@ def draw_window(
 
 
 def fit_crop(
-    image: np.ndarray, side: int, zoom: float
+    image: np.ndarray, side: int, scale: float
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Enlarge a cut window by `zoom` into a `side` x `side` input, zeros around what is missing.
+    """Enlarge a cut window by `scale` into a `side` x `side` input, zeros around what is missing.
 
     Returns image float32 [side, side, C] and window (y1, x1, y2, x2).
     """
-    height, width = (min(side, round(n * zoom)) for n in image.shape[:2])
+    height, width = (min(side, round(n * scale)) for n in image.shape[:2])
     top, left = (side - height) // 2, (side - width) // 2
-    rows = interpolation_matrix(image.shape[0], side, zoom, top)
-    columns = interpolation_matrix(image.shape[1], side, zoom, left)
+    rows = interpolation_matrix(image.shape[0], side, scale, top)
+    columns = interpolation_matrix(image.shape[1], side, scale, left)
     return interpolate(image, rows, columns), (top, left, top + height, left + width)
 
 
 def fit_whole(
-    image: np.ndarray, config: Any, zoom: float | None = None
+    image: np.ndarray, config: Any, scale: float | None = None
 ) -> tuple[np.ndarray, tuple[int, int, int, int], tuple[float, float], float]:
     """Resize and pad a whole image (modes square, pad64, none).
 
-    zoom: in place of what the configuration asks for (pad64 only).
-    Returns image float32 [H, W, C], window (y1, x1, y2, x2), zoom (y, x) and matterport's scale.
+    scale: in place of what the configuration asks for (pad64 only).
+    Returns image float32 [H, W, C], window (y1, x1, y2, x2), scales (y, x), matterport's scale.
     """
     height, width = image.shape[:2]
     image, window, scale, _, _ = molding.resize_image(
@@ -151,25 +151,25 @@ def fit_whole(
         min_scale=config.IMAGE_MIN_SCALE,
         mode=config.IMAGE_RESIZE_MODE,
         exact=config.exact_pixels,
-        zoom=zoom,
+        scale=scale,
     )
     y1, x1, y2, x2 = (int(value) for value in window)
     # Not `scale`: the size was rounded to whole pixels.
-    zooms = ((y2 - y1) / height, (x2 - x1) / width)
-    return image.astype(np.float32), (y1, x1, y2, x2), zooms, float(scale)
+    scales = ((y2 - y1) / height, (x2 - x1) / width)
+    return image.astype(np.float32), (y1, x1, y2, x2), scales, float(scale)
 
 
 @lru_cache(maxsize=64)
-def interpolation_matrix(size: int, out_size: int, zoom: float, start: int) -> csr_array:
+def interpolation_matrix(size: int, out_size: int, scale: float, start: int) -> csr_array:
     """Linear interpolation along one axis as a sparse matrix, float32 [out_size, size].
 
-    Output pixel i looks at the source coordinate (i + .5 - start) / zoom. When shrinking, the
+    Output pixel i looks at the source coordinate (i + .5 - start) / scale. When shrinking, the
     triangle widens to the output pixel's footprint, which keeps fine texture from aliasing.
     Rows outside the source are zero (padding); at its rim the nearest pixel repeats. The result is
     cached, since both axes of a square window share it, and must not be written to.
     """
-    targets = (np.arange(out_size) + 0.5 - start) / zoom
-    matrix = sparse_hat_weights(targets, size, max(1.0, 1 / zoom))
+    targets = (np.arange(out_size) + 0.5 - start) / scale
+    matrix = sparse_hat_weights(targets, size, max(1.0, 1 / scale))
     weights = matrix.data.reshape(out_size, -1)  # a view
     weights[(targets < 0) | (targets >= size)] = 0
     totals = weights.sum(axis=1, keepdims=True)
@@ -190,15 +190,15 @@ def interpolate(image: np.ndarray, rows: csr_array, columns: csr_array) -> np.nd
 def enlarge_labels(
     layers: np.ndarray,
     out_shape: tuple[int, int],
-    zoom: tuple[float, float],
+    scales: tuple[float, float],
     starts: tuple[int, int],
 ) -> np.ndarray:
     """Sample label layers at the same places as `interpolation_matrix`, nearest source pixel.
 
-    layers: [h, w, L]; zoom and starts: along y and x. Returns [*out_shape, L], zeros outside.
+    layers: [h, w, L]; scales and starts: along y and x. Returns [*out_shape, L], zeros outside.
     """
     indices, inside = [], []
-    for size, out, factor, start in zip(layers.shape, out_shape, zoom, starts, strict=False):
+    for size, out, factor, start in zip(layers.shape, out_shape, scales, starts, strict=False):
         index = np.floor((np.arange(out) + 0.5 - start) / factor).astype(int)
         inside.append((index >= 0) & (index < size))
         indices.append(np.clip(index, 0, size - 1))

@@ -72,7 +72,7 @@ class LabelledImages(ImageDataset):
         return layers_to_masks(layers, len(class_ids)), class_ids
 
     def image_reference(self, image_id: int) -> str:
-        """The picture's name."""
+        """The image's name."""
         return self.image_info[image_id]["id"]
 
     def _warn_once(self, topic: str, text: str) -> None:

@@ -18,9 +18,9 @@ from mrcnn.images import zarr
 from mrcnn.images.image_files import Picture, open_image, open_images
 from mrcnn.images.listing import ENDINGS
 
-# What may follow a picture's name in the name of its labels: what people use, Cellpose's last two.
+# What may follow an image's name in the name of its labels: what people use, Cellpose's last two.
 LABEL_SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_cp_masks", "_rois")
-# What may stand there in the picture's own name instead.
+# What may stand there in the image's own name instead.
 PICTURE_SUFFIXES = ("_img", "_image")
 # JPEG changes numbers.
 LABEL_ENDINGS = tuple(ending for ending in ENDINGS if ending not in (".jpg", ".jpeg"))
@@ -63,7 +63,7 @@ def find_pairs(
         a folder (the same, one inside it, or any other) with the same folders inside and, for a
         image a.tif, a label image a.png or a.tif, or ImageJ ROIs a.zip, a.roi or a/*.roi; the
         name may end in one of LABEL_SUFFIXES. Label images go before ROIs.
-        a COCO JSON file; its file_name is the picture's path, from whichever folder on. The path
+        a COCO JSON file; its file_name is the image's path, from whichever folder on. The path
         with most in common counts, whatever its ending (.png and so on).
         The labels of a stack are a stack of as many planes, or a file for each plane, named as the
         stack with _z001 and so on.
@@ -174,7 +174,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def picture_name(path: PurePosixPath) -> str:
-    """A picture's name: without .tif or .ome.tif."""
+    """An image's name: without .tif or .ome.tif."""
     name = str(path)
     if path.name.lower().endswith(ENDINGS):
         name = name[: -len(path.suffix)]
@@ -261,7 +261,7 @@ def _index(named: Iterable[tuple[str, list[PurePosixPath]]]) -> Index:
 
 
 def _look_up(name: str, index: Index) -> list[list[PurePosixPath]]:
-    """What fits a picture's name best; several where they fit equally well."""
+    """What fits an image's name best; several where they fit equally well."""
     for wanted in (name, _bare(name, PICTURE_SUFFIXES)):
         for whole in (True, False):
             if (wanted, whole) in index:
@@ -317,13 +317,13 @@ def _match_coco(
 
 # How well a path in a COCO file fits an image, the better the larger: how many parts at the ends
 # of the two paths are the same, whether those are all of the path in the file, and whether that is
-# the picture's name.
+# the image's name.
 Fit = tuple[int, bool, bool]
 NO_FIT: Fit = (0, False, False)
 
 
 def _fit(wanted: PurePosixPath, name: PurePosixPath, above: Sequence[str]) -> Fit:
-    """above: the folders that the picture's name is below."""
+    """above: the folders that the image's name is below."""
     parts = (*above, *name.parts)
     same = 0
     for one, other in zip(reversed(wanted.parts), reversed(parts), strict=False):

@@ -18,10 +18,10 @@ SUBSETS = ("train", "val")
 
 
 def split(pairs: Sequence[Pair], val_share: float, seed: int) -> dict[str, str]:
-    """Say "train" or "val" of every picture's name.
+    """Say "train" or "val" of every image's name.
 
     val_share: about this share of many images becomes "val", from 0 to below 1; 0 means none.
-    A picture's name and the seed decide, whatever other images there are, so that new ones do not
+    An image's name and the seed decide, whatever other images there are, so that new ones do not
     move the old. Only where all would be in one subset, the one nearest to the other changes over.
     Raises UserError for another share.
     """

@@ -2,7 +2,7 @@
 
 A result is a dictionary with rois int32 [N, 4] in pixels, class_ids int32 [N], scores float32 [N]
 and patches, N tuples (y, x, bool [h, w]): the patch lies at rows y.. and columns x.. of the
-picture. Hundreds of objects on a large image take gigabytes as full-size masks, and nearly
+image. Hundreds of objects on a large image take gigabytes as full-size masks, and nearly
 nothing so.
 """
 
@@ -18,14 +18,14 @@ from mrcnn.inference.fast_network import FastNetwork, Found
 from mrcnn.network.detection import count_detections
 from mrcnn.pixels import molding, unmolding
 from mrcnn.pixels.image_meta import PARTS, parse_image_meta
-from mrcnn.pixels.object_size import object_zoom
+from mrcnn.pixels.object_size import object_scale
 
-# Looks at an image for its zoom: the factors tried until something is found, and how many more
-# follow while what is found asks for a zoom this much smaller.
-OTHER_LOOKS = (1.0, 1 / 3, 2.0)
-CLOSER_LOOKS = 2
+# The search for the scale of an image: the factors tried until something is found, and how many
+# more forward passes follow while what is found asks for a scale this much smaller.
+FIRST_FACTORS = (1.0, 1 / 3, 2.0)
+MORE_PASSES = 2
 MUCH_SMALLER = 0.7
-# No zoom makes an image larger than this many pixels, some 5 GB of memory.
+# No scale makes an image larger than this many pixels, some 5 GB of memory.
 MOST_PIXELS = 16e6
 
 
@@ -34,7 +34,7 @@ def detect_patches(
     images: Sequence[np.ndarray],
     config,
     probabilities: bool = False,
-    zooms: Sequence[float | None] | None = None,
+    scales: Sequence[float | None] | None = None,
 ) -> list[dict]:
     """Detect the objects in any number of images of any sizes.
 
@@ -44,24 +44,24 @@ def detect_patches(
         config: BATCH_SIZE images of one molded shape run at once.
         probabilities: patches are float32 [h, w] in place of bool, what MASK_THRESHOLD would be
             applied to. They end at the detection's box, enlarged by MASK_ROI_SCALE.
-        zooms: factor of enlargement of each image; by default what `find_zooms` finds.
+        scales: factor of enlargement of each image; by default what `find_scales` finds.
 
     Returns:
         A result for every image, in order.
     """
-    if zooms is None:
-        zooms = find_zooms(network, images, config)
+    if scales is None:
+        scales = find_scales(network, images, config)
     results: list = [None] * len(images)
-    for position, row, found, shape, meta in _run(network, images, zooms, config):
+    for position, row, found, shape, meta in _run(network, images, scales, config):
         original_shape = images[position].shape
         results[position] = _result(found, row, original_shape, shape, meta, config, probabilities)
     return results
 
 
-def find_zooms(
+def find_scales(
     network: FastNetwork, images: Sequence[np.ndarray], config, first: float | None = None
 ) -> list[float | None]:
-    """The zoom at which each picture's objects have the size OBJECT_SIZE, from looking at them.
+    """The scale at which each image's objects have the size OBJECT_SIZE, as the network finds them.
 
     Args:
         network, images, config: as for `detect_patches`.
@@ -75,52 +75,52 @@ def find_zooms(
     """
     if not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64":
         return [None] * len(images)
-    return [_find_zoom(network, image, config, first) for image in images]
+    return [_find_scale(network, image, config, first) for image in images]
 
 
-def _find_zoom(network: FastNetwork, image: np.ndarray, config, first: float | None) -> float:
+def _find_scale(network: FastNetwork, image: np.ndarray, config, first: float | None) -> float:
     most = math.sqrt(MOST_PIXELS / max(1, math.prod(image.shape[:2])))
 
-    def look(zoom: float) -> float | None:
-        """The zoom that what is seen at this one asks for."""
-        [(_, row, found, shape, _)] = _run(network, [image], [zoom], config, masks=False)
-        boxes = found.detections[row, :, :4] * np.tile(shape[:2], 2) / zoom
-        wanted = object_zoom(boxes, config)
+    def asked_at(scale: float) -> float | None:
+        """The scale that the objects found at this one ask for; None where there are none."""
+        [(_, row, found, shape, _)] = _run(network, [image], [scale], config, masks=False)
+        boxes = found.detections[row, :, :4] * np.tile(shape[:2], 2) / scale
+        wanted = object_scale(boxes, config)
         return None if wanted is None else min(_rounded(wanted), most)
 
     first = first or molding.scale_factor(image.shape, None, None, config.IMAGE_MIN_SCALE, "pad64")
-    for factor in OTHER_LOOKS:
+    for factor in FIRST_FACTORS:
         at = min(first * factor, most)
-        wanted = look(at)
+        wanted = asked_at(at)
         if wanted is not None:
             break
     else:
         return min(first, most)
-    # A look at objects that are far too large for it finds their parts.
-    for _ in range(CLOSER_LOOKS):
+    # Of objects that are far too large for the scale, the network finds parts.
+    for _ in range(MORE_PASSES):
         if wanted >= MUCH_SMALLER * at:
             break
-        closer = look(wanted)
+        closer = asked_at(wanted)
         if closer is None:
             return at  # where something was found
         at, wanted = wanted, closer
     return wanted
 
 
-def _rounded(zoom: float) -> float:
+def _rounded(scale: float) -> float:
     """To steps of a quarter octave: few image sizes, for backends that compile for each."""
-    return 2 ** (round(4 * math.log2(zoom)) / 4)
+    return 2 ** (round(4 * math.log2(scale)) / 4)
 
 
-def _run(network: FastNetwork, images, zooms, config, masks: bool = True) -> Iterator[tuple]:
+def _run(network: FastNetwork, images, scales, config, masks: bool = True) -> Iterator[tuple]:
     """Mold the images and run the network; those of one molded shape go in batches.
 
     Yields:
         For every image (position, row of the batch, Found, molded shape, meta data [M]).
     """
     molded = [
-        molding.mold_inputs([image], config, [zoom])[:2]
-        for image, zoom in zip(images, zooms, strict=True)
+        molding.mold_inputs([image], config, [scale])[:2]
+        for image, scale in zip(images, scales, strict=True)
     ]
     by_shape = defaultdict(list)
     for position, (array, _) in enumerate(molded):

@@ -78,7 +78,7 @@ def memory_errors(shape):
             raise
         raise UserError(
             f"{shape[0]} images of {shape[1]}x{shape[2]} pixels do not fit into memory: lower "
-            "IMAGE_MIN_SCALE, ZOOM_LIMITS, IMAGES_PER_GPU or POST_NMS_ROIS_INFERENCE"
+            "IMAGE_MIN_SCALE, SCALE_LIMITS, IMAGES_PER_GPU or POST_NMS_ROIS_INFERENCE"
         ) from error
 
 

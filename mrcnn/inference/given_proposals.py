@@ -23,14 +23,14 @@ from mrcnn.pixels.image_meta import compose_image_meta
 CANONICAL_SIDE = 224.0  # pixels
 
 
-def nearest_zoom(boxes: np.ndarray, zooms: Sequence[float]) -> np.ndarray:
-    """Index of the zoom at which each box's area is nearest to 224 x 224 pixels, int [R].
+def nearest_scale(boxes: np.ndarray, scales: Sequence[float]) -> np.ndarray:
+    """Index of the scale at which each box's area is nearest to 224 x 224 pixels, int [R].
 
     boxes: [R, 4] in pixels of the image (y1, x1, y2, x2). Nearest by the factor between them.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     sides = np.sqrt(np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6), axis=1))
-    factors = np.log(sides[:, None] * np.asarray(zooms, np.float64) / CANONICAL_SIDE)
+    factors = np.log(sides[:, None] * np.asarray(scales, np.float64) / CANONICAL_SIDE)
     return np.argmin(np.abs(factors), axis=1)
 
 
@@ -38,7 +38,7 @@ def detect_proposals(
     network: FastNetwork,
     image: np.ndarray,
     proposals: np.ndarray,
-    zooms: Sequence[float | None],
+    scales: Sequence[float | None],
     config,
 ) -> dict:
     """Classify, refine and outline given regions of one image.
@@ -47,14 +47,14 @@ def detect_proposals(
         network: with the weights to use.
         image: [H, W, C], values 0 to 255.
         proposals: [R, 4] in pixels of the image (y1, x1, y2, x2), R may be 0.
-        zooms: factors of enlargement; more than one makes an image pyramid. None stands for what
+        scales: factors of enlargement; more than one makes an image pyramid. None stands for what
             IMAGE_MIN_DIM and IMAGE_MIN_SCALE ask for.
 
     Returns:
         A result with patches, see `detector`.
 
     Raises:
-        UserError: proposals or zooms that cannot be used.
+        UserError: proposals or scales that cannot be used.
     """
     proposals = np.asarray(proposals, np.float32)
     if proposals.size == 0:
@@ -62,31 +62,31 @@ def detect_proposals(
     if proposals.ndim != 2 or proposals.shape[1] != 4 or not np.isfinite(proposals).all():
         raise UserError(
             f"proposals of shape {proposals.shape} are not allowed: [R, 4] finite "
-            "numbers, y1, x1, y2, x2 in pixels of the picture"
+            "numbers, y1, x1, y2, x2 in pixels of the image"
         )
-    zooms = list(zooms)
-    if not zooms or not all(zoom is None or 0 < zoom < np.inf for zoom in zooms):
-        raise UserError(f"zooms = {zooms} is not allowed: numbers above 0, one at least")
-    if config.IMAGE_RESIZE_MODE != "pad64" and zooms != [None]:
-        raise UserError('zooms need IMAGE_RESIZE_MODE = "pad64"')
+    scales = list(scales)
+    if not scales or not all(scale is None or 0 < scale < np.inf for scale in scales):
+        raise UserError(f"scales = {scales} is not allowed: numbers above 0, one at least")
+    if config.IMAGE_RESIZE_MODE != "pad64" and scales != [None]:
+        raise UserError('scales need IMAGE_RESIZE_MODE = "pad64"')
     with memory_errors((1, *image.shape)):
-        return _detect(network, image, proposals, zooms, config)
+        return _detect(network, image, proposals, scales, config)
 
 
-def _detect(network, image, proposals, zooms, config) -> dict:
-    looks = [_Look(network, image, zoom, config) for zoom in zooms]
-    factors = [look.zoom for look in looks]
+def _detect(network, image, proposals, scales, config) -> dict:
+    passes = [_ForwardPass(network, image, scale, config) for scale in scales]
+    factors = [one.scale for one in passes]
     shape, exact = image.shape, config.exact_pixels
-    nearest = nearest_zoom(proposals, factors)
-    rois = norm_boxes(proposals, shape, exact=exact)  # one frame for all zooms: the picture's
-    parts = [look.classify(rois[nearest == i]) for i, look in enumerate(looks)]
+    nearest = nearest_scale(proposals, factors)
+    rois = norm_boxes(proposals, shape, exact=exact)  # one frame for all scales: the image's
+    parts = [one.classify(rois[nearest == i]) for i, one in enumerate(passes)]
     detections = _refine(*(np.concatenate(a) for a in zip(*parts, strict=True)), shape, config)
 
-    nearest = nearest_zoom(denorm_boxes(detections[:, :4], shape, exact=exact), factors)
+    nearest = nearest_scale(denorm_boxes(detections[:, :4], shape, exact=exact), factors)
     masks = np.zeros((len(detections), *config.MASK_SHAPE, config.NUM_CLASSES), np.float32)
-    for i, look in enumerate(looks):
+    for i, one in enumerate(passes):
         if (nearest == i).any():
-            masks[nearest == i] = look.segment(detections[nearest == i, :4])
+            masks[nearest == i] = one.segment(detections[nearest == i, :4])
     boxes, class_ids, scores, patches = unmolding.unmold_patches(
         detections, masks, shape, shape, (0, 0, *shape[:2]), config
     )
@@ -104,15 +104,15 @@ def _refine(rois, classes, deltas, shape, config) -> np.ndarray:
     return detections[detections[:, 4] > 0]
 
 
-class _Look:
-    """An image at one zoom, and what the network sees of regions in it."""
+class _ForwardPass:
+    """An image at one scale, and what the network sees of regions in it."""
 
-    def __init__(self, network: FastNetwork, image, zoom: float | None, config):
+    def __init__(self, network: FastNetwork, image, scale: float | None, config):
         self.network, self.config = network, config
-        molded, self.metas, [window] = molding.mold_inputs([image], config, [zoom])
+        molded, self.metas, [window] = molding.mold_inputs([image], config, [scale])
         shape = molded.shape[1:3]
         self.window = norm_boxes(window, shape, exact=config.exact_pixels)
-        self.zoom = float(np.sqrt(np.prod((window[2:] - window[:2]) / image.shape[:2])))
+        self.scale = float(np.sqrt(np.prod((window[2:] - window[:2]) / image.shape[:2])))
         self.features = network.features(molded)
 
     def _in_molded(self, boxes: np.ndarray) -> np.ndarray:

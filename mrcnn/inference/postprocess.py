@@ -289,7 +289,7 @@ def _drop_small(labels: np.ndarray, count: int, settings: PostProcessing) -> np.
 
 
 def large_enough(areas: np.ndarray, settings: PostProcessing) -> np.ndarray:
-    """Which of a picture's instances, with areas [N] in pixels, are no specks: bool [N]."""
+    """Which of an image's instances, with areas [N] in pixels, are no specks: bool [N]."""
     smallest = max(settings.min_area or 0, 1)
     if settings.min_typical_area is not None and areas.any():
         smallest = max(smallest, settings.min_typical_area * np.median(areas[areas > 0]))

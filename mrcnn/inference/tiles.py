@@ -27,7 +27,7 @@ from scipy import ndimage
 
 from mrcnn.inference.postprocess import PostProcessing, large_enough
 
-# Sides in pixels of the zoomed image, where a typical object has OBJECT_SIZE, 32.
+# Sides in pixels of the scaled image, where a typical object has OBJECT_SIZE, 32.
 TILE = 768
 HALO = 64
 # Share of the halo by which a centre may lie outside of the core.
@@ -52,14 +52,14 @@ class Tile(NamedTuple):
         return self.window[2] - self.window[0], self.window[3] - self.window[1]
 
 
-def tiles_of(shape: Sequence[int], zoom: float, tile: int = TILE, halo: int = HALO) -> list[Tile]:
+def tiles_of(shape: Sequence[int], scale: float, tile: int = TILE, halo: int = HALO) -> list[Tile]:
     """The tiles of an image, row by row.
 
-    shape: (H, W) or longer. zoom: of the image. tile, halo: in pixels of the zoomed image; tile
+    shape: (H, W) or longer. scale: of the image. tile, halo: in pixels of the scaled image; tile
     must be more than twice the halo. All tiles have one size, that of the image where it is
     smaller, so that the network meets few shapes.
     """
-    side, margin = max(1, int(tile / zoom)), math.ceil(halo / zoom)
+    side, margin = max(1, int(tile / scale)), math.ceil(halo / scale)
     rows, columns = (_intervals(int(size), side, margin) for size in shape[:2])
     return [
         Tile((y1, x1, y2, x2), (top, left, bottom, right))

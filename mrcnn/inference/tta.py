@@ -1,7 +1,7 @@
 """Test-time augmentation: detect on several variants of an image and merge what is found.
 
 Flips and quarter turns bring every mask back to exactly the pixels that it was found on. Scales
-change the zoom at which the network sees the image; masks are sampled at the picture's own
+change the scale at which the network sees the image; masks are sampled at the image's own
 pixel centres, so nothing is resized twice. (Inverted copies would add nothing: images with a
 light background are inverted anyway, see `mrcnn.pixels.exposure`.)
 
@@ -25,11 +25,11 @@ SAME_NUCLEUS = 0.5
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to change an image: mirror it, then turn it, then zoom it."""
+    """One way to change an image: mirror it, then turn it, then scale it."""
 
     mirrored: bool = False  # left and right are swapped
     turns: int = 0  # quarter turns, counter-clockwise
-    scale: float = 1.0  # factor of the zoom that the image would have otherwise
+    scale: float = 1.0  # factor of the scale that the image would have otherwise
 
     def __str__(self) -> str:
         changes = [
@@ -40,7 +40,7 @@ class Variant:
         return ", ".join(name for name, changed in changes if changed) or "as it is"
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """The changed image, [H, W, C] or, after an odd number of turns, [W, H, C]; not zoomed.
+        """The changed image, [H, W, C] or, after an odd number of turns, [W, H, C]; not scaled.
 
         image: uint8 [H, W, C].
         """
@@ -96,46 +96,47 @@ def variants_of(name: str | None) -> tuple[Variant, ...]:
 
 
 def detect(
-    model, image: np.ndarray, variants: Sequence[Variant] = NONE, zoom: float | None = None
+    model, image: np.ndarray, variants: Sequence[Variant] = NONE, scale: float | None = None
 ) -> Detections:
     """Detect on every variant of an image and merge.
 
     model: a `MaskRCNN` in "inference" mode. image: uint8 [H, W, C]. With several variants the
     model's DETECTION_MIN_CONFIDENCE should be far below the score wanted in the end, so that
-    variants that are less sure have their say. zoom: factor of enlargement; None: by the size of
+    variants that are less sure have their say. scale: factor of enlargement; None: by the size of
     the objects, or as the model's configuration asks for.
     """
-    found = detect_variants(model, image, variants, zoom)
+    found = detect_variants(model, image, variants, scale)
     return found[0] if len(variants) == 1 else merge(found, image.shape)
 
 
 def detect_variants(
-    model, image: np.ndarray, variants: Sequence[Variant], zoom: float | None = None
+    model, image: np.ndarray, variants: Sequence[Variant], scale: float | None = None
 ) -> list[Detections]:
     """The detections of each variant, brought back to the image; arguments as for `detect`."""
-    zooms = None
+    scales = None
     if any(variant.scale != 1 for variant in variants):
-        zoom = zoom or model.find_zooms([image])[0] or _configured_zoom(image, model.config)
-        zooms = [
-            float(np.clip(zoom * variant.scale, *model.config.ZOOM_LIMITS)) for variant in variants
+        scale = scale or model.find_scales([image])[0] or _configured_scale(image, model.config)
+        scales = [
+            float(np.clip(scale * variant.scale, *model.config.SCALE_LIMITS))
+            for variant in variants
         ]
-    elif zoom is not None:
-        zooms = [zoom] * len(variants)
-    elif len(variants) > 1:  # one look for the zoom serves all
-        zooms = model.find_zooms([image]) * len(variants)
+    elif scale is not None:
+        scales = [scale] * len(variants)
+    elif len(variants) > 1:  # one search for the scale serves all
+        scales = model.find_scales([image]) * len(variants)
     found = []
     for i, variant in enumerate(variants):  # one at a time: molded images are large
         [result] = model.detect_patches(
             [variant.apply(image)],
             probabilities=True,
-            zooms=None if zooms is None else zooms[i : i + 1],
+            scales=None if scales is None else scales[i : i + 1],
         )
         patches = [variant.restore(patch, image.shape) for patch in result["patches"]]
         found.append(Detections(result["scores"], patches, result.get("class_ids")))
     return found
 
 
-def _configured_zoom(image: np.ndarray, config) -> float:
+def _configured_scale(image: np.ndarray, config) -> float:
     return scale_factor(
         image.shape,
         config.IMAGE_MIN_DIM,

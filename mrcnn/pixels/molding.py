@@ -120,7 +120,7 @@ def resize_image(
     *,
     exact: bool = False,
     rng: np.random.Generator | None = None,
-    zoom: float | None = None,
+    scale: float | None = None,
 ) -> tuple[np.ndarray, Box, float, Padding, Box | None]:
     """Scale an image, keeping its proportions, and pad or crop it (``utils.resize_image``).
 
@@ -131,8 +131,8 @@ def resize_image(
         exact: continue the border when interpolating, anti-alias when shrinking, and round;
             otherwise the border fades, nothing smooths and fractions are cut off, as matterport.
         rng: draws the place of a crop; Python's global ``random`` when None, as matterport.
-        zoom: factor of enlargement in place of what min_dim, max_dim and min_scale ask for ("pad64"
-            and "crop" only).
+        scale: factor of enlargement in place of what min_dim, max_dim and min_scale ask for
+            ("pad64" and "crop" only).
 
     Returns:
         image: [H', W', C], same dtype.
@@ -142,17 +142,17 @@ def resize_image(
         crop: (y, x, height, width) in the scaled image, or None.
 
     Raises:
-        UserError: the mode is unknown, lacks the size that it needs, or allows no zoom.
+        UserError: the mode is unknown, lacks the size that it needs, or takes no scale.
     """
     if image.ndim != 3:
         raise UserError(f"an image of shape {image.shape} is not [height, width, channels]")
-    _check_resize_arguments(min_dim, max_dim, mode, zoom)
+    _check_resize_arguments(min_dim, max_dim, mode, scale)
     height, width = image.shape[:2]
     padding: Padding = [(0, 0), (0, 0), (0, 0)]
     if mode == "none":
         return image, (0, 0, height, width), 1, padding, None
 
-    scale = zoom or scale_factor((height, width), min_dim, max_dim, min_scale, mode)
+    scale = scale or scale_factor((height, width), min_dim, max_dim, min_scale, mode)
     if scale != 1:
         height, width = (max(1, round(side * scale)) for side in (height, width))
         image = _scaled(image, (height, width), exact)
@@ -184,12 +184,12 @@ def scale_factor(
 
 
 def _check_resize_arguments(
-    min_dim: int | None, max_dim: int | None, mode: str, zoom: float | None
+    min_dim: int | None, max_dim: int | None, mode: str, scale: float | None
 ) -> None:
     if mode not in ("none", "square", "pad64", "crop"):
         raise UserError(f'resize mode "{mode}" is unknown: use none, square, pad64 or crop')
-    if zoom is not None and mode in ("none", "square"):
-        raise UserError(f'a zoom of {zoom:g} needs IMAGE_RESIZE_MODE = "pad64", not "{mode}"')
+    if scale is not None and mode in ("none", "square"):
+        raise UserError(f'a scale of {scale:g} needs IMAGE_RESIZE_MODE = "pad64", not "{mode}"')
     if mode == "square" and not max_dim:
         raise UserError("resize mode square needs max_dim (IMAGE_MAX_DIM)")
     if mode == "crop" and not min_dim:
@@ -236,13 +236,13 @@ def unmold_image(normalized_images: np.ndarray, config: Config) -> np.ndarray:
 
 
 def mold_inputs(
-    images: Sequence[np.ndarray], config: Config, zooms: Sequence[float | None] | None = None
+    images: Sequence[np.ndarray], config: Config, scales: Sequence[float | None] | None = None
 ) -> tuple[np.ndarray | list[np.ndarray], np.ndarray, np.ndarray]:
     """Turn images of any size into network input (matterport: ``MaskRCNN.mold_inputs``).
 
     Args:
         images: each [H, W] or [H, W, C] with values 0..255.
-        zooms: factor of enlargement of each ("pad64" only); None: as the configuration asks for.
+        scales: factor of enlargement of each ("pad64" only); None: as the configuration asks for.
 
     Returns:
         molded: float32 [B, H, W, C], or a list of float32 [H, W, C] when their shapes differ
@@ -251,15 +251,15 @@ def mold_inputs(
         windows: int [B, 4] pixels of the molded images.
 
     Raises:
-        UserError: the resize mode or an image does not suit detection, or the mode no zooms.
+        UserError: the resize mode or an image does not suit detection, or the mode takes no scales.
     """
     mode = config.IMAGE_RESIZE_MODE
     if mode == "crop":
         raise UserError('IMAGE_RESIZE_MODE = "crop" is for training: detect with "pad64"')
     molded, metas, windows = [], [], []
     no_class = [0] * config.NUM_CLASSES
-    zooms = [None] * len(images) if zooms is None else zooms
-    for number, (original, zoom) in enumerate(zip(images, zooms, strict=True)):
+    scales = [None] * len(images) if scales is None else scales
+    for number, (original, scale) in enumerate(zip(images, scales, strict=True)):
         image = standardise(adapt_channels(original, config.IMAGE_CHANNEL_COUNT), config)
         if mode == "none" and any(side % 64 for side in image.shape[:2]):
             raise UserError(
@@ -273,7 +273,7 @@ def mold_inputs(
             config.IMAGE_MIN_SCALE,
             mode,
             exact=config.exact_pixels,
-            zoom=zoom,
+            scale=scale,
         )
         molded.append(mold_image(resized, config))
         metas.append(compose_image_meta(0, image.shape, resized.shape, window, scale, no_class))

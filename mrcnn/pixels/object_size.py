@@ -1,4 +1,4 @@
-"""The zoom that brings the objects of an image to the size that the network was trained on.
+"""The scale that brings the objects of an image to the size that the network was trained on.
 
 With `Config.OBJECT_SIZE` set, training knows the size of the objects from the truth, and detection
 from a first forward pass (see `detector`). So one network serves images of all magnifications, and
@@ -30,8 +30,8 @@ def median_side(boxes: np.ndarray) -> float | None:
     return float(np.sqrt(np.median(areas))) if len(areas) else None
 
 
-def object_zoom(boxes: np.ndarray, config: Config) -> float | None:
-    """The zoom at which the median object has the side OBJECT_SIZE, within ZOOM_LIMITS.
+def object_scale(boxes: np.ndarray, config: Config) -> float | None:
+    """The scale at which the median object has the side OBJECT_SIZE, within SCALE_LIMITS.
 
     Args:
         boxes: as for `median_side`, in pixels of the image.
@@ -40,4 +40,4 @@ def object_zoom(boxes: np.ndarray, config: Config) -> float | None:
         None when there is no object, or no OBJECT_SIZE.
     """
     side = median_side(boxes) if config.OBJECT_SIZE else None
-    return None if side is None else float(np.clip(config.OBJECT_SIZE / side, *config.ZOOM_LIMITS))
+    return None if side is None else float(np.clip(config.OBJECT_SIZE / side, *config.SCALE_LIMITS))

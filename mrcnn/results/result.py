@@ -33,7 +33,7 @@ class Result:
         image: the image as it was given.
         exposure: how its values were read.
         microns: side of a pixel, None where it is not known.
-        zoom: factor by which the image was enlarged for the network.
+        scale: factor by which the image was enlarged for the network.
     """
 
     labels: np.ndarray
@@ -43,7 +43,7 @@ class Result:
     image: Any
     exposure: Exposure
     microns: float | None = None
-    zoom: float | None = None
+    scale: float | None = None
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -45,7 +45,7 @@ class Taken:
             result.microns,
             microns_from if result.microns is not None else "",
             exposure.inverted,
-            result.zoom,
+            result.scale,
             tuple(notes),
         )
 

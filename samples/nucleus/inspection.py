@@ -167,8 +167,8 @@ def boxes_in_input(layers: np.ndarray, meta: np.ndarray) -> np.ndarray:
     """
     about = parse_image_meta(meta)
     y1, x1, y2, x2 = about["window"]
-    zoom = np.array([y2 - y1, x2 - x1]) / about["original_image_shape"][:2]
-    return layer_boxes(layers, int(layers.max(initial=0))) * np.tile(zoom, 2) + [y1, x1, y1, x1]
+    scale = np.array([y2 - y1, x2 - x1]) / about["original_image_shape"][:2]
+    return layer_boxes(layers, int(layers.max(initial=0))) * np.tile(scale, 2) + [y1, x1, y1, x1]
 
 
 # ---- Images ------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from samples.nucleus.synthetic_shapes import Nucleus, Scene, random_nucleus, sca
 
 
 def _area(scene: Scene) -> float:
-    """The picture's area in units of 256 x 256 pixels."""
+    """The image's area in units of 256 x 256 pixels."""
     return scene.labels.size / 256.0**2
 
 

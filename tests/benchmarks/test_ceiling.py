@@ -71,7 +71,7 @@ def test_half_a_pixel_is_noticed(monkeypatch):
     unmold_patches = ceiling.unmold_patches
 
     def half_a_pixel_off(detections, mask, original, molded, window, config):
-        window = np.add(window, 0.5 * EXACT.zooms[0])
+        window = np.add(window, 0.5 * EXACT.scales[0])
         return unmold_patches(detections, mask, original, molded, window, config)
 
     monkeypatch.setattr(ceiling, "unmold_patches", half_a_pixel_off)
@@ -113,7 +113,7 @@ def test_command(data, capsys, monkeypatch):
         assert output.out.count(title) == 3  # the tables of scores, boxes and discs
     assert all(step in output.out for step in (*STEPS, *CROP_STEPS))
     assert "1/1" in output.err and "took" in output.err
-    arguments += ["--zoom", "3", "--convention", "exact", "--seed", "5"]
+    arguments += ["--scale", "3", "--convention", "exact", "--seed", "5"]
     assert run(arguments) == 0
     first = capsys.readouterr().out
     assert "2 images" in first and "exact x3" in first
@@ -150,8 +150,8 @@ def test_wrong_input_is_one_line_and_code_2(arguments, message, data, capsys):
     assert len(lines) == 1 and message in lines[0]
 
 
-@pytest.mark.parametrize("zoom", ["0.5", "17", "twice", "nan"])
-def test_wrong_zooms(zoom):
+@pytest.mark.parametrize("scale", ["0.5", "17", "twice", "nan"])
+def test_wrong_scales(scale):
     with pytest.raises(SystemExit) as error:
-        run(["--zoom", zoom])
+        run(["--scale", scale])
     assert error.value.code == 2

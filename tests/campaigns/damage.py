@@ -304,7 +304,7 @@ def blind_segmenter():
     from tests.support.nucleus_models import Finder, segmenter
 
     class Blind(Finder):
-        def detect_patches(self, images, probabilities=False, zooms=None):
+        def detect_patches(self, images, probabilities=False, scales=None):
             return [{"scores": np.zeros(0), "patches": []} for _ in images]
 
     return segmenter(Blind())

@@ -76,7 +76,7 @@ def test_keys_shapes_and_types():
 
 
 def test_content_of_a_plain_batch():
-    """Without zoom and augmentation, molded image, boxes and masks are the source's."""
+    """Without scaling and augmentation, molded image, boxes and masks are the source's."""
     config = config_with(IMAGE_SCALE_JITTER=(1.0, 1.0))
     dataset = SquaresDataset([(64, 64)] * 2, squares=2)
     (batch,) = BatchLoader(dataset, config, shuffle=False)[0]

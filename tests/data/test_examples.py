@@ -1,4 +1,4 @@
-"""One training example: crop, zoom and padding keep image and labels on one grid."""
+"""One training example: crop, scale and padding keep image and labels on one grid."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def centroid(weights):
 
 def places(example, index):
     """Centre of mass of instance `index` in pixels of the input."""
-    return centroid(example.layers[..., 0] == index + 1) * example.zoom + example.window[:2]
+    return centroid(example.layers[..., 0] == index + 1) * example.scales + example.window[:2]
 
 
 def part_around(box, margin):
@@ -46,11 +46,11 @@ def part_around(box, margin):
     return slice(y1 - margin, y2 + margin), slice(x1 - margin, x2 + margin)
 
 
-def linear_oracle(values, out_size, zoom, start):
+def linear_oracle(values, out_size, scale, start):
     """Naive linear interpolation of a row, one output pixel at a time."""
     result = []
     for i in range(out_size):
-        place = (i + 0.5 - start) / zoom
+        place = (i + 0.5 - start) / scale
         if not 0 <= place < len(values):
             result.append(0.0)
             continue
@@ -62,12 +62,12 @@ def linear_oracle(values, out_size, zoom, start):
 
 
 @pytest.mark.parametrize(
-    ("size", "out", "zoom", "start"), [(7, 14, 2, 0), (6, 20, 2.5, 3), (1, 5, 3, 1), (9, 9, 1, 0)]
+    ("size", "out", "scale", "start"), [(7, 14, 2, 0), (6, 20, 2.5, 3), (1, 5, 3, 1), (9, 9, 1, 0)]
 )
-def test_enlarging_is_linear_between_pixel_centres(size, out, zoom, start):
+def test_enlarging_is_linear_between_pixel_centres(size, out, scale, start):
     values = np.random.default_rng(size).uniform(0, 255, size)
-    matrix = examples.interpolation_matrix(size, out, zoom, start)
-    expected = linear_oracle(values, out, zoom, start)
+    matrix = examples.interpolation_matrix(size, out, scale, start)
+    expected = linear_oracle(values, out, scale, start)
     np.testing.assert_allclose(matrix @ values, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -89,7 +89,7 @@ def test_interpolation_of_an_image_is_the_same_along_both_axes():
 
 
 def test_every_crop_pixel_shows_the_source_place_under_its_centre():
-    """A ramp tells its own coordinates, whatever the window and the zoom."""
+    """A ramp tells its own coordinates, whatever the window and the scale."""
     ramp = np.zeros((300, 250, 2), np.float32)
     ramp[..., 0], ramp[..., 1] = np.mgrid[:300, :250] + 0.5
     layers = np.zeros((300, 250, 1), np.int32)
@@ -140,7 +140,7 @@ def test_small_images_are_centred_in_zeros():
     example = make_example(
         image, layers, np.ones(1, np.int32), config, np.random.default_rng(0), jitter=(0.5, 0.5)
     )
-    # Zoom 128 / 40 fills the crop; half of it leaves 64 rows and 112 columns.
+    # Scale 128 / 40 fills the crop; half of it leaves 64 rows and 112 columns.
     assert example.window == (32, 8, 96, 120)
     y1, x1, y2, x2 = example.window
     assert example.image[y1:y2, x1:x2].min() > 8
@@ -161,7 +161,7 @@ def test_padding_is_not_augmented():
     assert not example.image[:8].any()
 
 
-def test_the_zoom_is_matterports_in_crop_mode():
+def test_the_scale_is_matterports_in_crop_mode():
     class Doubled(CropConfig):
         IMAGE_MIN_SCALE = 2.0
 
@@ -222,8 +222,10 @@ def test_whole_masks_repeat_source_pixels():
     assert enlarged[..., 0].tolist() == expected
 
 
-def test_crowds_have_no_say_in_the_zoom():
+def test_crowds_have_no_say_in_the_scale():
     image, layers = discs((100, 100), [(20, 20), (70, 70)], 8)
     layers[40:, 40:] = 2
-    config = type("C", (CropConfig,), {"OBJECT_SIZE": 32, "ZOOM_LIMITS": (0.5, 8)})()
-    assert examples.crop_zoom(image, layers, np.array([1, -1]), config) == pytest.approx(2, abs=0.2)
+    config = type("C", (CropConfig,), {"OBJECT_SIZE": 32, "SCALE_LIMITS": (0.5, 8)})()
+    assert examples.crop_scale(image, layers, np.array([1, -1]), config) == pytest.approx(
+        2, abs=0.2
+    )

@@ -1259,7 +1259,7 @@ def test_fingerprints_follow_the_files(images, tmp_path):
 
 
 def test_training_batches(images, tmp_path, tiny_config):
-    """Through the loader of training, by way of a cache that one picture's labels outdate."""
+    """Through the loader of training, by way of a cache that one image's labels outdate."""
     from mrcnn.data.batches import BatchLoader
 
     class Config(type(tiny_config)):

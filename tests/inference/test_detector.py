@@ -1,4 +1,4 @@
-"""The first look at an image, and detection at the zoom that follows from it."""
+"""The first forward pass, and detection at the scale that follows from it."""
 
 import math
 
@@ -6,29 +6,29 @@ import numpy as np
 import pytest
 
 from mrcnn.inference import detector
-from mrcnn.inference.detector import CLOSER_LOOKS, OTHER_LOOKS, find_zooms
+from mrcnn.inference.detector import FIRST_FACTORS, MORE_PASSES, find_scales
 from mrcnn.inference.fast_network import Found
 from mrcnn.model import MaskRCNN
 from mrcnn.pixels.image_meta import parse_image_meta
-from mrcnn.pixels.object_size import object_zoom
+from mrcnn.pixels.object_size import object_scale
 from tests.network.test_models import set_weights
 from tests.support.tiny import TinyConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*DETECTION_MAX_INSTANCES")
 
 
-class ZoomConfig(TinyConfig):
+class ScaleConfig(TinyConfig):
     IMAGES_PER_GPU = 2
     IMAGE_RESIZE_MODE = "pad64"
     IMAGE_MIN_DIM = 64
     PIXEL_CONVENTION = "exact"
     OBJECT_SIZE = 40
-    ZOOM_LIMITS = (0.5, 3.0)
+    SCALE_LIMITS = (0.5, 3.0)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    model = MaskRCNN("inference", ZoomConfig(), str(tmp_path_factory.mktemp("logs")))
+    model = MaskRCNN("inference", ScaleConfig(), str(tmp_path_factory.mktemp("logs")))
     set_weights(model.keras_model)
     return model
 
@@ -45,14 +45,14 @@ def same(one, other):
         np.testing.assert_array_equal(a[2], b[2])
 
 
-def test_the_zoom_follows_from_the_boxes_of_a_first_look(model):
+def test_the_scale_follows_from_the_boxes_of_a_first_forward_pass(model):
     pictures = [picture(64, 64), picture(90, 100, 1)]
-    low, high = model.config.ZOOM_LIMITS
-    for image, zoom in zip(pictures, model.find_zooms(pictures), strict=True):
-        [found] = model.detect_patches([image], zooms=[None])
-        assert low < zoom < high
-        # Zooms have steps of 2 ** .25, and the boxes of results are rounded to whole pixels.
-        assert zoom == pytest.approx(object_zoom(found["rois"], model.config), rel=0.15)
+    low, high = model.config.SCALE_LIMITS
+    for image, scale in zip(pictures, model.find_scales(pictures), strict=True):
+        [found] = model.detect_patches([image], scales=[None])
+        assert low < scale < high
+        # Scales have steps of 2 ** .25, and the boxes of results are rounded to whole pixels.
+        assert scale == pytest.approx(object_scale(found["rois"], model.config), rel=0.15)
 
 
 class Shortsighted:
@@ -73,57 +73,57 @@ class Shortsighted:
         return Found(boxes, None, None, None, None)
 
 
-def zoom_found(side, shape=(64, 64), **keys):
-    """(zoom, looks) for an image with objects of this side."""
-    config = type("Config", (ZoomConfig,), {"ZOOM_LIMITS": (0.01, 9.0), **keys})()
+def scale_found(side, shape=(64, 64), **keys):
+    """(scale, looks) for an image with objects of this side."""
+    config = type("Config", (ScaleConfig,), {"SCALE_LIMITS": (0.01, 9.0), **keys})()
     network = Shortsighted(side)
-    [zoom] = find_zooms(network, [picture(*shape)], config)
-    return zoom, network.looks
+    [scale] = find_scales(network, [picture(*shape)], config)
+    return scale, network.looks
 
 
 @pytest.mark.parametrize("side", [10, 30, 46])
 def test_one_look_is_enough_for_objects_that_are_not_too_large(side):
-    zoom, looks = zoom_found(side)
-    assert looks == [1.0] and zoom == pytest.approx(40 / side, rel=0.1)
-    assert math.log2(zoom) * 4 == pytest.approx(round(math.log2(zoom) * 4))
+    scale, looks = scale_found(side)
+    assert looks == [1.0] and scale == pytest.approx(40 / side, rel=0.1)
+    assert math.log2(scale) * 4 == pytest.approx(round(math.log2(scale) * 4))
 
 
 def test_parts_of_large_objects_lead_to_another_look():
-    zoom, looks = zoom_found(90, OBJECT_SIZE=20)
+    scale, looks = scale_found(90, OBJECT_SIZE=20)
     # Seen as 45 at first, which asks for 20 / 45; seen whole there, and from near at last.
     assert looks == [1.0, 0.42, 0.21]
-    assert zoom == pytest.approx(20 / 90, rel=0.1)
+    assert scale == pytest.approx(20 / 90, rel=0.1)
 
 
-def test_other_zooms_are_tried_where_the_first_look_finds_nothing():
-    zoom, looks = zoom_found(130)
-    assert looks[:2] == [1.0, 0.333] and zoom == pytest.approx(40 / 130, rel=0.1)
-    zoom, looks = zoom_found(4)
-    assert looks == [1.0, 0.333, 2.0] and zoom == pytest.approx(40 / 4, rel=0.11)
-    zoom, looks = zoom_found(1)
-    assert looks == [1.0, 0.333, 2.0] and zoom == 1.0  # nothing is seen anywhere
+def test_other_scales_are_tried_where_the_first_forward_pass_finds_nothing():
+    scale, looks = scale_found(130)
+    assert looks[:2] == [1.0, 0.333] and scale == pytest.approx(40 / 130, rel=0.1)
+    scale, looks = scale_found(4)
+    assert looks == [1.0, 0.333, 2.0] and scale == pytest.approx(40 / 4, rel=0.11)
+    scale, looks = scale_found(1)
+    assert looks == [1.0, 0.333, 2.0] and scale == 1.0  # nothing is seen anywhere
 
 
 def test_a_closer_look_that_finds_nothing_is_not_followed():
-    zoom, looks = zoom_found(40, OBJECT_SIZE=4)
-    assert looks == [1.0, 0.105] and zoom == 1.0
+    scale, looks = scale_found(40, OBJECT_SIZE=4)
+    assert looks == [1.0, 0.105] and scale == 1.0
 
 
 def test_looks_come_to_an_end():
-    _, looks = zoom_found(47, OBJECT_SIZE=2, ZOOM_LIMITS=(0.4, 3.0))
-    assert len(looks) <= len(OTHER_LOOKS) + CLOSER_LOOKS
+    _, looks = scale_found(47, OBJECT_SIZE=2, SCALE_LIMITS=(0.4, 3.0))
+    assert len(looks) <= len(FIRST_FACTORS) + MORE_PASSES
 
 
-def test_no_zoom_makes_a_picture_too_large(monkeypatch):
+def test_no_scale_makes_a_picture_too_large(monkeypatch):
     monkeypatch.setattr(detector, "MOST_PIXELS", 100 * 200)
-    zoom, looks = zoom_found(20, shape=(200, 400))
-    assert looks == [0.5] and zoom == 0.5
-    assert zoom_found(10, shape=(50, 50))[0] == pytest.approx(200**0.5 / 5)
+    scale, looks = scale_found(20, shape=(200, 400))
+    assert looks == [0.5] and scale == 0.5
+    assert scale_found(10, shape=(50, 50))[0] == pytest.approx(200**0.5 / 5)
 
 
-def test_detection_takes_the_second_look_at_that_zoom(model):
+def test_detection_takes_a_second_forward_pass_at_that_scale(model):
     pictures = [picture(64, 64), picture(90, 100, 1), picture(64, 64, 2)]
-    expected = model.detect_patches(pictures, zooms=model.find_zooms(pictures))
+    expected = model.detect_patches(pictures, scales=model.find_scales(pictures))
     for one, other in zip(model.detect_patches(pictures), expected, strict=True):
         same(one, other)
 
@@ -135,21 +135,21 @@ def test_several_pictures_are_as_each_alone(model):
 
 
 def test_no_object_size_no_first_look(model):
-    config = type("Plain", (ZoomConfig,), {"OBJECT_SIZE": None})()
+    config = type("Plain", (ScaleConfig,), {"OBJECT_SIZE": None})()
     plain = MaskRCNN("inference", config, model.model_dir)
     for weight, value in zip(
         plain.keras_model.weights, model.keras_model.get_weights(), strict=True
     ):
         weight.assign(value)
     image = picture(64, 64)
-    assert plain.find_zooms([image]) == [None]
-    same(plain.detect_patches([image])[0], model.detect_patches([image], zooms=[None])[0])
+    assert plain.find_scales([image]) == [None]
+    same(plain.detect_patches([image])[0], model.detect_patches([image], scales=[None])[0])
 
 
-def test_nothing_found_at_the_first_look_leaves_the_zoom_alone(model, monkeypatch):
+def test_nothing_found_in_the_first_forward_pass_leaves_the_scale_alone(model, monkeypatch):
     monkeypatch.setattr(model.config, "DETECTION_MIN_CONFIDENCE", 1.0)
     sure = MaskRCNN("inference", model.config, model.model_dir)
     image = picture(64, 64)
-    assert sure.find_zooms([image]) == [1.0]
+    assert sure.find_scales([image]) == [1.0]
     assert len(sure.detect_patches([image])[0]["scores"]) == 0
-    assert sure.find_zooms([]) == [] and sure.detect_patches([]) == []
+    assert sure.find_scales([]) == [] and sure.detect_patches([]) == []

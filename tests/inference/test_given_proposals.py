@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mrcnn.errors import UserError
-from mrcnn.inference.given_proposals import nearest_zoom
+from mrcnn.inference.given_proposals import nearest_scale
 from mrcnn.model import MaskRCNN
 from mrcnn.pixels.boxes import denorm_boxes
 from tests.network.test_models import set_weights
@@ -35,7 +35,7 @@ def model(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "side, zooms, chosen",
+    "side, scales, chosen",
     [
         (224, (1,), 0),
         (224, (0.5, 1, 2), 1),
@@ -45,11 +45,11 @@ def model(tmp_path_factory):
         (224 / 1.42, (1, 2), 1),
     ],
 )
-def test_the_rule_of_224_pixels(side, zooms, chosen):
+def test_the_rule_of_224_pixels(side, scales, chosen):
     boxes = np.array([[5, 7, 5 + side / 2, 7 + side * 2]])
-    assert nearest_zoom(boxes, zooms).tolist() == [chosen]
+    assert nearest_scale(boxes, scales).tolist() == [chosen]
     # By its definition: the scaled region nearest to 224 x 224 in area, as a factor.
-    factors = [max(a / 224**2, 224**2 / a) for a in (side**2 * z**2 for z in zooms)]
+    factors = [max(a / 224**2, 224**2 / a) for a in (side**2 * z**2 for z in scales)]
     assert chosen == int(np.argmin(factors))
 
 
@@ -84,8 +84,8 @@ def test_own_proposals_give_the_same_detections(architecture, convention, rng, t
 def test_a_pyramid_of_one_size_twice_is_that_size(rng, model):
     image = rng.integers(0, 255, (50, 70, 3)).astype("uint8")
     boxes = np.array([[5, 5, 30, 30], [10, 20, 45, 60], [0, 0, 50, 70]], float)
-    [once] = model.detect_proposals([image], [boxes], zooms=(2.0,))
-    [twice] = model.detect_proposals([image], [boxes], zooms=(2.0, 2.0))
+    [once] = model.detect_proposals([image], [boxes], scales=(2.0,))
+    [twice] = model.detect_proposals([image], [boxes], scales=(2.0, 2.0))
     assert len(once["scores"])
     for key in once:
         np.testing.assert_array_equal(once[key], twice[key])
@@ -95,10 +95,10 @@ def test_regions_are_seen_at_their_own_size(rng, model):
     # 32 pixels belong to the larger image, 48 to the smaller one: as each alone.
     image = rng.integers(0, 255, (64, 64, 3)).astype("uint8")
     small, large = np.array([[2.0, 2, 34, 34]]), np.array([[8.0, 8, 56, 56]])
-    zooms = (5.0, 7.0)
-    [both] = model.detect_proposals([image], [np.concatenate([small, large])], zooms=zooms)
-    [one] = model.detect_proposals([image], [small], zooms=zooms[1:])
-    [other] = model.detect_proposals([image], [large], zooms=zooms[:1])
+    scales = (5.0, 7.0)
+    [both] = model.detect_proposals([image], [np.concatenate([small, large])], scales=scales)
+    [one] = model.detect_proposals([image], [small], scales=scales[1:])
+    [other] = model.detect_proposals([image], [large], scales=scales[:1])
     expected = sorted([*one["scores"], *other["scores"]])
     np.testing.assert_allclose(sorted(both["scores"]), expected, atol=1e-4)
 
@@ -122,10 +122,10 @@ def test_no_proposals(rng, model):
     assert found["masks"].shape == (64, 64, 0) and found["rois"].shape == (0, 4)
 
 
-@pytest.mark.parametrize("zooms", [(), (0,), (-1.0, 2.0), (np.inf,)])
-def test_wrong_zooms(zooms, model):
-    with pytest.raises(UserError, match="zooms = "):
-        model.detect_proposals([np.zeros((64, 64, 3), np.uint8)], [np.zeros((0, 4))], zooms)
+@pytest.mark.parametrize("scales", [(), (0,), (-1.0, 2.0), (np.inf,)])
+def test_wrong_scales(scales, model):
+    with pytest.raises(UserError, match="scales = "):
+        model.detect_proposals([np.zeros((64, 64, 3), np.uint8)], [np.zeros((0, 4))], scales)
 
 
 @pytest.mark.parametrize("proposals", [np.zeros((3, 5)), np.full((1, 4), np.nan), np.zeros(4)])

@@ -11,10 +11,10 @@ KEEP_ALL = PostProcessing(min_typical_area=None, min_area=None)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (50, 700), (768, 768), (769, 768), (3000, 1100)])
-@pytest.mark.parametrize("zoom", [0.25, 1.0, 1.7, 4.0])
-def test_cores_divide_the_picture_and_windows_surround_them(shape, zoom):
+@pytest.mark.parametrize("scale", [0.25, 1.0, 1.7, 4.0])
+def test_cores_divide_the_picture_and_windows_surround_them(shape, scale):
     decided = np.zeros(shape, int)
-    found = tiles_of(shape, zoom)
+    found = tiles_of(shape, scale)
     for tile in found:
         (y1, x1, y2, x2), (top, left, bottom, right) = tile
         decided[top:bottom, left:right] += 1
@@ -23,11 +23,11 @@ def test_cores_divide_the_picture_and_windows_surround_them(shape, zoom):
             (x1, x2, left, right, shape[1]),
         ):
             assert 0 <= start <= core_start < core_stop <= stop <= size
-            assert start == 0 or core_start - start >= HALO / zoom - 1
-            assert stop == size or stop - core_stop >= HALO / zoom - 1
+            assert start == 0 or core_start - start >= HALO / scale - 1
+            assert stop == size or stop - core_stop >= HALO / scale - 1
     assert (decided == 1).all()
     assert len({tile.shape for tile in found}) == 1
-    assert max(found[0].shape) * zoom <= 768
+    assert max(found[0].shape) * scale <= 768
 
 
 def discs(rng, shape, count, radii):

@@ -46,7 +46,7 @@ def test_there_are_eight_orientations():
         assert not np.array_equal(one, other)
     np.testing.assert_array_equal(Variant(mirrored=True).apply(image), np.fliplr(image))
     np.testing.assert_array_equal(Variant(mirrored=True, turns=2).apply(image), np.flipud(image))
-    np.testing.assert_array_equal(Variant(scale=2.0).apply(image), image)  # the network zooms
+    np.testing.assert_array_equal(Variant(scale=2.0).apply(image), image)  # the network scales
 
 
 def test_sets_grow_and_start_with_the_picture_as_it_is():
@@ -81,10 +81,10 @@ def test_variants_through_a_network_as_done_by_hand(network):
     image = picture(3)
     variants = [Variant(mirrored=True, turns=3), Variant(scale=0.7), Variant(turns=1, scale=1.3)]
     found = detect_variants(network, image, variants)
-    zoom = 64 / 37  # IMAGE_MIN_DIM
+    scale = 64 / 37  # IMAGE_MIN_DIM
     for variant, (scores, patches, _) in zip(variants, found, strict=True):
         changed = variant.apply(image)
-        [result] = network.detect_patches([changed], True, [zoom * variant.scale])
+        [result] = network.detect_patches([changed], True, [scale * variant.scale])
         assert len(scores) > 0
         np.testing.assert_array_equal(scores, result["scores"])
         for patch, original in zip(patches, result["patches"], strict=True):
@@ -107,11 +107,11 @@ def test_one_variant_is_the_plain_detection(network):
 class BrightBlobs:
     """Finds connected bright pixels; what it finds turns with the image."""
 
-    def find_zooms(self, images):
+    def find_scales(self, images):
         return [None] * len(images)
 
-    def detect_patches(self, images, probabilities=False, zooms=None):
-        assert probabilities and set(zooms) == {None}
+    def detect_patches(self, images, probabilities=False, scales=None):
+        assert probabilities and set(scales) == {None}
         return [self._detect(image) for image in images]
 
     @staticmethod
@@ -264,7 +264,7 @@ def test_merging_nothing():
     scores, patches, _ = merge([nothing, nothing], SHAPE)
     assert scores.shape == (0,) and patches == []
     model = SimpleNamespace(
-        find_zooms=lambda images: [None],
+        find_scales=lambda images: [None],
         detect_patches=lambda images, **_: [{"scores": np.zeros(0), "patches": []} for _ in images],
     )
     assert detect(model, picture(), tta.FLIPS).patches == []

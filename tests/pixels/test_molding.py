@@ -310,10 +310,12 @@ def test_mold_inputs_refuses(mode, words):
 
 
 @pytest.mark.parametrize("mode", ["square", "none"])
-def test_zooms_need_a_mode_that_pads_to_what_comes_out(mode):
+def test_scales_need_a_mode_that_pads_to_what_comes_out(mode):
     config = make_config(IMAGE_RESIZE_MODE=mode, IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)
     images = [np.zeros((64, 64, 3), np.uint8)] * 2
-    with pytest.raises(UserError, match=f'a zoom of 2.5 needs IMAGE_RESIZE_MODE = "pad64".*{mode}'):
+    with pytest.raises(
+        UserError, match=f'a scale of 2.5 needs IMAGE_RESIZE_MODE = "pad64".*{mode}'
+    ):
         molding.mold_inputs(images, config, [None, 2.5])
     config.IMAGE_RESIZE_MODE = "pad64"
     molded, metas, _ = molding.mold_inputs(images, config, [None, 2.5])

@@ -1,4 +1,4 @@
-"""The zoom that objects ask for, in training and in detection."""
+"""The scale that objects ask for, in training and in detection."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from mrcnn.config import Config
 from mrcnn.data.examples import make_example
 from mrcnn.pixels import molding
 from mrcnn.pixels.image_meta import parse_image_meta
-from mrcnn.pixels.object_size import median_side, object_zoom
+from mrcnn.pixels.object_size import median_side, object_scale
 
 
 def config_with(**keys):
@@ -25,15 +25,15 @@ def test_median_side_of_boxes():
     assert median_side(np.zeros((3, 4))) is None
 
 
-@pytest.mark.parametrize("side, zoom", [(8, 4.0), (16, 2.0), (64, 0.5), (2, 6.0), (500, 0.25)])
-def test_zoom_brings_the_median_object_to_the_wanted_size(side, zoom):
-    config = config_with(OBJECT_SIZE=32, ZOOM_LIMITS=(0.25, 6.0))
-    assert object_zoom(np.array([square_of(side)]), config) == pytest.approx(zoom)
+@pytest.mark.parametrize("side, scale", [(8, 4.0), (16, 2.0), (64, 0.5), (2, 6.0), (500, 0.25)])
+def test_scale_brings_the_median_object_to_the_wanted_size(side, scale):
+    config = config_with(OBJECT_SIZE=32, SCALE_LIMITS=(0.25, 6.0))
+    assert object_scale(np.array([square_of(side)]), config) == pytest.approx(scale)
 
 
-def test_no_zoom_without_objects_or_object_size():
-    assert object_zoom(np.zeros((0, 4)), config_with(OBJECT_SIZE=32)) is None
-    assert object_zoom(np.array([square_of(8)]), Config()) is None
+def test_no_scale_without_objects_or_object_size():
+    assert object_scale(np.zeros((0, 4)), config_with(OBJECT_SIZE=32)) is None
+    assert object_scale(np.array([square_of(8)]), Config()) is None
 
 
 @pytest.mark.parametrize("side", [6, 12, 30])

@@ -7,11 +7,11 @@ from mrcnn.results.result import Result
 from mrcnn.results.taken import Taken
 
 
-def result(image, exposure=Exposure(0, 1), microns=None, zoom=None):  # noqa: B008
+def result(image, exposure=Exposure(0, 1), microns=None, scale=None):  # noqa: B008
     labels = np.zeros(image.shape[:2], np.int32)
     nothing = np.zeros(0)
     return Result(
-        labels, nothing, nothing.astype(np.int32), ("cell",), image, exposure, microns, zoom
+        labels, nothing, nothing.astype(np.int32), ("cell",), image, exposure, microns, scale
     )
 
 

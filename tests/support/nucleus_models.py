@@ -11,7 +11,7 @@ class Finder:
 
     config = nucleus.NucleusInferenceConfig()
 
-    def find_zooms(self, images, first=None):
+    def find_scales(self, images, first=None):
         return [1.0] * len(images)
 
 
@@ -22,6 +22,6 @@ def segmenter(model):
 class FixedModel(Finder):
     """Finds two squares in every image, as `MaskRCNN.detect_patches` would say it."""
 
-    def detect_patches(self, images, probabilities=False, zooms=None):
+    def detect_patches(self, images, probabilities=False, scales=None):
         squares = [(4, 6, np.ones((8, 10), np.float32)), (30, 40, np.ones((12, 9), np.float32))]
         return [{"scores": np.array([0.9, 0.8]), "patches": squares} for _ in images]

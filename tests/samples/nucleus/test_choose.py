@@ -90,7 +90,7 @@ def test_small_gains_are_left_alone(scorer, monkeypatch):
 class BrightPixels:
     """Finds one thing an image: everything brighter than the mean, surer the brighter."""
 
-    def detect_patches(self, images, probabilities=False, zooms=None):
+    def detect_patches(self, images, probabilities=False, scales=None):
         return [
             {
                 "scores": np.array([0.9]),

@@ -592,7 +592,7 @@ class StoppingModel(Finder):
 
     calls = 0
 
-    def detect_patches(self, images, probabilities=False, zooms=None):
+    def detect_patches(self, images, probabilities=False, scales=None):
         self.calls += 1
         if self.calls == 2:
             raise KeyboardInterrupt
@@ -633,7 +633,7 @@ def test_an_interrupted_evaluation_keeps_its_scores(data, tmp_path, capsys):
 class ThresholdModel(Finder):
     """Finds what is bright; it needs no training, and its patches overlap."""
 
-    def detect_patches(self, images, probabilities=False, zooms=None):
+    def detect_patches(self, images, probabilities=False, scales=None):
         results = []
         for image in images:
             inside = image.mean(axis=-1) > image.mean()

@@ -108,19 +108,19 @@ def test_pictures_in_tiles_and_forced_settings(pictures, tmp_path, monkeypatch, 
     seen = []
 
     class Recorder(FixedModel):
-        def detect_patches(self, images, probabilities=False, zooms=None):
-            seen.append((images[0].shape, zooms[0]))
+        def detect_patches(self, images, probabilities=False, scales=None):
+            seen.append((images[0].shape, scales[0]))
             return super().detect_patches(images)
 
     monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: Recorder())
     arguments = ["detect", str(pictures / "deep.tif"), "--format", "labels", "--output"]
     assert run([*arguments, str(tmp_path / "a"), "--diameter", "8", "--tile", "200"]) == 0
-    assert len(seen) > 4 and {zoom for _, zoom in seen} == {4.0}
+    assert len(seen) > 4 and {scale for _, scale in seen} == {4.0}
     assert {shape for shape, _ in seen} == {(50, 50, 3)}
     seen.clear()
     assert run([*arguments, str(tmp_path / "b"), "--mpp", "1", "--invert", "yes"]) == 0
-    [(shape, zoom)] = seen
-    assert shape == (64, 70, 3) and 32 / 24 <= zoom <= 4
+    [(shape, scale)] = seen
+    assert shape == (64, 70, 3) and 32 / 24 <= scale <= 4
 
 
 # ---- Own labels ----------------------------------------------------------------------------------
