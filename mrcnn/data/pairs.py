@@ -12,7 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from mrcnn.data.labels import CocoLabels, LabelImage, Labels, RoiLabels, read_coco
+from mrcnn.data.coco import CocoLabels, read_coco
+from mrcnn.data.label_images import LabelImage
+from mrcnn.data.labels import Labels
+from mrcnn.data.rois import RoiLabels
 from mrcnn.errors import MRCNNWarning, UserError, quoted
 from mrcnn.images import zarr
 from mrcnn.images.image_files import Picture, open_image, open_images
@@ -73,7 +76,7 @@ def find_pairs(
     """
     images, labels = Path(images), Path(labels)
     if not images.is_dir():
-        raise UserError(f"{images}: no such folder of pictures")
+        raise UserError(f"{images}: no such folder of images")
     if labels.is_file() and labels.suffix.lower() != ".json":
         raise UserError(f"{labels}: labels are a folder, or a COCO file that ends in .json")
     if not labels.exists():
@@ -96,7 +99,7 @@ def find_pairs(
     if not found:
         raise UserError(_nothing_found(pictures, images, labels, unused))
     bare = [str(images / path) for name, path in pictures.items() if name not in found]
-    warn_of(bare, "Pictures without labels, left out")
+    warn_of(bare, "Images without labels, left out")
     warn_of(unused, "Labels without image, left out")
     pairs = [
         Pair(name, images / path, found[name], planes[name][1] if name in planes else "", channel)
@@ -344,7 +347,7 @@ def _nothing_found(
         there = (
             f"the first of {len(unused)} listed there is {quoted(unused[0])}"
             if unused
-            else "the file lists no pictures"
+            else "the file lists no images"
         )
         return f"{start}; the first of them is {picture}, and {there}"
     bare = PurePosixPath(_bare(name, PICTURE_SUFFIXES)).name

@@ -1,0 +1,14 @@
+"""A folder of images that tests of several modules pair with labels."""
+
+import pytest
+
+from tests.support.labelled_files import write_picture
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two images in one folder and one in a folder inside, of different kinds."""
+    folder = tmp_path / "pictures"
+    for number, name in enumerate(("a.tif", "b.png", "plate/a.jpg")):
+        write_picture(folder / name, seed=number)
+    return folder
