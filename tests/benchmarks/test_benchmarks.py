@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks import (
     compare,
-    memory,
     networks,
     ours,
     precision,
@@ -22,7 +21,7 @@ from benchmarks import (
 from mrcnn.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-COMMANDS = ("compare", "memory", "precision", "profile_ops", "scaling")
+COMMANDS = ("compare", "precision", "profile_ops", "scaling")
 
 
 # ---- Scenes ------------------------------------------------------------------------------------
@@ -253,19 +252,6 @@ def test_evenly_spread_choice():
     assert precision.evenly([1, 2], 5) == [1, 2] == precision.evenly([1, 2], None)
 
 
-def test_memory_is_watched(capsys):
-    sides = memory.random_sides(5, 20, 40)
-    assert sides.min() >= 20 and sides.max() <= 40
-    seen = []
-    readings = memory.watch(
-        lambda part: seen.append(part.shape[:2]), sides, np.zeros((40, 40, 3), np.uint8), every=2
-    )
-    assert seen == [tuple(s) for s in sides]
-    assert [number for number, _ in readings] == [2, 4, 5]
-    assert readings[0][1] > 10 * report.MIB
-    assert "5 images" in capsys.readouterr().out
-
-
 # ---- Commands ----------------------------------------------------------------------------------
 
 
@@ -289,9 +275,3 @@ def test_missing_dataset_is_one_line(tmp_path, capsys):
     assert precision.main(["--dataset", str(tmp_path / "none")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("precision.py: ") and error.count("\n") == 1
-
-
-def test_memory_command_runs(capsys):
-    arguments = ["--images", "2", "--smallest", "64", "--largest", "64", "--every", "1"]
-    assert memory.main(arguments) == 0
-    assert "Growth after the first 1 images" in capsys.readouterr().out
