@@ -1,15 +1,22 @@
-"""The two ways this package complains: an error the user can mend, and a warning."""
+"""The two ways this package complains: an error the user can fix, and a warning."""
 
 
 class UserError(ValueError):
     """Bad input: one line that names what is wrong and what to do about it.
 
-    The command line prints the message alone and exits with code 2.
+    The command line prints the message alone and exits with code 2. Messages quote files and
+    flags: whatever control characters and line breaks come with them are shown escaped.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class MRCNNWarning(UserWarning):
-    """Something was dropped, skipped or guessed; the work goes on."""
+    """Something was dropped, skipped or guessed; the work continues. Shown as `UserError` is."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class MissingFileError(UserError, FileNotFoundError):
@@ -39,6 +46,15 @@ def one_line(text: object, longest: int = 80) -> str:
     longest: characters kept; where there are more, "..." says so.
     """
     # A little more than is kept: escapes only lengthen, and texts may have millions of characters.
-    start = str(text)[: longest + 1]
-    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in start)
+    escaped = printable(str(text)[: longest + 1])
     return escaped if len(escaped) <= longest else escaped[: longest - 3] + "..."
+
+
+def reason_of(error: BaseException, longest: int = 200) -> str:
+    """What an error of a library says, on one line; its type where it says nothing."""
+    return one_line(" ".join(str(error).split()) or type(error).__name__, longest)
+
+
+def printable(text: str) -> str:
+    """The text with control characters and line breaks escaped as Python writes them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn.environment import check_keras, check_process
-from mrcnn.errors import MRCNNWarning, UserError, one_line
+from mrcnn.errors import MRCNNWarning, UserError, one_line, reason_of
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, Detections, PostProcessing, resolve
 from mrcnn.inference.tiles import HALO, TILE, Mosaic, Tile, tiles_of
@@ -165,7 +165,7 @@ class Segmenter:
         Args:
             image: [H, W] or [H, W, C] of any numbers: grey, RGB, with or without alpha; an array,
                 or what gives one when it is sliced (a memory map, a Zarr array, a
-                `picture_files.Picture`), of any size; a list of such images, of any sizes.
+                `image_files.Picture`), of any size; a list of such images, of any sizes.
             diameter: of a typical instance, in pixels: sets the scale.
             microns: side of a pixel, for the scale and for measurements.
             inverted: True for dark objects on a light background, False for light ones; by default
@@ -313,7 +313,7 @@ def _array(image: Any) -> Any:
         try:
             image = np.asarray(image)
         except Exception as error:  # of whatever type: on a GPU, with gradients, of other numbers
-            reason = one_line(str(error).strip() or type(error).__name__)
+            reason = reason_of(error, 80)
             raise UserError(
                 f"{type(image).__name__} gives no NumPy array ({reason}): convert it first"
             ) from error

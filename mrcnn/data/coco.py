@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn.data.labels import CROWD, NUCLEUS, Warn, one_line, pack_outlines
-from mrcnn.errors import MRCNNWarning, UserError, quoted
+from mrcnn.data.labels import CROWD, NUCLEUS, Warn, pack_outlines
+from mrcnn.errors import MRCNNWarning, UserError, quoted, reason_of
 from mrcnn.files import read_bytes
 from mrcnn.pixels.polygons import (
     Cutout,
@@ -76,7 +76,7 @@ class CocoLabels:
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise UserError(
                 f"{self.path}: annotation {quoted(annotation.get('id'))} of "
-                f"{quoted(self.file_name)} cannot be read: {one_line(error)}"
+                f"{quoted(self.file_name)} cannot be read: {reason_of(error)}"
             ) from None
 
 

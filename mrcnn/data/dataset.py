@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn.config import Config
-from mrcnn.errors import UserError, quoted
+from mrcnn.errors import UserError, quoted, reason_of
 from mrcnn.files import require_regular
 from mrcnn.pixels.exposure import measure, standardise, to_rgb
 from mrcnn.pixels.masks import masks_to_layers
@@ -159,8 +159,7 @@ class Dataset:
                 require_regular(path)
             image = imread(path)
         except Exception as error:  # of a dozen kinds, by format and damage
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"cannot read image {path}: {reason}") from error
+            raise UserError(f"cannot read image {path}: {reason_of(error)}") from error
         if image.ndim not in (2, 3) or image.dtype.kind not in "buif":
             raise UserError(
                 f"cannot read image {path}: it has shape {image.shape} and values of type "

@@ -70,8 +70,3 @@ def pack_outlines(
             "image and are left out",
         )
     return layers, np.array(class_ids, np.int32)
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, in one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

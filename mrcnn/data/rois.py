@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn.data.labels import NUCLEUS, Warn, one_line, pack_outlines
-from mrcnn.errors import UserError, quoted
+from mrcnn.data.labels import NUCLEUS, Warn, pack_outlines
+from mrcnn.errors import UserError, quoted, reason_of
 from mrcnn.files import file_state, read_bytes, refuse_large
 from mrcnn.pixels.polygons import (
     PIECE_OF,
@@ -55,7 +55,7 @@ class RoiLabels:
                 patch = fill(roi_rings(roi), size)
             except Exception as error:  # roifile raises whatever a broken file brings about
                 raise UserError(
-                    f"{file}: ROI {quoted(name)} cannot be used: {one_line(error)}"
+                    f"{file}: ROI {quoted(name)} cannot be used: {reason_of(error)}"
                 ) from None
             if re.fullmatch(r"\d+-[1-9]\d*", name) and _stem(name) in by_name:
                 alike += [] if _piece_of(roi) else [name]
@@ -125,7 +125,7 @@ def _unzip(data: bytes, path: Path) -> list[tuple[str, bytes]]:
     except UserError:
         raise
     except Exception as error:  # zlib.error, BadZipFile, RuntimeError (password)
-        raise UserError(f"{path}: not a readable zip file ({one_line(error)})") from None
+        raise UserError(f"{path}: not a readable zip file ({reason_of(error)})") from None
     if members and not found:
         raise UserError(f"{path}: holds no .roi files, as those of ImageJ's ROI Manager do")
     return found

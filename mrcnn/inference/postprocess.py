@@ -24,7 +24,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.sparse import csr_array
 
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, one_line
 from mrcnn.pixels.masks import Patch
 
 OVERLAPS = ("score", "probability", "product")
@@ -75,9 +75,15 @@ class PostProcessing:
 
         Raises UserError, which names the source, for a name or a value that is not allowed.
         """
+        unknown = [key for key in values if key not in {f.name for f in dataclasses.fields(cls)}]
+        if unknown:
+            raise UserError(
+                f"{source}: its post-processing is not valid (no setting is called "
+                f"{one_line(unknown[0])})"
+            )
         try:
             return cls(**values)
-        except (TypeError, UserError) as error:
+        except UserError as error:
             raise UserError(f"{source}: its post-processing is not valid ({error})") from error
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from mrcnn.atomic import atomic_path
-from mrcnn.errors import UserError, one_line
+from mrcnn.errors import UserError, one_line, reason_of
 from mrcnn.files import require_regular
 
 ATTRIBUTE_LIMIT = 64512  # bytes that fit into an object header of HDF5, as in Keras
@@ -192,7 +192,7 @@ def _damage_named(path: Path) -> Iterator[None]:
     except Exception as error:
         # Whatever the type: HDF5 and h5py answer damage with OSError, KeyError, RuntimeError,
         # TypeError, UnicodeDecodeError, MemoryError and others.
-        raise _damaged(path, str(error) or type(error).__name__) from error
+        raise _damaged(path, reason_of(error)) from error
 
 
 def _damaged(path: Path, reason: str) -> UserError:
