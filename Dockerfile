@@ -22,14 +22,10 @@ RUN useradd --create-home --uid 1000 mrcnn \
 WORKDIR /app
 
 # The dependencies first: they are large, and only a change of these files installs them again.
-# imaug asks for OpenCV with and without windows. The one with windows needs graphics libraries
-# that a slim image does not have, and hides the other.
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 RUN mkdir -p weights $(sed -n 's,^    mrcnn\.\([a-z]*\)$,mrcnn/\1,p' setup.cfg) \
     && touch mrcnn/__init__.py \
-    && pip install --no-cache-dir --editable ".[gpu]" \
-    && pip uninstall --yes opencv-python opencv-python-headless \
-    && pip install --no-cache-dir --no-deps "opencv-python-headless<4.13"
+    && pip install --no-cache-dir --editable ".[gpu]"
 
 COPY --chown=mrcnn:mrcnn weights weights
 COPY samples samples

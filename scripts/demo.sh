@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 install() {
-    install_with_tensorflow "$1" ""
+    pip_install "$1" --editable .
 }
 
 environment .venv-demo tensorflow install

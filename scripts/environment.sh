@@ -49,13 +49,3 @@ pip_install() {
     "$directory/bin/python" -m pip install --quiet --disable-pip-version-check \
         --root-user-action=ignore "$@"
 }
-
-# The package with all it depends on (TensorFlow as backend) into the environment $1; $2: extras.
-install_with_tensorflow() {
-    pip_install "$1" --editable ".$2" || return
-    # imaug asks for OpenCV with and without windows. Where the first lacks the system's graphics
-    # libraries, as on a server, it hides the second, which does all that is needed here.
-    "$1/bin/python" -c 'import cv2' 2>/dev/null && return
-    "$1/bin/python" -m pip uninstall --quiet --yes opencv-python --root-user-action=ignore
-    pip_install "$1" --force-reinstall --no-deps 'opencv-python-headless<4.13'
-}

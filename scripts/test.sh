@@ -21,10 +21,10 @@ if [ "${1:-}" = --backends ]; then
 fi
 
 install_tensorflow() {
-    install_with_tensorflow "$1" "[dev]"
+    pip_install "$1" --editable ".[dev]"
 }
 
-# JAX and Torch come without TensorFlow and without imaug: the package must not need them.
+# JAX and Torch come without TensorFlow: the package must not need it.
 install_jax() {
     "$1/bin/python" scripts/requirements.py jax test > "$1/requirements.txt" &&
         pip_install "$1" --requirement "$1/requirements.txt" &&

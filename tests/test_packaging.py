@@ -22,7 +22,7 @@ MODULES = sorted(
 )
 
 # Names of distributions that are imported by another name.
-IMPORT_NAMES = {"scikit-image": "skimage", "imaug": "imgaug"}
+IMPORT_NAMES = {"scikit-image": "skimage"}
 # Come with a declared dependency, scikit-image.
 INDIRECT = {"scipy", "PIL", "tifffile"}
 # Used where they are the backend, or where they happen to be there (notebooks).
@@ -38,6 +38,7 @@ OPTIONAL = {
     "superqt",
     "onnx",
     "tf2onnx",
+    "imgaug",
 }
 
 
@@ -103,15 +104,23 @@ def test_modules_that_need_only_numpy_do_not_import_keras():
     assert done.stdout.strip() == "set()"
 
 
-def test_other_backends_get_everything_but_tensorflow_and_imaug(setup):
+def test_other_backends_get_everything_but_tensorflow(setup):
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "requirements.py", "jax", "test"],
         capture_output=True,
         text=True,
         check=True,
     )
-    expected = _names(setup["options"]["install_requires"]) - {"tensorflow", "imaug"}
+    expected = _names(setup["options"]["install_requires"]) - {"tensorflow"}
     assert _names(done.stdout) == expected | {"jax", "pytest", "pytest-timeout", "pytest-xdist"}
+
+
+def test_a_bare_installation_has_no_opencv_and_messages_name_extras_that_exist(setup):
+    assert "imaug" not in _names(setup["options"]["install_requires"])
+    extras = setup["options.extras_require"]
+    for path in (ROOT / "mrcnn").rglob("*.py"):
+        assert set(re.findall(r"mrcnn-keras\[(\w+)\]", path.read_text())) <= set(extras), path
+    assert {"imgaug"} <= set(extras)
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="no POSIX shell")

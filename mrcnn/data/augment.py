@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, one_line
 from mrcnn.pixels.resampling import contiguous_pixels
 
 Augmentation = Callable[
@@ -248,8 +248,8 @@ def _apply_imgaug(augmenter, image, layers, rng):
         from imgaug.augmentables.segmaps import SegmentationMapsOnImage
     except ImportError as error:
         raise UserError(
-            "augmentation: imgaug cannot be imported; `pip install imaug` (a maintained imgaug, "
-            "which needs NumPy below 2.3) or use mrcnn.data.augment.RandomAugmentation"
+            f"augmentation: imgaug cannot be imported ({one_line(error)}); "
+            'pip install "mrcnn-keras[imgaug]", or use mrcnn.data.augment.RandomAugmentation'
         ) from error
     # A copy, because seeding changes the augmenter and loader threads share it.
     augmenter = augmenter.deepcopy()
