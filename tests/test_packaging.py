@@ -22,9 +22,9 @@ MODULES = sorted(
 )
 
 # Names of distributions that are imported by another name.
-IMPORT_NAMES = {"scikit-image": "skimage"}
-# Come with a declared dependency, scikit-image.
-INDIRECT = {"scipy", "PIL", "tifffile"}
+IMPORT_NAMES = {"scikit-image": "skimage", "pillow": "PIL"}
+# Comes with a declared dependency, pooch, and raises its errors.
+INDIRECT = {"requests"}
 # Used where they are the backend, or where they happen to be there (notebooks).
 OPTIONAL = {
     "jax",

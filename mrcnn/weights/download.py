@@ -1,18 +1,21 @@
 """Weight files by name: those that come with the package, and public ones, which are downloaded.
 
-Downloads are found in the cache or made, resumable, atomic and verified.
+Downloads are found in the cache or made by pooch: whole and with the right checksum, or not there.
 
 The cache is the folder named by the environment variable MRCNN_CACHE, else `~/.cache/mrcnn`.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-from mrcnn.weights import legacy_h5
+import pooch
+
+from mrcnn.atomic import file_system_errors
+from mrcnn.console import Progress
 from mrcnn.errors import MissingFileError, UserError, one_line
 from mrcnn.files import require_regular
-from mrcnn.weights.transfer import download
 
 COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
 IMAGENET_URL = (
@@ -20,26 +23,21 @@ IMAGENET_URL = (
     "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 )
 
+TIMEOUT = 30  # seconds without a byte after which the connection counts as broken
+RETRIES = 2  # attempts after the first, each from the beginning
+
 
 class PublicFile(NamedTuple):
-    """A weight file that can be asked for by a short name.
-
-    `md5` and `size` (bytes) are what the file must have, None where nothing is published;
-    `classes` is the width of its class head, None for a bare backbone.
-    """
+    """A weight file that can be asked for by a short name, and the MD5 that it must have."""
 
     url: str
-    md5: str | None
-    size: int | None
-    classes: int | None
+    md5: str
 
 
 PUBLIC_FILES = {
-    # No checksum is published for this one: its size and its 81 classes must do.
-    "coco": PublicFile(COCO_MODEL_URL, None, 257557808, 81),
-    "imagenet": PublicFile(IMAGENET_URL, "a268eb855778b3df3c7506639542a6af", None, None),
+    "coco": PublicFile(COCO_MODEL_URL, "e98aaff6f99e307b5e2a8a3ff741a518"),
+    "imagenet": PublicFile(IMAGENET_URL, "a268eb855778b3df3c7506639542a6af"),
 }
-
 
 # Files that come with the package.
 PRETRAINED = {"nucleus": "mask_rcnn_nucleus.h5"}
@@ -92,19 +90,97 @@ def resolve_weights(
         require_regular(path)
         return str(path)
     folder = Path(os.path.expanduser(cache_dir)) if cache_dir is not None else cache_folder()
-    return str(_download_public(public, folder / public.url.rpartition("/")[2]))
+    return str(fetch(*public, folder / public.url.rpartition("/")[2]))
 
 
 def download_trained_weights(coco_model_path: str | os.PathLike, verbose: int = 1) -> None:
     """Downloads matterport's COCO weights to a path, unless they are there (matterport utils)."""
-    _download_public(PUBLIC_FILES["coco"], Path(coco_model_path), quiet=not verbose)
+    fetch(*PUBLIC_FILES["coco"], coco_model_path, quiet=not verbose)
 
 
-def _download_public(public: PublicFile, path: Path, quiet: bool = False) -> Path:
-    def check(candidate: Path) -> None:
-        kernel = legacy_h5.read_shapes(candidate).get("mrcnn_class_logits", {}).get("kernel")
-        classes = kernel[-1] if kernel else None
-        if classes != public.classes:
-            raise UserError(f"it has {classes or 'no'} classes, not {public.classes or 'none'}")
+def fetch(url: str, md5: str, path: str | os.PathLike, quiet: bool = False) -> Path:
+    """Downloads a file, unless it is there already; either way its checksum is verified.
 
-    return download(public.url, path, md5=public.md5, size=public.size, check=check, quiet=quiet)
+    The file appears under its name when it is whole and right. Two processes that want the same
+    file both download it.
+
+    Args:
+        md5: hexadecimal digest that the file must have.
+        quiet: no progress.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: offline, refused, interrupted, or not the right file; one line that says where
+            to put the file by hand.
+    """
+    # Imported here, as pooch does: what needs no network does not wait for it.
+    from requests.exceptions import HTTPError, RequestException
+
+    path = Path(os.path.expanduser(path))
+    pooch.get_logger().setLevel(logging.WARNING)  # the progress line says what it would say
+    files = pooch.create(
+        path.parent,
+        base_url="",
+        registry={path.name: f"md5:{md5}"},
+        urls={path.name: url},
+        retry_if_failed=RETRIES,
+        allow_updates=False,
+    )
+
+    def attempt(*arguments) -> None:
+        progress = False if quiet else _Megabytes(path.name)
+        pooch.HTTPDownloader(progress, chunk_size=1 << 16, timeout=TIMEOUT)(*arguments)
+
+    by_hand = f"get the file elsewhere and put it at {path}"
+    with file_system_errors(path):
+        try:
+            return Path(files.fetch(path.name, downloader=attempt))
+        except HTTPError as error:
+            answer = f"{error.response.status_code} {one_line(error.response.reason)}"
+            raise UserError(f"{url} answers {answer}; try again, or {by_hand}") from error
+        except RequestException as error:
+            raise UserError(
+                f"cannot download {url} ({_reason(error)}): connect to the network, or {by_hand}"
+            ) from error
+        except ValueError as error:
+            if path.exists():
+                raise UserError(
+                    f"{path} is not the file of {url}: its MD5 is not {md5}; delete it to "
+                    "download it again"
+                ) from error
+            raise UserError(
+                f"{url}: the download is not the right file and was removed: its MD5 is not "
+                f"{md5}; try again, or {by_hand}"
+            ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What an error of requests began with: it and urllib3 wrap what the system said."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return one_line(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+class _Megabytes:
+    """The progress bar that pooch asks for, as the project's own line."""
+
+    def __init__(self, name: str):
+        self.total = 0  # bytes; pooch sets it before the first update
+        self._name, self._received = name, 0
+        self._line: Progress | None = None
+
+    def update(self, count: int) -> None:
+        """So many bytes more have come."""
+        self._line = self._line or Progress(max(1, round(self.total / 1e6)), f"{self._name}, MB")
+        self._received += count
+        while self._line.done < min(round(self._received / 1e6), self._line.total):
+            self._line.step()
+
+    def reset(self) -> None:
+        """What follows is counted from nothing; a line that is drawn stays as it is."""
+        self._received = 0
+
+    def close(self) -> None:
+        self._line.finish()
