@@ -39,6 +39,7 @@ OPTIONAL = {
     "onnx",
     "tf2onnx",
     "imgaug",
+    "tensorboard",
 }
 
 

@@ -8,7 +8,7 @@ callbacks in the order of the list, and that order matters here:
 2. `AverageWeights`, `TimeBudget` and `Plateau`, then `CSVLog`, and `Checkpoint`, which saves what
    they found: a run that is killed between the two has a row too many, which resuming replaces,
    and never one too few;
-3. `LossCurve`, which draws the CSV file; TensorBoard; the user's own;
+3. `LossCurve`, which draws the CSV file; TensorBoard, where it is installed; the user's own;
 4. `ProgressLine`, last, so that its time for the end of an epoch includes all of the above.
 """
 

@@ -16,6 +16,7 @@ from mrcnn.config_rules import LOSS_NAMES
 from mrcnn.errors import UserError, quoted
 from mrcnn.network.layers import BatchNorm
 from mrcnn.network.models import WeightsOnly, compiles_whole_graphs
+from mrcnn.training import tensorboard
 from mrcnn.training.callbacks import (
     AverageWeights,
     Checkpoint,
@@ -275,7 +276,7 @@ def fit(
         CSVLog(csv_path),
         Checkpoint(save),
         LossCurve(csv_path, log_dir / "loss_curve.png"),
-        TensorBoardLog(log_dir),
+        *([TensorBoardLog(log_dir)] if tensorboard.installed() else []),
     ]
     progress = ProgressLine(seconds_left=getattr(rate_callback, "seconds_left", None))
     try:

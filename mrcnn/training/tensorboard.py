@@ -1,24 +1,24 @@
-"""Scalar logs for TensorBoard, written without TensorFlow, so that every backend has them.
+"""Scalar logs for TensorBoard, where it is installed; it writes them without TensorFlow, so that
+every backend has them.
 
-An event file is a sequence of records (TensorFlow's TFRecord framing): the length as uint64, a
-checksum of the length, the data, a checksum of the data, all little-endian. The data is an `Event`
-message in protocol-buffer encoding; these fields of it are used:
-
-    Event    1: wall_time (double)   2: step (int64)   3: file_version (string)   5: Summary
-    Summary  1: Value, repeated      Value  1: tag (string)   2: simple_value (float)
-
-To look at the logs: `pip install tensorboard`, then `tensorboard --logdir logs`.
+To look at the logs: `tensorboard --logdir logs`.
 """
 
+import importlib.util
 import os
 import socket
-import struct
 import time
-from typing import BinaryIO
+from pathlib import Path
 
 import keras
 
-_CRC32C_POLYNOMIAL = 0x82F63B78  # Castagnoli, reflected
+from mrcnn.atomic import file_system_errors
+from mrcnn.errors import UserError
+
+
+def installed() -> bool:
+    """Whether `TensorBoardLog` can be made."""
+    return importlib.util.find_spec("tensorboard") is not None
 
 
 class TensorBoardLog(keras.callbacks.Callback):
@@ -29,12 +29,15 @@ class TensorBoardLog(keras.callbacks.Callback):
     """
 
     def __init__(self, log_dir: str | os.PathLike):
+        """Raises UserError where TensorBoard is not installed."""
         super().__init__()
-        self.log_dir = log_dir
-        self._writers: dict[str, EventWriter] = {}
+        if not installed():
+            raise UserError('logs for TensorBoard need it: pip install "mrcnn-keras[tensorboard]"')
+        self.log_dir = Path(log_dir)
+        self._files: dict[str, Path] = {}
 
     def on_train_begin(self, logs=None):
-        self._writers = {}
+        self._files = {}
 
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
@@ -48,72 +51,29 @@ class TensorBoardLog(keras.callbacks.Callback):
             self._write("validation", epoch, validation)
 
     def _write(self, run: str, epoch: int, scalars: dict[str, float]) -> None:
-        if run not in self._writers:
-            self._writers[run] = EventWriter(os.path.join(self.log_dir, run))
-        self._writers[run].write(epoch, scalars)
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        if run not in self._files:
+            self._files[run] = _new_file(self.log_dir / run)
+            _append(self._files[run], file_version="brain.Event:2")
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        _append(self._files[run], step=epoch, summary=Summary(value=values))
 
 
-class EventWriter:
-    """A new event file in `folder`. The file is open only while something is being written."""
-
-    def __init__(self, folder: str | os.PathLike):
-        os.makedirs(folder, exist_ok=True)
-        # TensorBoard reads files with "tfevents" in the name; the rest keeps names unique.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self.path = os.path.join(folder, name)
-        with open(self.path, "xb") as file:
-            _write_record(file, _double(1, time.time()) + _bytes(3, b"brain.Event:2"))
-
-    def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Append one event with all `scalars` (tag -> value)."""
-        values = [_bytes(1, tag.encode()) + _float(2, v) for tag, v in scalars.items()]
-        summary = b"".join(_bytes(1, value) for value in values)
-        event = _double(1, time.time()) + _integer(2, step) + _bytes(5, summary)
-        with open(self.path, "ab") as file:
-            _write_record(file, event)
+def _new_file(folder: Path) -> Path:
+    # TensorBoard reads files with "tfevents" in the name; the rest keeps names unique.
+    name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+    return folder / name
 
 
-def _write_record(file: BinaryIO, data: bytes) -> None:
-    length = struct.pack("<Q", len(data))
-    file.write(length + _masked_crc(length) + data + _masked_crc(data))
+def _append(path: Path, **fields) -> None:
+    """Write an event now. (TensorBoard's own writer does so in a thread, from a queue, and keeps
+    the file open.)"""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
-
-def _masked_crc(data: bytes) -> bytes:
-    """CRC-32C, then the rotation and the constant that the TFRecord format adds to it."""
-    crc = crc32c(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def crc32c(data: bytes) -> int:
-    """The CRC-32C (Castagnoli) checksum, bit by bit: the records are a few hundred bytes."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (_CRC32C_POLYNOMIAL if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
-# Protocol-buffer fields: a key (field number and wire type), then the value.
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def _integer(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _double(field: int, value: float) -> bytes:
-    return _varint(field << 3 | 1) + struct.pack("<d", value)
-
-
-def _bytes(field: int, value: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
-
-
-def _float(field: int, value: float) -> bytes:
-    return _varint(field << 3 | 5) + struct.pack("<f", value)
+    event = Event(wall_time=time.time(), **fields)
+    with file_system_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            RecordWriter(file).write(event.SerializeToString())
