@@ -42,7 +42,7 @@ from mrcnn.pixels.molding import adapt_channels
 from mrcnn.results.result import Result
 from mrcnn.weights.description import beside, nouns_of
 
-# Scaled images of at most so many pixels are detected as a whole: 2560 x 2560.
+# Scaled and padded images of at most so many pixels are detected as a whole: 2560 x 2560.
 WHOLE_PIXELS = 2560**2
 # Nuclei of cells: a typical diameter, and the range of the median of an image, in microns.
 OBJECT_MICRONS = 9.0
@@ -199,7 +199,7 @@ class Segmenter:
             warnings.warn(exposure.warning, MRCNNWarning, stacklevel=2)
         scale = self._scale_of(image, exposure, diameter, microns)
         height, width = (int(side) for side in image.shape[:2])
-        if tile is None and (scale is None or height * width * scale**2 <= WHOLE_PIXELS):
+        if tile is None and (scale is None or _padded_pixels(image.shape, scale) <= WHOLE_PIXELS):
             found = self._forward(self._pixels(image, exposure), scale)
             labels, chosen = resolve(found, (height, width), self.settings)
             scores = np.asarray(found.scores, np.float64)[chosen]
@@ -241,8 +241,8 @@ class Segmenter:
             first = float(
                 np.clip(config.OBJECT_SIZE * microns / OBJECT_MICRONS, *config.SCALE_LIMITS)
             )
-        seen = (first or config.IMAGE_MIN_SCALE or 1) ** 2 * math.prod(image.shape[:2])
-        # A strip is padded to many times its pixels, so it is not searched as a whole either.
+        seen = _padded_pixels(image.shape, first or config.IMAGE_MIN_SCALE or 1)
+        # A few parts tell the scale of a long strip as well.
         is_strip = min(image.shape[:2]) < PART_SIDE and max(image.shape[:2]) > GRID * PART_SIDE
         is_whole = seen <= WHOLE_PIXELS and not is_strip
         parts = [()] if is_whole else varied_parts(image, exposure)
@@ -342,6 +342,11 @@ def _zeros(shape: tuple[int, int]) -> np.ndarray:
         return np.zeros(shape, np.int32)
     with tempfile.TemporaryFile(prefix="mrcnn_labels_") as file:
         return np.memmap(file, np.int32, "w+", shape=tuple(shape))
+
+
+def _padded_pixels(shape: Sequence[int], scale: float) -> float:
+    """Pixels of the network's input for an image: a strip is padded to many times its own."""
+    return math.prod(max(64, side * scale) for side in shape[:2])
 
 
 def varied_parts(image: Any, exposure: Exposure) -> list[tuple[slice, slice]]:

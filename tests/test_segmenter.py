@@ -320,6 +320,23 @@ def test_loading_other_files(tmp_path):
     assert set(loaded.detect(image).class_ids.tolist()) <= {1, 2}
 
 
+@pytest.mark.parametrize("shape", [(1, 300_000), (200_000, 3)])
+def test_a_strip_is_tiled_by_what_it_is_padded_to(shape, finder, rng, monkeypatch):
+    padded = []
+
+    def detect_patches(self, images, probabilities=False, scales=None):
+        padded.extend(
+            np.prod([max(64, side * scale) for side in image.shape[:2]])
+            for image, scale in zip(images, scales, strict=True)
+        )
+        return [{"scores": [], "patches": [], "class_ids": []} for _ in images]
+
+    monkeypatch.setattr(SpotFinder, "detect_patches", detect_patches)
+    image = rng.integers(0, 256, shape, dtype=np.uint8)
+    finder.detect(image, diameter=8)  # scale 4
+    assert len(padded) > 1 and max(padded) <= segmenter.WHOLE_PIXELS
+
+
 def test_the_parts_of_a_strip_are_all_different():
     image = np.random.default_rng(0).integers(0, 255, (1, 30_000), np.uint8)
     parts = segmenter.varied_parts(image, Exposure(0, 255))
