@@ -19,7 +19,7 @@ from mrcnn.cli.pipeline import Outcome, run_overlapped
 from mrcnn.console import Progress
 from mrcnn.data.dataset import Dataset
 from mrcnn.errors import MRCNNWarning, UserError
-from mrcnn.evaluation.crowds import outside_crowds, split_crowds
+from mrcnn.evaluation.crowds import only, outside_crowds, split_crowds
 from mrcnn.evaluation.evaluation import Evaluation, Kinds, figure, report_figures, timed
 from mrcnn.results import drawing
 from mrcnn.results.file_names import file_name, warn_of_long
@@ -235,7 +235,7 @@ def run_evaluate(
     warn_of_long(names)
 
     def read(number: int) -> tuple:
-        truth, crowd = split_crowds(*dataset.load_layers(number))
+        truth, crowds = split_crowds(*dataset.load_layers(number))
         image = dataset.load_image(number)
         values = np.asarray(dataset.open_image(number)[:, :])
         if truth.shape[:2] != image.shape[:2]:
@@ -243,14 +243,11 @@ def run_evaluate(
                 f"masks of {truth.shape[0]} x {truth.shape[1]} pixels for an image of "
                 f"{image.shape[0]} x {image.shape[1]}"
             )
-        return image, truth, crowd, values
+        return image, truth, crowds, values
 
     def work(number: int, found: tuple) -> tuple:
-        image, truth, crowd, values = found
-        labels, scores, seconds = predict(names[number], values)
-        if crowd.any():
-            labels, scores = outside_crowds(labels, scores, crowd)
-        return image, truth, labels, scores, seconds
+        image, truth, crowds, values = found
+        return image, truth, *predict(names[number], values), crowds
 
     def write(number: int, outcome: Outcome) -> str:
         if outcome.error is not None:
@@ -309,11 +306,15 @@ class EvaluationWriter:
         labels: np.ndarray,
         scores: np.ndarray | None,
         seconds: float | None,
+        crowds: np.ndarray,
     ) -> None:
         """Score an image and write what belongs to it; see `Evaluation.add` for the arguments."""
         for writer in self.extra:
             writer.add(name, labels, scores)
-        row = self.evaluation.add(name, image, truth, labels, scores, seconds)
+        row = self.evaluation.add(name, image, truth, labels, scores, seconds, crowds)
+        all_ious, _, shares = self.evaluation.for_coco[-1]
+        kept = outside_crowds(all_ious, shares)
+        labels, scores = only(labels, kept), None if scores is None else np.asarray(scores)[kept]
         iou = self.evaluation.ious[-1]
         if self.pictures:
             picture = figure(image, truth, labels, scores, row, iou)

@@ -2,34 +2,45 @@
 
 As in COCO's evaluation they are neither to be found nor wrong to be found.
 
-Shapes: H, W pixels, L label layers, N instances.
+Shapes: H, W pixels, L label layers, N instances, D detections, C crowds.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from mrcnn.pixels.overlaps import intersections
+
 
 def split_crowds(layers: np.ndarray, class_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Truth int [H, W, L] with class ids [N] -> the objects' layers alone, and where crowds are,
-    bool [H, W]."""
+    """Truth int [H, W, L] with class ids [N] -> the layers of the objects alone, and those of the
+    crowds alone."""
     crowd = np.concatenate([[False], np.asarray(class_ids) < 0])[layers]
-    return np.where(crowd, 0, layers), crowd.any(axis=-1)
+    return np.where(crowd, 0, layers), np.where(crowd, layers, 0)
 
 
-def outside_crowds(
-    labels: np.ndarray, scores: np.ndarray | None, crowd: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The detections that do not lie for more than half in crowds.
+def shares_in_crowds(crowds: np.ndarray, detections: np.ndarray) -> np.ndarray:
+    """The share of every detection's pixels that lies in each crowd, float64 [C, D].
 
-    labels: map int [H, W]; scores: of its instances by ascending label, or None; crowd: bool
-    [H, W]. Returns the map without the others, its labels as they were, and their scores.
+    crowds, detections: instances in any form that `mrcnn.pixels.overlaps` takes.
     """
-    areas = np.bincount(labels.ravel())
-    hidden = np.bincount(labels[crowd], minlength=len(areas))
-    dropped = 2 * hidden > areas
-    dropped[0] = False
-    present = areas > 0
-    present[0] = False
-    kept = None if scores is None else np.asarray(scores)[~dropped[present]]
-    return np.where(dropped[labels], 0, labels), kept
+    shared, _, areas = intersections(crowds, detections)
+    return shared / np.maximum(areas, 1)
+
+
+def outside_crowds(iou: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Which detections count where all IoU thresholds are judged together, bool [D]: those that do
+    not lie for more than half in a crowd, and those that have an IoU above .5 with an object.
+
+    iou: [N, D], with the objects; shares: [C, D], as `shares_in_crowds` returns them.
+    """
+    return (shares.max(axis=0, initial=0.0) <= 0.5) | (iou.max(axis=0, initial=0.0) > 0.5)
+
+
+def only(labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """A label map int [H, W] without the instances that are not `kept`, bool [D] by ascending
+    label; the other labels stay as they are."""
+    if kept.all():
+        return labels
+    values = np.unique(labels[labels != 0])
+    return np.where(np.isin(labels, values[kept]), labels, 0)

@@ -19,6 +19,7 @@ from scipy import ndimage
 from mrcnn.atomic import atomic_path
 from mrcnn.evaluation import metrics
 from mrcnn.evaluation.bootstrap import bootstrap_interval
+from mrcnn.evaluation.crowds import only, outside_crowds, shares_in_crowds
 from mrcnn.evaluation.metrics import IOU_THRESHOLDS
 from mrcnn.pixels.overlaps import intersections, iou_of_counts
 from mrcnn.results import drawing
@@ -61,7 +62,8 @@ class Evaluation:
         self.kinds = kinds
         self.rows: list[dict] = []
         self.ious: list[np.ndarray] = []
-        self.scores: list[np.ndarray | None] = []
+        # IoU [G, D], scores [D] and shares in crowds [C, D] of all detections.
+        self.for_coco: list[tuple[np.ndarray, np.ndarray | None, np.ndarray]] = []
         self.confusion = np.zeros((2, 2), np.int64)
 
     def add(
@@ -72,14 +74,20 @@ class Evaluation:
         labels: np.ndarray,
         scores: np.ndarray | None = None,
         seconds: float | None = None,
+        crowds: np.ndarray | None = None,
     ) -> dict:
         """Score one image and return its row.
 
         image uint8 [H, W, 3]; truth int [H, W, L]; labels int [H, W]; scores [D]: confidences
-        by ascending label, None where they are not known; seconds: of the detection.
+        by ascending label, None where they are not known; seconds: of the detection; crowds: int
+        [H, W, L], or None where there are none: what is found in them counts neither way.
         """
         shared, truth_areas, areas = intersections(truth, labels)
         iou = iou_of_counts(shared, truth_areas, areas)
+        shares = np.zeros((0, len(areas))) if crowds is None else shares_in_crowds(crowds, labels)
+        self.for_coco.append((iou, scores, shares))
+        kept = outside_crowds(iou, shares)
+        iou, shared, areas, labels = iou[:, kept], shared[:, kept], areas[kept], only(labels, kept)
         confusion = metrics.pixel_confusion(truth.any(axis=-1), labels > 0)
         by_threshold = metrics.threshold_scores(iou)
         row = {
@@ -99,7 +107,6 @@ class Evaluation:
         }
         self.rows.append(row)
         self.ious.append(iou)
-        self.scores.append(scores)
         self.confusion += confusion
         return row
 
@@ -125,8 +132,9 @@ class Evaluation:
             axis=0,
         )
         coco = [None] * 3
-        if self.rows and all(s is not None for s in self.scores):
-            ap = metrics.coco_ap(self.ious, self.scores)
+        if self.rows and all(scores is not None for _, scores, _ in self.for_coco):
+            ious, scores, crowds = zip(*self.for_coco, strict=True)
+            ap = metrics.coco_ap(ious, scores, crowds=crowds)
             coco = [None if np.isnan(v) else float(v) for v in (ap.mean(), ap[0], ap[5])]
         seconds = [row["seconds"] for row in self.rows if row["seconds"] is not None]
         return {

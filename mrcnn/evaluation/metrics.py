@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mrcnn.evaluation.crowds import shares_in_crowds
 from mrcnn.pixels.boxes import compute_overlaps
 from mrcnn.pixels.overlaps import intersections, iou_matrix, unions
 
@@ -116,15 +117,20 @@ def coco_ap(
     ious: Sequence[np.ndarray],
     scores: Sequence[np.ndarray],
     thresholds: Sequence[float] = IOU_THRESHOLDS,
+    crowds: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
     """Average precision at each IoU threshold, pooled over the images, float64 [T].
 
-    ious: one matrix [G, D] an image; scores: the confidences [D] of the same images.
+    ious: one matrix [G, D] an image, crowds left out; scores: the confidences [D] of the same
+    images; crowds: the shares [C, D] of each detection's area that lie in the image's crowds.
     As COCO's evaluation: detections by falling score, each takes the free true instance of
-    highest IoU that reaches the threshold; precision is made non-increasing and read at 101
-    recall values. Unlike it, no limit of 100 detections per image. NaN without any truth.
+    highest IoU that reaches the threshold; one that finds none does not count where its share in
+    a crowd reaches the threshold; precision is made non-increasing and read at 101 recall values.
+    Unlike it, no limit of 100 detections per image. NaN without any truth.
     The mean of the result is the "AP" of COCO's tables.
     """
+    if crowds is None:
+        crowds = [np.zeros((0, iou.shape[1])) for iou in ious]
     truths = sum(iou.shape[0] for iou in ious)
     if truths == 0:
         return np.full(len(thresholds), np.nan)
@@ -132,25 +138,28 @@ def coco_ap(
     order = np.argsort(-pooled, kind="stable")
     result = []
     for threshold in thresholds:
-        hits = [_coco_hits(i, s, threshold) for i, s in zip(ious, scores, strict=True)]
-        hit = np.concatenate([np.zeros(0, bool), *hits])[order]
-        result.append(_interpolated_precision(hit, truths))
+        pairs = [_coco_hits(*image, threshold) for image in zip(ious, scores, crowds, strict=True)]
+        hit, counts = np.concatenate([np.zeros((2, 0), bool), *pairs], axis=1)[:, order]
+        result.append(_interpolated_precision(hit[counts], truths))
     return np.array(result)
 
 
-def _coco_hits(iou: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Which detections, by falling score, find a free true instance: bool [D]."""
-    iou = iou[:, np.argsort(-np.asarray(scores, np.float64), kind="stable")]
+def _coco_hits(
+    iou: np.ndarray, scores: np.ndarray, crowds: np.ndarray, threshold: float
+) -> np.ndarray:
+    """Which detections, by falling score, find a free true instance, and which count, bool [2, D]:
+    all but those in crowds that find none."""
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    iou, in_crowd = iou[:, order], crowds[:, order].max(axis=0, initial=0.0) >= threshold
     hit = np.zeros(iou.shape[1], bool)
-    if not iou.size:
-        return hit
     free = np.ones(iou.shape[0], bool)
-    for column in np.flatnonzero(iou.max(axis=0) >= threshold):
+    for column in np.flatnonzero(iou.max(axis=0, initial=0.0) >= threshold):
         candidates = np.where(free, iou[:, column], -1.0)
-        best = int(np.argmax(candidates))
+        # Of several with the same IoU COCO's evaluation takes the last.
+        best = len(candidates) - 1 - int(np.argmax(candidates[::-1]))
         if candidates[best] >= threshold:
             free[best], hit[column] = False, True
-    return hit
+    return np.stack([hit, hit | ~in_crowd])
 
 
 def _interpolated_precision(hit: np.ndarray, truths: int) -> float:
@@ -280,7 +289,9 @@ def compute_ap(
     """Average precision of one image: the area under the precision envelope (VOC 2010).
 
     Returns mAP, precisions [D + 2], recalls [D + 2], overlaps [D, G] (matterport
-    `utils.compute_ap`). Without true instances the recalls, and with them mAP, are 0.
+    `utils.compute_ap`). Without true instances the recalls, and with them mAP, are 0. Crowds,
+    true instances of negative class ids, are not missed, and detections in them that find nothing
+    else are not part of D (matterport's counts them as missed and wrong).
     """
     gt_match, pred_match, overlaps = compute_matches(
         gt_boxes,
@@ -292,11 +303,39 @@ def compute_ap(
         pred_masks,
         iou_threshold,
     )
-    hits = np.cumsum(pred_match > -1)
+    truths, count = len(gt_match), len(pred_match)
+    order = np.argsort(pred_scores[:count])[::-1]
+    in_crowd = _in_crowds(
+        np.asarray(gt_class_ids)[:truths],
+        gt_masks[..., :truths],
+        np.asarray(pred_class_ids)[order],
+        pred_masks[..., order],
+        iou_threshold,
+    )
+    hit = pred_match > -1
+    hits = np.cumsum(hit[hit | ~in_crowd])
+    objects = np.count_nonzero(np.asarray(gt_class_ids)[:truths] >= 0)
     precisions = np.concatenate([[0.0], hits / np.arange(1, len(hits) + 1), [0.0]])
-    recalls = np.concatenate([[0.0], hits / max(len(gt_match), 1), [1.0]])
+    recalls = np.concatenate([[0.0], hits / max(objects, 1), [1.0]])
     precisions = np.maximum.accumulate(precisions[::-1])[::-1]
     return float(np.sum(np.diff(recalls) * precisions[1:])), precisions, recalls, overlaps
+
+
+def _in_crowds(
+    gt_class_ids: np.ndarray,
+    gt_masks: np.ndarray,
+    pred_class_ids: np.ndarray,
+    pred_masks: np.ndarray,
+    threshold: float,
+) -> np.ndarray:
+    """Which detections have at least that share of their area in a crowd of their class: bool [D].
+
+    class ids: those of crowds are negative; masks [H, W, .].
+    """
+    crowd = gt_class_ids < 0
+    shares = shares_in_crowds(gt_masks[..., crowd] > 0.5, pred_masks > 0.5)
+    same_class = -gt_class_ids[crowd, np.newaxis] == pred_class_ids
+    return (shares * same_class).max(axis=0, initial=0.0) >= threshold
 
 
 def compute_ap_range(

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from mrcnn.evaluation import metrics
+from mrcnn.evaluation.crowds import shares_in_crowds
+from mrcnn.pixels.boxes import compute_overlaps
 
 
 def random_labels(rng, size=24, count=6):
@@ -184,6 +186,90 @@ def naive_coco(ious, scores, threshold):
     return np.mean(points)
 
 
+def scene(rng, size=40):
+    """Instances that may overlap, crowds among them, and detections, many of them a bit off.
+
+    Returns boxes (y1, x1, y2, x2) of the truth and whether each is a crowd, and of the
+    detections, with scores, some of them alike.
+    """
+    corners = rng.integers(0, size - 12, (rng.integers(0, 7), 2))
+    truth = np.concatenate([corners, corners + rng.integers(4, 12, corners.shape)], axis=1)
+    crowd = rng.random(len(truth)) < 0.3
+    near = truth[rng.integers(0, max(len(truth), 1), 9 if len(truth) else 0)]
+    near = near + rng.integers(-1, 2, near.shape)
+    far = rng.integers(0, size - 8, (3, 2))
+    found = np.concatenate([near, np.concatenate([far, far + 8], axis=1)]).clip(0, size)
+    found[:, 2:] = np.maximum(found[:, 2:], found[:, :2] + 1)
+    scores = rng.integers(0, 40, len(found)) / 40 + (np.arange(len(found)) < len(near))
+    return truth, crowd, found, scores / 2
+
+
+def filled(boxes, size=40):
+    masks = np.zeros((size, size, len(boxes)), bool)
+    for n, (y1, x1, y2, x2) in enumerate(boxes):
+        masks[y1:y2, x1:x2, n] = True
+        masks[y1, x1, n] &= (y2 - y1) * (x2 - x1) == 1  # not quite the box
+    return masks
+
+
+def pycocotools_ap(scenes, kind):
+    """The AP at each threshold, as COCO's own program has it; kind: "bbox" or "segm"."""
+    from pycocotools import mask as run_lengths
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth, found = [], []
+    for image_id, (boxes, crowd, found_boxes, scores) in enumerate(scenes, 1):
+        for instances, target, values in (
+            (boxes, truth, [{"iscrowd": int(c)} for c in crowd]),
+            (found_boxes, found, [{"score": float(s)} for s in scores]),
+        ):
+            masks = run_lengths.encode(np.asfortranarray(filled(instances).astype(np.uint8)))
+            for (y1, x1, y2, x2), mask, value in zip(
+                instances.tolist(), masks, values, strict=True
+            ):
+                target.append({
+                    "id": len(target) + 1, "image_id": image_id, "category_id": 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1], "segmentation": mask,
+                    "area": float((y2 - y1) * (x2 - x1)), **value,
+                })  # fmt: skip
+    coco = COCO()
+    images = [{"id": number, "height": 40, "width": 40} for number in range(1, len(scenes) + 1)]
+    coco.dataset = {"images": images, "annotations": truth, "categories": [{"id": 1}]}
+    coco.createIndex()
+    results = COCO()
+    results.dataset = {**coco.dataset, "annotations": found}
+    results.createIndex()
+    evaluation = COCOeval(coco, results, kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation.eval["precision"][:, :, 0, 0, -1].mean(axis=1)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(4))
+def test_coco_ap_is_that_of_pycocotools_for_boxes_and_masks_with_crowds(kind, seed):
+    pytest.importorskip("pycocotools")
+    rng = np.random.default_rng(seed)
+    scenes = [scene(rng) for _ in range(30)]
+    assert sum(crowd.sum() for _, crowd, _, _ in scenes) > 10
+    ious, crowds = [], []
+    for truth, crowd, found, _ in scenes:
+        if kind == "bbox":
+            ious.append(compute_overlaps(truth[~crowd], found))
+            sizes = np.prod(found[:, 2:] - found[:, :2], axis=1)
+            low = np.maximum(truth[crowd, None, :2], found[:, :2])
+            high = np.minimum(truth[crowd, None, 2:], found[:, 2:])
+            crowds.append(np.prod((high - low).clip(0), axis=-1) / sizes)
+        else:
+            masks, found_masks = filled(truth), filled(found)
+            ious.append(metrics.iou_matrix(masks[..., ~crowd], found_masks))
+            crowds.append(shares_in_crowds(masks[..., crowd], found_masks))
+    ap = metrics.coco_ap(ious, [scores for *_, scores in scenes], crowds=crowds)
+    np.testing.assert_allclose(ap, pycocotools_ap(scenes, kind), rtol=1e-9)
+    assert 0.2 < ap.mean() < 0.8
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_coco_ap_against_loops(seed):
     rng = np.random.default_rng(seed)
@@ -286,6 +372,22 @@ def test_compute_matches_respects_classes_and_padding():
         padded, np.array([2, 0, 0, 0]), masks, *arguments[:2], arguments[3], arguments[2]
     )
     assert gt_match.tolist() == [-1] and pred_match.tolist() == [-1]
+
+
+def test_crowds_are_neither_missed_nor_wrong_to_be_found():
+    gt_boxes, gt_masks = squares([(1, 1), (10, 10)])
+    boxes, masks = squares([(10, 11), (1, 1), (1, 12)])
+    ids, scores = np.array([1, 1, 1]), np.array([0.9, 0.8, 0.7])
+    found = (boxes, ids, scores, masks)
+    ap, precisions, recalls, overlaps = metrics.compute_ap(
+        gt_boxes, np.array([1, -1]), gt_masks, *found
+    )
+    assert ap == 1 and overlaps.shape == (3, 2)
+    np.testing.assert_allclose(precisions, [1, 1, 0.5, 0])
+    np.testing.assert_allclose(recalls, [0, 1, 1, 1])
+    # A crowd of another class excuses nothing.
+    ap = metrics.compute_ap(gt_boxes, np.array([1, -2]), gt_masks, *found)[0]
+    assert ap == pytest.approx(0.5)
 
 
 def test_ap_range_is_the_mean(capsys):
