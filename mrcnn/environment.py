@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +24,89 @@ CHOICES = {
 _process: int | None = None  # where the first network was made
 
 
+# What TensorFlow's libraries write to standard error while they are loaded, whatever
+# TF_CPP_MIN_LOG_LEVEL says: notes and warnings (I0000, W0000), and that two of its own parts
+# register one plugin twice. Errors pass.
+NOTES = (
+    rb"WARNING: All log messages before absl::InitializeLog\(\)"
+    rb"|[IW]\d{4} [\d:.]+ +\d+ \S+\]"
+    rb"|E\d{4} [\d:.]+ +\d+ \S+\] Unable to register cu\w+ factory"
+)
+# A process of its own passes on what is no note, at once: also what is written last, where a
+# library ends this one.
+_FILTER = """
+import re, sys
+for line in sys.stdin.buffer:
+    if not re.match(%r, line):
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+"""
+
+
+@contextlib.contextmanager
+def without_start_up_notes() -> Iterator[None]:
+    """In the block, NOTES do not reach standard error (file descriptor 2); everything else does.
+
+    Without effect where TF_CPP_MIN_LOG_LEVEL asks for notes.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1") or sys.stderr is None:
+        yield
+        return
+    sys.stderr.flush()
+    program = [sys.executable, "-S", "-E", "-c", _FILTER % NOTES]
+    # Ctrl-C is for this process alone: the other one ends with its input.
+    filtering = subprocess.Popen(
+        program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    before = os.dup(2)
+    os.dup2(filtering.stdin.fileno(), 2)
+    filtering.stdin.close()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        os.close(before)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a child of the block has it open
+            filtering.wait(timeout=5)
+
+
+def import_keras() -> None:
+    """Import Keras without its backend's notes. Raises as `check_keras`."""
+    if "keras" not in sys.modules:
+        check_keras()
+        with without_start_up_notes():
+            importlib.import_module("keras")
+
+
 def check_keras() -> None:
     """Raise UserError where Keras could not be imported: its own errors name no remedy."""
-    if "keras" in sys.modules:
-        return
+    if "keras" not in sys.modules:
+        backend()
+
+
+def backend() -> str:
+    """The backend that Keras runs on when it is imported.
+
+    Raises UserError where it is not installed, and for settings that Keras does not take.
+    """
     path = _settings_path()
     settings = _read_settings(path)
     for key, choices in CHOICES.items():
         _check_choice(f"{key} in {path}", settings.get(key, choices[0]), choices)
     if not isinstance(settings.get("epsilon", 1e-7), float):
         raise UserError(f"epsilon in {path} is {one_line(settings['epsilon'])}: set it to 1e-07")
-    if backend := os.environ.get("KERAS_BACKEND"):
+    if name := os.environ.get("KERAS_BACKEND"):
         source = "the environment variable KERAS_BACKEND"
     else:
-        backend, source = settings.get("backend", BACKENDS[0]), f"backend in {path}"
-    _check_choice(source, backend, BACKENDS)
-    if importlib.util.find_spec(backend) is None:
+        name, source = settings.get("backend", BACKENDS[0]), f"backend in {path}"
+    _check_choice(source, name, BACKENDS)
+    if importlib.util.find_spec(name) is None:
         raise UserError(
-            f"Keras is to run on {backend} ({source}), but {backend} is not installed: pip install "
-            f"{backend}, or set KERAS_BACKEND to another of {', '.join(BACKENDS)}"
+            f"Keras is to run on {name} ({source}), but {name} is not installed: pip install "
+            f"{name}, or set KERAS_BACKEND to another of {', '.join(BACKENDS)}"
         )
+    return name
 
 
 def _check_choice(source: str, value: Any, choices: tuple[str, ...]) -> None:

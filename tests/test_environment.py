@@ -74,6 +74,32 @@ def test_the_command_line_says_so_in_one_line(tmp_path):
     assert done.stderr.startswith("mrcnn: the environment variable KERAS_BACKEND is tensorlow")
 
 
+@pytest.mark.parametrize("level, end", [("3", "pass"), ("3", "os.abort()"), ("0", "pass")])
+def test_notes_of_libraries_are_left_out_and_errors_are_not(level, end):
+    notes = (
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+        "I0000 00:00:1795948468.509069   28071 cudart_stub.cc:31] Could not find cuda drivers\n"
+        "E0000 00:00:1764.5 1 cuda_dnn.cc:8579] Unable to register cuDNN factory: again\n"
+    )
+    errors = "E0000 00:00:1764.5 1 a.cc:8] no memory\nF0000 no AVX\nTraceback: W0000\n"
+    code = (
+        "import os\n"
+        "from mrcnn.environment import without_start_up_notes\n"
+        "with without_start_up_notes():\n"
+        f"    os.write(2, {(notes + errors).encode()!r})\n"
+        f"    {end}\n"
+        "os.write(2, b'I0000 00:00:1764.5 1 a.cc:8] after\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": level},
+        capture_output=True,
+        text=True,
+    )
+    after = "I0000 00:00:1764.5 1 a.cc:8] after\n" if end == "pass" else ""
+    assert done.stderr == (notes if level == "0" else "") + errors + after
+
+
 def test_a_process_that_was_forked_from_one_with_a_network(monkeypatch):
     monkeypatch.setattr(environment, "_process", None)
     environment.check_process()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mrcnn.config import Config
+from mrcnn.environment import import_keras
 from mrcnn.errors import MissingFileError, UserError
 from mrcnn.weights.download import PRETRAINED, PUBLIC_FILES, resolve_weights
 
@@ -45,6 +46,7 @@ def build_model(mode: str, config: Config, weights: str, logs: str) -> Any:
     part.
     """
     path = weight_file(mode, weights, logs, config.NAME)
+    import_keras()
 
     from mrcnn.model import MaskRCNN  # Keras: seconds
     from mrcnn.network.precision import explain
