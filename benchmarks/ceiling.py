@@ -471,12 +471,12 @@ def run_ceiling(
     """
     ceiling = Ceiling(config, settings, seed)
     numbers = list(dataset.image_ids)[:limit]
-    progress = Progress(len(numbers), "ceiling")
     try:
-        for number in numbers:
-            layers, class_ids = dataset.load_layers(number)
-            ceiling.add(number, dataset.load_image(number), layers, class_ids)
-            progress.step()
+        with Progress(len(numbers), "ceiling") as progress:
+            for number in numbers:
+                layers, class_ids = dataset.load_layers(number)
+                ceiling.add(number, dataset.load_image(number), layers, class_ids)
+                progress.step()
     finally:
         if ceiling.scores:
             print(

@@ -32,6 +32,7 @@ OPTIONAL = {
     "IPython",
     "roifile",
     "zarr",
+    "argcomplete",
     "napari",
     "qtpy",
     "magicgui",

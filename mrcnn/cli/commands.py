@@ -1,7 +1,7 @@
 """What the commands do with their options; `flags` has the options themselves.
 
-Every command takes the parsed options and the application, and returns the exit code; what is
-wrong with its input is a UserError. Keras is imported by what needs it: it takes seconds.
+Every command takes the parsed options and the application, and returns a `Summary`; what is wrong
+with its input is a UserError. Keras is imported by what needs it: it takes seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import argparse
 import contextlib
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,23 +22,27 @@ from mrcnn.cli.application import Application, Found, need
 from mrcnn.cli.flags import MAX_STEPS
 from mrcnn.cli.inputs import Input
 from mrcnn.cli.models import build_model
-from mrcnn.cli.runs import predictions_of, run_detect, run_evaluate, ways_of
+from mrcnn.cli.runs import detected, predictions_of, run_detect, run_evaluate, ways_of
+from mrcnn.cli.summary import Summary
 from mrcnn.config import Config
 from mrcnn.data.augment import flip_left_right
+from mrcnn.data.dataset import Dataset
 from mrcnn.data.disk_cache import DiskCache
 from mrcnn.data.micrographs import MICROGRAPHS
-from mrcnn.errors import UserError, one_line
+from mrcnn.environment import import_keras
+from mrcnn.errors import UserError
 from mrcnn.files import open_regular
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 from mrcnn.results.run_log import RunLog, forget
+from mrcnn.results.writers import paths_of
 from mrcnn.segmenter import Segmenter
 from mrcnn.training.stages import SCHEDULES, train_in_stages
 from mrcnn.weights import description
 from mrcnn.weights.description import Description, describe
 
 
-def train(options: argparse.Namespace, app: Application) -> int:
+def train(options: argparse.Namespace, app: Application) -> Summary:
     """Train a network on labelled images."""
     need(options, "weights")
     app.check_data_flags(options)
@@ -66,15 +71,52 @@ def train(options: argparse.Namespace, app: Application) -> int:
     detecting = app.inference_class(path, chosen)()
     with locked(folder):
         description.write(folder / description.RUN_FILE, described(detecting, known, chosen))
+        datasets = data.datasets(folder)
+        began, epochs = time.monotonic(), model.epoch
         train_in_stages(
             model,
-            *data.datasets(folder),
+            *datasets,
             options.epochs,
             options.time_budget,
             chosen.schedule or SCHEDULES[0],
             flip_left_right if chosen.preset == "paper" else augmentation,
         )
-    return 0
+        return trained(model, datasets, model.epoch - epochs, time.monotonic() - began)
+
+
+def trained(model: Any, datasets: Sequence[Dataset | None], epochs: int, seconds: float) -> Summary:
+    """What a training has done. datasets: for training and, or None, for validation; epochs,
+    seconds: of this run."""
+    from mrcnn.training.checkpoints import newest  # Keras: seconds
+    from mrcnn.training.log import read_log
+
+    folder = Path(model.log_dir)
+    train_images, val_images = (len(one.image_ids) if one else 0 for one in datasets)
+    last = (read_log(folder / "training.csv") or [{}])[-1]
+    loss, val_loss, checkpoint = last.get("loss"), last.get("val_loss"), newest(folder)
+    facts = {
+        "images": train_images,
+        "validation_images": val_images,
+        "epochs": model.epoch,
+        "epochs_this_time": epochs,
+        "seconds": round(seconds, 3),
+        "loss": loss,
+        "validation_loss": val_loss,
+        "checkpoint": checkpoint,
+        "output": folder,
+    }
+    losses = f"{loss:.3f}" if loss is not None else "not known"
+    table = {
+        "Images": f"{train_images} for training, {val_images} for validation",
+        "Epochs": f"{model.epoch}" + (f" ({epochs} of them now)" if epochs < model.epoch else ""),
+        "Seconds": f"{seconds:.1f}" + (f" ({seconds / epochs:.1f} per epoch)" if epochs else ""),
+        "Loss": losses + (f", validation {val_loss:.3f}" if val_loss is not None else ""),
+        "Weights": checkpoint or "none yet",
+        "Loss curve": str(folder / "loss_curve.png"),
+        "Table": str(folder / "training.csv"),
+    }
+    result = f"{model.epoch} epochs, loss {table['Loss']}. Weights: {table['Weights']}"
+    return Summary(result, facts, table)
 
 
 def described(config: Config, known: Description, chosen: Any) -> Description:
@@ -96,6 +138,7 @@ def inference_config(options: argparse.Namespace, app: Application) -> Config:
     """The configuration of the network that the weights belong to."""
     path = app.weight_file(options, "inference")
     config = app.inference_class(path, app.settings(options, path))()
+    import_keras()
 
     from mrcnn.weights.weight_files import ranks_in_file  # Keras: seconds
 
@@ -141,7 +184,7 @@ def facts(options: argparse.Namespace, settings: PostProcessing | None) -> dict[
     }
 
 
-def detect(options: argparse.Namespace, app: Application) -> int:
+def detect(options: argparse.Namespace, app: Application) -> Summary:
     """Find the objects of images, and write what --format names."""
     DEFAULTS.changed(options.set)  # a wrong setting is an error before anything is read
     found = app.find_inputs(options)
@@ -161,11 +204,9 @@ def detect(options: argparse.Namespace, app: Application) -> int:
         about = {"settings": settings_of(options, formats), "weights": weights_of(options, app)}
         log = RunLog(output, about | {"images": states_of(found, inputs)}, options.overwrite)
         if log.complete:
-            count = len(log.done)
-            print(f"detect {count}/{count}: all are in {output} already; --overwrite detects anew")
-            return report_failures(log.failed)
+            return found_before(options, app, log, formats)
         detector = segmenter(options, app)
-        failed = run_detect(
+        return run_detect(
             detector,
             inputs,
             output,
@@ -179,12 +220,23 @@ def detect(options: argparse.Namespace, app: Application) -> int:
             tile=options.tile,
             inverted={"auto": None, "yes": True, "no": False}[options.invert],
         )
-    return report_failures(failed)
+
+
+def found_before(
+    options: argparse.Namespace, app: Application, log: RunLog, formats: Sequence[str]
+) -> Summary:
+    """What a run has found that is complete."""
+    nouns = app.description(app.weight_file(options, "inference")).nouns
+    count, output = len(log.done), log.folder
+    result = f"detect {count}/{count}: all are in {output} already; --overwrite detects anew"
+    print(result)
+    files = paths_of(output, formats, app.writers(output, formats, log.lengths))
+    return detected(result, (log.objects, nouns), (count, 0, count), 0.0, output, files, log.failed)
 
 
 # What the results do not depend on, or what `RunLog` compares by its content.
 NO_SETTINGS = {"command", "output", "overwrite", "logs", "weights", "inputs", "limit", "dataset",
-               "subset", "images", "labels", "no_pictures"}  # fmt: skip
+               "subset", "images", "labels", "no_pictures", "quiet", "json", "version"}  # fmt: skip
 
 
 def settings_of(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, Any]:
@@ -216,7 +268,7 @@ def states_of(found: Found, inputs: Sequence[Input]) -> dict[str, str]:
     return {**found.unreadable, **{item.name: state(item) for item in inputs}}
 
 
-def evaluate(options: argparse.Namespace, app: Application) -> int:
+def evaluate(options: argparse.Namespace, app: Application) -> Summary:
     """Score detections against true masks."""
     DEFAULTS.changed(options.set)
     app.check_data_flags(options)
@@ -234,7 +286,7 @@ def evaluate(options: argparse.Namespace, app: Application) -> int:
             predict, ways = given
             extra, said = [], {**facts(options, None), "Detections": ways["detections"]}
         forget(output)
-        failed = run_evaluate(
+        return run_evaluate(
             dataset,
             output,
             predict,
@@ -247,10 +299,9 @@ def evaluate(options: argparse.Namespace, app: Application) -> int:
             facts=said,
             ways=ways,
         )
-    return report_failures(failed)
 
 
-def compress(options: argparse.Namespace, app: Application) -> int:
+def compress(options: argparse.Namespace, app: Application) -> Summary:
     """Make a weight file with thinner fully connected layers."""
     config = inference_config(options, app)
     config.PRECISION = "float32"
@@ -267,14 +318,19 @@ def compress(options: argparse.Namespace, app: Application) -> int:
     )
     ranks = " and ".join(map(str, smaller.config.FPN_CLASSIF_FC_RANKS))
     before, after = (m.keras_model.count_params() for m in (whole, smaller))
-    print(
+    return Summary(
         f"Ranks {ranks}: {after:,} parameters in place of {before:,}. Written to "
-        f"{options.output}; --weights takes it as it is"
+        f"{options.output}; --weights takes it as it is",
+        {
+            "ranks": smaller.config.FPN_CLASSIF_FC_RANKS,
+            "parameters": after,
+            "parameters_before": before,
+            "output": options.output,
+        },
     )
-    return 0
 
 
-def export(options: argparse.Namespace, app: Application) -> int:
+def export(options: argparse.Namespace, app: Application) -> Summary:
     """Write the network for other runtimes."""
     from mrcnn import export as exporting
 
@@ -289,24 +345,8 @@ def export(options: argparse.Namespace, app: Application) -> int:
         max_instances=options.max_instances,
         classes=app.description(app.weight_file(options, "inference")).classes,
     )
-    print(
+    return Summary(
         f"Written to {path}: images of {options.size} x {options.size} pixels, any number at "
-        "once. What goes in and comes out stands at the top of mrcnn/export.py"
+        "once. What goes in and comes out stands at the top of mrcnn/export.py",
+        {"format": options.format, "size": options.size, "output": path},
     )
-    return 0
-
-
-MOST_REASONS = 5
-
-
-def report_failures(failed: Mapping[str, str]) -> int:
-    """The exit code, after lines that say what failed and why."""
-    if not failed:
-        return 0
-    print(f"{len(failed)} images failed:", file=sys.stderr)
-    for name, reason in list(failed.items())[:MOST_REASONS]:
-        reason = reason.removeprefix(f"{name}: ")
-        print(f"  {one_line(name)}: {one_line(reason, 200)}", file=sys.stderr)
-    if len(failed) > MOST_REASONS:
-        print(f"  and {len(failed) - MOST_REASONS} more", file=sys.stderr)
-    return 2

@@ -1,19 +1,23 @@
 """The console command `mrcnn`: its parser, and how commands are run and fail."""
+# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from mrcnn.cli.signals import EXIT_CODE, terminable
-from mrcnn.console import lasting_streams
+from mrcnn.cli.summary import Summary, print_json
+from mrcnn.console import lasting_streams, quiet
 from mrcnn.environment import check_keras
-from mrcnn.errors import MRCNNWarning, Terminated, UserError
+from mrcnn.errors import MRCNNWarning, Terminated, UserError, one_line
 
 SUMMARIES = {
     "detect": "find objects in images; writes what --format names",
@@ -90,22 +94,69 @@ FLAGS = {
 }
 
 
+class WrongFlags(Exception):
+    """What a parser complains of."""
+
+    def __init__(self, parser: argparse.ArgumentParser, message: str):
+        super().__init__(message)
+        self.parser = parser
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that leaves it to `parse` to end the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongFlags(self, message)
+
+
 def new_parser(prog: str, description: str, examples: dict[str, str]) -> argparse.ArgumentParser:
     """A parser with examples at the end of its help."""
-    return argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description=description,
         epilog="examples:\n" + "\n".join(examples.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_output_flags(parser)
+    parser.add_argument(
+        "--version",
+        action="store_true",
+        help="print the versions of this package, Keras and its backend, and the device",
+    )
+    return parser
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    # SUPPRESS: a flag given before the command must not be reset by the command's default.
+    for name, text in (
+        ("quiet", "show only warnings, errors and the result"),
+        ("json", "as --quiet, with the result as one JSON document on standard output"),
+    ):
+        parser.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; `command` is None with --version. Wrong flags exit with 2."""
+    try:
+        options = parser.parse_args(arguments)
+        if options.version:
+            options.command = None
+        elif options.command is None:
+            parser.error("the following arguments are required: COMMAND")
+        return options
+    except WrongFlags as wrong:
+        if "--json" in arguments:
+            print_json({"error": str(wrong)})
+        wrong.parser.print_usage(sys.stderr)
+        wrong.parser.exit(2, f"{wrong.parser.prog}: error: {wrong}\n")
 
 
 def add_commands(
     parser: argparse.ArgumentParser, summaries: dict[str, str], examples: dict[str, str]
 ) -> dict[str, argparse.ArgumentParser]:
     """A parser for each command, by its name."""
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    return {
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    made = {
         name: commands.add_parser(
             name,
             help=summary,
@@ -115,46 +166,87 @@ def add_commands(
         )
         for name, summary in summaries.items()
     }
+    for command in made.values():
+        add_output_flags(command)
+    return made
 
 
-def run(command: Callable[[], int], prog: str) -> int:
-    """The exit code of a command: its own, 2 for errors, 130 after Ctrl-C, 143 after SIGTERM.
+def run(
+    command: Callable[[], Summary], prog: str, options: argparse.Namespace | None = None
+) -> int:
+    """Run a command and print what it has done. Returns the exit code: 2 for errors, 130 after
+    Ctrl-C, 143 after SIGTERM.
 
-    Warnings of the package and errors that the user can mend are one line each.
+    Warnings of the package and errors that the user can mend are one line each. options: --quiet,
+    --json, and the name of the command.
     """
+    name = getattr(options, "command", None)
+    as_json = getattr(options, "json", False)
+    silent = as_json or getattr(options, "quiet", False)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up notes; errors are raised
     with lasting_streams(), warnings.catch_warnings():
         warnings.simplefilter("always", MRCNNWarning)
         warnings.showwarning = lambda message, *_, **__: print(
             f"Warning: {message}", file=sys.stderr
         )
+        stdout = sys.stdout
+
+        def say(text: str) -> None:
+            """The last words of a command that has not come to its end."""
+            if as_json:
+                print_json({"error": one_line(text, 1000), "command": name}, stdout)
+            print(f"{prog}: {text}", file=sys.stderr, flush=True)
+
         try:
-            check_keras()
-            with terminable():
-                return command()
+            with quiet() if silent else contextlib.nullcontext():
+                if name is not None:  # --version says itself what is wrong
+                    check_keras()
+                with terminable(say):
+                    done = command()
+            return (
+                done if isinstance(done, int) else done.present(name or "version", silent, as_json)
+            )
         except (UserError, OSError) as error:  # OSError: no permission, disk full
-            print(f"{prog}: {error}", file=sys.stderr)
+            say(str(error))
             return 2
         except Terminated:
-            print(f"{prog}: stopped by SIGTERM", file=sys.stderr)
+            say("stopped by SIGTERM")
             return EXIT_CODE
         except KeyboardInterrupt:
-            print(f"{prog}: interrupted", file=sys.stderr)
+            say("interrupted")
             return 130
+        except Exception as error:
+            if as_json:
+                print_json({"error": one_line(repr(error), 1000), "command": name})
+            raise
+
+
+def complete(parser: Callable[[], argparse.ArgumentParser]) -> None:
+    """Answer the shell that asks for the flags that a line may go on with, and exit; nothing
+    otherwise."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete  # an extra
+
+        argcomplete.autocomplete(parser())
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The console command. Returns the exit code; wrong flags exit with 2 from argparse."""
+    complete(build_parser)
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = build_parser(arguments).parse_args(arguments)
+    options = parse(build_parser(arguments), arguments)
     options.logs = getattr(options, "logs", "logs")
     if options.command != "train":
         options.weights = getattr(options, "weights", "nucleus")
 
-    def command() -> int:
+    def command() -> Summary:
+        if options.command is None:
+            from mrcnn.cli.version import version
+
+            return version()
         from mrcnn.cli.application import Application
 
         commands = importlib.import_module("mrcnn.cli.commands")
         return getattr(commands, options.command)(options, Application())
 
-    return run(command, "mrcnn")
+    return run(command, "mrcnn", options)

@@ -7,6 +7,8 @@ leaves what has been done so far and says where.
 
 from __future__ import annotations
 
+import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 
 from mrcnn.cli.inputs import Input
 from mrcnn.cli.pipeline import Outcome, run_overlapped
+from mrcnn.cli.summary import Summary, timing, timing_text
 from mrcnn.console import Progress
 from mrcnn.data.dataset import Dataset
 from mrcnn.errors import MRCNNWarning, UserError
@@ -37,28 +40,33 @@ def each_image(
     names: Sequence[str],
     what: str,
     failed: dict[str, str],
-    read: Callable,
-    work: Callable,
-    write: Callable,
-    progress: Progress | None = None,
+    read: Callable[[int], Any],
+    work: Callable[[int, Any, Progress], Any],
+    write: Callable[[int, Outcome], str],
 ) -> None:
     """Take the numbers of the images, which have these names, through the stages of
     `run_overlapped`.
 
-    `write` returns a note for the progress line. The names of images that fail go to `failed`,
-    with the reason.
+    `work` gets the progress, too; `write` returns a note for it. The names of images that fail go
+    to `failed`, with the reason.
     """
-    progress = progress or Progress(len(names), what)
+    with Progress(len(names), what) as progress:
 
-    def report(number: int, outcome: Outcome) -> None:
-        note = outcome.result
-        if outcome.error is not None:
-            name, note = names[number], "failed"
-            failed[name] = str(outcome.error or "out of memory")
-            progress.message(f"{name}: skipped: {failed[name]}")
-        progress.step(note)
+        def report(number: int, outcome: Outcome) -> None:
+            note = outcome.result
+            if outcome.error is not None:
+                name, note = names[number], "failed"
+                failed[name] = str(outcome.error or "out of memory")
+                print(f"{name}: skipped: {failed[name]}", file=sys.stderr)
+            progress.step(note)
 
-    run_overlapped(range(len(names)), read, work, write, report)
+        run_overlapped(
+            range(len(names)),
+            read,
+            lambda number, value: work(number, value, progress),
+            write,
+            report,
+        )
 
 
 def run_detect(
@@ -72,7 +80,7 @@ def run_detect(
     extra: Sequence[ImageWriter] = (),
     log: RunLog | None = None,
     **how: Any,
-) -> dict[str, str]:
+) -> Summary:
     """Detect in images into the folder `output`.
 
     Args:
@@ -87,19 +95,19 @@ def run_detect(
         how: further arguments of `Segmenter.detect`.
 
     Returns:
-        The names of the images that failed, with the reasons, and those of `unreadable`.
+        What was found; among the images that failed are those of `unreadable`.
     """
     writer = ResultWriter(output, formats, facts or {}, microns, segmenter.nouns, extra, log)
-    failed = dict(unreadable or {})
+    failed, count = dict(unreadable or {}), len(inputs) + len(unreadable or {})
+    earlier = len(log.done) if log else 0
     inputs = left_to_do(writer, inputs, failed)
     names = [item.name for item in inputs]
     warn_of_long(names)
-    progress = Progress(len(inputs), "detect")
 
     def read(number: int) -> Any:
         return inputs[number].load()
 
-    def work(number: int, image: Any) -> Any:
+    def work(number: int, image: Any, progress: Progress) -> Any:
         result, warned = with_warnings(
             segmenter.detect,
             image,
@@ -119,18 +127,60 @@ def run_detect(
         writer.add(names[number], result, taken)
         return counted(len(result), segmenter.nouns)
 
-    complete = False
+    complete, began = False, time.monotonic()
     try:
-        each_image(names, "detect", failed, read, work, write, progress)
+        each_image(names, "detect", failed, read, work, write)
         complete = True
     except KeyboardInterrupt:
         again = "; the same command goes on from there" if log else ""
-        print(f"Stopped. The results so far are in {writer.partial}{again}")
+        print(f"Stopped. The results so far are in {writer.partial}{again}", file=sys.stderr)
         raise
     finally:
         writer.close(complete)
-    print(f"{counted(writer.total, segmenter.nouns)}. Written to {writer.places()}")
-    return failed
+    return detected(
+        f"{counted(writer.total, segmenter.nouns)}. Written to {writer.places()}",
+        (writer.total, segmenter.nouns),
+        (count, len(inputs), earlier),
+        time.monotonic() - began,
+        output,
+        writer.paths(),
+        failed,
+    )
+
+
+def detected(
+    result: str,
+    objects: tuple[int, tuple[str, str]],
+    images: tuple[int, int, int],
+    seconds: float,
+    output: Path,
+    files: Mapping[str, str],
+    failed: Mapping[str, str],
+) -> Summary:
+    """What `detect` has done.
+
+    objects: how many, and what they are called; images: all, those of this run, and those that
+    were done before; files: see `ResultWriter.paths`.
+    """
+    number, nouns = objects
+    count, now, earlier = images
+    facts = {
+        "images": count - len(failed),
+        "objects": number,
+        **timing(seconds, now),
+        "images_this_time": now,
+        "skipped": failed,
+        "output": output,
+        "files": files,
+    }
+    table = {
+        "Images": str(count - len(failed)) + (f" ({now} of them now)" if earlier else ""),
+        nouns[1].capitalize(): str(number),
+        "Seconds": timing_text(seconds, now),
+        "Skipped": str(len(failed)),
+        **{name.capitalize(): path for name, path in files.items()},
+    }
+    return Summary(result, facts, table, failed)
 
 
 def left_to_do(
@@ -210,11 +260,11 @@ def run_evaluate(
     figures: bool = False,
     facts: Mapping[str, str] | None = None,
     ways: Mapping[str, Any] | None = None,
-) -> dict[str, str]:
+) -> Summary:
     """Score detections on a labelled data set.
 
     Writes index.html, metrics.json, metrics.csv, <name>.png and worst.png (the WORST of these
-    images on one sheet) into `output`; prints the table.
+    images on one sheet) into `output`; prints the scores.
 
     Args:
         dataset: prepared.
@@ -228,50 +278,49 @@ def run_evaluate(
         ways: where the detections come from, kept in metrics.json.
 
     Returns:
-        The names of the images that failed, with the reasons; they are not part of the scores.
+        What the scores are; images that failed are not part of them.
     """
     writer = EvaluationWriter(output, Evaluation(kinds), nouns, extra, pictures, figures, facts)
     names = [dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]]
     warn_of_long(names)
 
-    def read(number: int) -> tuple:
-        truth, crowds = split_crowds(*dataset.load_layers(number))
-        image = dataset.load_image(number)
-        values = np.asarray(dataset.open_image(number)[:, :])
-        if truth.shape[:2] != image.shape[:2]:
-            raise UserError(
-                f"masks of {truth.shape[0]} x {truth.shape[1]} pixels for an image of "
-                f"{image.shape[0]} x {image.shape[1]}"
-            )
-        return image, truth, crowds, values
-
-    def work(number: int, found: tuple) -> tuple:
+    def work(number: int, found: tuple, progress: Progress) -> tuple:
         image, truth, crowds, values = found
         return image, truth, *predict(names[number], values), crowds
 
     def write(number: int, outcome: Outcome) -> str:
-        if outcome.error is not None:
-            writer.page.add_failed(names[number], str(outcome.error or "out of memory"))
-            return ""
-        writer.add(names[number], *outcome.result)
-        return f"mean score {writer.evaluation.mean('score'):.3f}"
+        return writer.take(names[number], outcome)
 
-    complete, failed = False, {}
+    complete, failed, began = False, {}, time.monotonic()
     try:
-        each_image(names, "evaluate", failed, read, work, write)
+        each_image(names, "evaluate", failed, lambda i: labelled(dataset, i), work, write)
         complete = True
     except KeyboardInterrupt:
         done = len(writer.evaluation.rows)
         if done:
-            print(f"Stopped. The scores of the {done} images so far are in {output}")
+            said = f"Stopped. The scores of the {done} images so far are in {output}"
+            print(said, file=sys.stderr)
         raise
     finally:
         writer.close(complete, ways or {}, list(failed))
     if not writer.evaluation.rows:
         raise UserError(f"none of the {len(failed)} images could be scored")
-    print(writer.evaluation.table())
-    print(f"\nWritten to {output}: {', '.join(writer.places())}")
-    return failed
+    print(writer.evaluation.table() + "\n")
+    return writer.summary(time.monotonic() - began, failed)
+
+
+def labelled(dataset: Dataset, number: int) -> tuple:
+    """An image uint8 [H, W, 3], its label layers int [H, W, L], its crowds bool [H, W, C], and its
+    values as they are in the file. Raises UserError where the sizes differ."""
+    truth, crowds = split_crowds(*dataset.load_layers(number))
+    image = dataset.load_image(number)
+    values = np.asarray(dataset.open_image(number)[:, :])
+    if truth.shape[:2] != image.shape[:2]:
+        raise UserError(
+            f"masks of {truth.shape[0]} x {truth.shape[1]} pixels for an image of "
+            f"{image.shape[0]} x {image.shape[1]}"
+        )
+    return image, truth, crowds, values
 
 
 class EvaluationWriter:
@@ -297,6 +346,14 @@ class EvaluationWriter:
         self.page = ReportWriter(
             output / "index.html", title, facts or {}, kind="evaluate", nouns=nouns
         )
+
+    def take(self, name: str, outcome: Outcome) -> str:
+        """Write what has become of an image. Returns a note about the scores so far."""
+        if outcome.error is not None:
+            self.page.add_failed(name, str(outcome.error or "out of memory"))
+            return ""
+        self.add(name, *outcome.result)
+        return f"mean score {self.evaluation.mean('score'):.3f}"
 
     def add(
         self,
@@ -341,6 +398,29 @@ class EvaluationWriter:
         self.page.close(complete, self.evaluation.summary() if rows else None)
         if rows:
             self.evaluation.write(self.output, **ways, complete=complete, failed=failed)
+
+    def summary(self, seconds: float, failed: Mapping[str, str]) -> Summary:
+        """What the scores are, and where; draws the sheet of the worst images."""
+        scores, places = self.evaluation.summary(), ", ".join(self.places())
+        images, score = scores["images"], f"{scores['score']:.4f}"
+        table = {
+            "Images": str(images),
+            f"True {self.nouns[1]}": str(scores["true"]),
+            "Detected": str(scores["detected"]),
+            "Score": score,
+            "Seconds": timing_text(seconds, images),
+            "Skipped": str(len(failed)),
+            "Report": str(self.output / "index.html"),
+            "Written to": f"{self.output}: {places}",
+        }
+        facts = {
+            **scores,
+            **timing(seconds, images),
+            "skipped": failed,
+            "output": self.output,
+        }
+        result = f"Score {score} of {images} images. Written to {self.output}: {places}"
+        return Summary(result, facts, table, failed)
 
     def places(self) -> list[str]:
         """Where the results are, in words; draws the sheet of the worst images."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mrcnn.errors import Terminated
 
@@ -21,11 +20,12 @@ PATIENCE = 9.0  # seconds
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[None]:
+def terminable(say: Callable[[str], None]) -> Iterator[None]:
     """In the block SIGTERM raises `Terminated`, once. Where nothing has come of that after
     PATIENCE seconds, for instance because the main thread is deep inside of TensorFlow, the
     process ends with EXIT_CODE: what is on disk is whole, and the next run resumes it.
 
+    say: prints why the process ends, in another thread.
     Without effect in other threads than the main one, which get no signals.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -44,7 +44,7 @@ def terminable() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, handle)
     pipe_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     ended = threading.Event()
-    threading.Thread(target=_watch, args=(reader, ended), daemon=True).start()
+    threading.Thread(target=_watch, args=(reader, ended, say), daemon=True).start()
     try:
         yield
     finally:
@@ -54,7 +54,7 @@ def terminable() -> Iterator[None]:
         os.close(writer)  # the thread then reads the end and closes the other
 
 
-def _watch(reader: int, ended: threading.Event) -> None:
+def _watch(reader: int, ended: threading.Event, say: Callable[[str], None]) -> None:
     """End the process PATIENCE seconds after SIGTERM, unless the block has ended by then."""
     try:
         while True:
@@ -69,10 +69,8 @@ def _watch(reader: int, ended: threading.Event) -> None:
     if not ended.wait(PATIENCE):
         with contextlib.suppress(OSError, ValueError):
             seconds = time.monotonic() - began
-            print(
-                f"Stopped {seconds:.0f} s after SIGTERM, in the middle of a step: what is written "
-                "is whole, and the same command resumes",
-                file=sys.stderr,
-                flush=True,
+            say(
+                f"stopped {seconds:.0f} s after SIGTERM, in the middle of a step: what is written "
+                "is whole, and the same command resumes"
             )
         os._exit(EXIT_CODE)

@@ -62,6 +62,14 @@ class RunLog:
         return {line["name"]: line["failed"] for line in self.done if line["failed"] is not None}
 
     @property
+    def objects(self) -> int:
+        """The number of objects in the images that are finished."""
+        try:
+            return sum(line["memory"]["objects"] for line in self.done if line["failed"] is None)
+        except (KeyError, TypeError):
+            raise damaged(self.path) from None
+
+    @property
     def lengths(self) -> dict[str, int]:
         """The bytes that count of the files that grow."""
         return self.done[-1]["lengths"] if self.done else {}

@@ -223,6 +223,10 @@ class ResultWriter:
                 writer.partial.unlink()
             self.log.finish([name for writer in self._growing() for name in writer.files()])
 
+    def paths(self) -> dict[str, str]:
+        """Where each format is; of the application's own formats by the names of their files."""
+        return paths_of(self.output, self.formats, self.extra)
+
     def places(self) -> str:
         """Where the results are, in words."""
         places = [place for name, place in PLACES.items() if name in self.formats]
@@ -233,6 +237,15 @@ class ResultWriter:
     def partial(self) -> Path:
         """What an interrupted run leaves."""
         return self.extra[0].partial if self.extra else self.output
+
+
+def paths_of(
+    output: Path, formats: Sequence[str], extra: Sequence[ImageWriter] = ()
+) -> dict[str, str]:
+    """See `ResultWriter.paths`."""
+    places = {**PLACES, "pictures": "*.png"}
+    own = {name: f"{output / place}" for name, place in places.items() if name in formats}
+    return own | {writer.path.name: str(writer.path) for writer in extra}
 
 
 class Coco:

@@ -1,4 +1,4 @@
-"""The progress line of a training run, and the text of losses and durations in it.
+"""The progress of a training run, and the text of losses and durations in it.
 
 The losses in Keras's logs are means over the epoch so far, not those of one batch.
 """
@@ -13,20 +13,24 @@ from typing import TextIO
 import keras
 
 from mrcnn.config_rules import LOSS_NAMES
-from mrcnn.console import duration_text
+from mrcnn.console import Bar, countdown, duration_text, on_terminal
 
 # The loss trackers in the order of the network's outputs; "loss" is the weighted total and
 # includes the weight decay.
 LOSSES = ("loss", *LOSS_NAMES)
 
 
+COMPILING = "the first step takes longer: the network is compiled"
+
+
 class ProgressLine(keras.callbacks.Callback):
-    """One line that shows the epoch, the step, every loss, the speed and the time left.
+    """Shows the epoch, the step, every loss, the speed and the time left.
 
     `epoch 3/20  step 57/100  loss 1.234 (rpn_class .12 rpn_bbox .33 ...)  .83 s/step  ETA 00:12:31`
 
-    On a terminal the line is redrawn in place; elsewhere (a file, a pipe) a plain line is written
-    every `interval` seconds. The end of an epoch always leaves a line, with the validation losses.
+    On a terminal that is a bar with the losses below it; elsewhere (a file, a pipe) a plain line is
+    written every `interval` seconds. The end of an epoch always leaves a line, with the validation
+    losses.
     """
 
     def __init__(
@@ -53,15 +57,21 @@ class ProgressLine(keras.callbacks.Callback):
         self._validation_seconds = 0.0
         self._first_step = True
         self._last_shown = -math.inf
-        self._drawn = 0
+        self._bar: Bar | None = None
 
     def on_train_begin(self, logs=None):
         self._first_step = True
         self._last_shown = -math.inf
+        self._train_start = self.clock()
+        stream = self.stream or sys.stdout
+        if on_terminal(stream):
+            self._bar = self._bar or Bar(stream, keep=False)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
         self._epoch_start = self._last_step_end = self.clock()
+        if self._bar:
+            self._draw(-1, {}, COMPILING if self._first_step else " ")
 
     def on_train_batch_end(self, batch, logs=None):
         now = self.clock()
@@ -70,13 +80,21 @@ class ProgressLine(keras.callbacks.Callback):
             self._step_seconds.append(now - self._last_step_end)
         self._first_step = False
         self._last_step_end = now
-        if self._is_due(now):
-            self._show(f"{self._step_text(batch)}  {losses_text(logs)}{self._speed_text(batch)}")
+        if self._bar:
+            self._draw(batch, logs)
+        elif self._is_due(now):
+            speed = f"  {self._speed_text()}" if self._step_seconds else ""
+            self._print(
+                f"{self._epoch_text()}  step {batch + 1}/{self.params.get('steps') or '?'}  "
+                f"{losses_text(logs)}{speed}{self._eta_text(batch)}"
+            )
 
     def on_test_batch_end(self, batch, logs=None):
-        if self._is_due(self.clock()):
-            head = "" if self._epoch is None else f"{self._epoch_text()}  "
-            self._show(f"{head}validation step {batch + 1}  {losses_text(logs)}")
+        text = f"validation step {batch + 1}  {losses_text(logs)}"
+        if self._bar:
+            self._draw((self.params.get("steps") or 0) - 1, logs, text)
+        elif self._is_due(self.clock()):
+            self._print(text if self._epoch is None else f"{self._epoch_text()}  {text}")
 
     def on_epoch_end(self, epoch, logs=None):
         now = self.clock()
@@ -87,65 +105,60 @@ class ProgressLine(keras.callbacks.Callback):
         }
         if validation:
             text += f"  val {losses_text(validation)}"
-        text += f"  {duration_text(now - self._epoch_start)}{self._eta_text(None)}"
-        self._show(text)
-        self.finish()
+        self._print(f"{text}  {duration_text(now - self._epoch_start)}{self._eta_text(None)}")
 
     def finish(self) -> None:
-        """End a line that was being redrawn, so that other output starts on its own line."""
-        if self._drawn:
-            self._write("\n")
-            self._drawn = 0
+        """Take the bar away."""
+        if self._bar:
+            self._bar.close()
+            self._bar = None
 
     def _is_due(self, now: float) -> bool:
-        # A terminal is redrawn ten times a second at most.
-        interval = 0.1 if self._on_terminal() else self.interval
-        return now - self._last_shown >= interval
+        return now - self._last_shown >= self.interval
 
-    def _on_terminal(self) -> bool:
-        return (self.stream or sys.stdout).isatty()
-
-    def _show(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._last_shown = self.clock()
-        if self._on_terminal():
-            # Spaces wipe what is left of a longer line before.
-            self._write("\r" + text + " " * max(0, self._drawn - len(text)))
-            self._drawn = len(text)
+        if self._bar:
+            self._bar.print(text)
         else:
-            self._write(text + "\n")
+            print(text, file=self.stream or sys.stdout, flush=True)
 
-    def _write(self, text: str) -> None:
-        stream = self.stream or sys.stdout
-        stream.write(text)
-        stream.flush()
+    def _draw(self, batch: int, logs: dict[str, float] | None, below: str = "") -> None:
+        """Show that a batch is done, -1 for none yet."""
+        steps, left = self.params.get("steps") or 0, self._seconds_to_go(batch)
+        clock = self._elapsed if left is None else countdown(left)
+        speed = self._speed_text() if self._step_seconds else ""
+        self._bar.show(
+            self._epoch_text(), batch + 1, steps, clock, speed, below or losses_text(logs)
+        )
+
+    def _elapsed(self) -> str:
+        return duration_text(self.clock() - self._train_start)
 
     def _epoch_text(self) -> str:
         if self.seconds_left is not None:
             return f"epoch {self._epoch + 1}"
         return f"epoch {self._epoch + 1}/{self.params.get('epochs') or '?'}"
 
-    def _step_text(self, batch: int) -> str:
-        return f"{self._epoch_text()}  step {batch + 1}/{self.params.get('steps') or '?'}"
-
-    def _speed_text(self, batch: int) -> str:
-        if not self._step_seconds:
-            return ""
+    def _speed_text(self) -> str:
         mean = sum(self._step_seconds) / len(self._step_seconds)
-        return f"  {number_text(mean)} s/step{self._eta_text(batch)}"
+        return f"{number_text(mean)} s/step"
 
-    def _eta_text(self, batch: int | None) -> str:
-        """The time left; `batch` is None at the end of an epoch. Empty where it is not known."""
+    def _seconds_to_go(self, batch: int | None) -> float | None:
+        """Of the run; `batch` is None at the end of an epoch. None where it is not known."""
         epochs, steps = self.params.get("epochs"), self.params.get("steps")
         if not (epochs and steps and self._step_seconds):
-            return ""
+            return None
         step = sum(self._step_seconds) / len(self._step_seconds)
         full_epochs = epochs - self._epoch - 1
         seconds = full_epochs * (steps * step + self._validation_seconds)
         if batch is not None:
             seconds += (steps - batch - 1) * step + self._validation_seconds
-        if self.seconds_left is not None:
-            seconds = min(seconds, self.seconds_left())
-        return f"  ETA {duration_text(seconds)}"
+        return seconds if self.seconds_left is None else min(seconds, self.seconds_left())
+
+    def _eta_text(self, batch: int | None) -> str:
+        seconds = self._seconds_to_go(batch)
+        return "" if seconds is None else f"  ETA {duration_text(seconds)}"
 
 
 def number_text(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -118,7 +119,8 @@ class StageRun:
             )
         except KeyboardInterrupt:
             last = self.last_checkpoint()
-            _say(f"Stopped. Go on from {last}" if last else "Stopped before the first checkpoint")
+            said = f"Stopped. Go on from {last}" if last else "Stopped before the first checkpoint"
+            print(said, file=sys.stderr, flush=True)
             raise
         finally:
             if self.average:

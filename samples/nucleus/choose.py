@@ -21,6 +21,7 @@ from mrcnn.atomic import atomic_path, locked
 from mrcnn.cli.application import Application, need
 from mrcnn.cli.pipeline import Outcome
 from mrcnn.cli.runs import each_image
+from mrcnn.cli.summary import Summary
 from mrcnn.console import Progress
 from mrcnn.errors import UserError
 from mrcnn.evaluation import metrics
@@ -149,11 +150,11 @@ def run_choose(
     limit: int | None = None,
     start: PostProcessing = DEFAULTS,
     variants: Sequence[tta.Variant] = tta.NONE,
-) -> dict[str, str]:
+) -> Summary:
     """Detect on a labelled data set, score the grid, print tables, write output/choose.csv.
 
     start: the settings that all others are compared with. variants: see `tta`.
-    Returns the ids of the images that failed, with the reasons; nothing is chosen by them.
+    Returns what was chosen; images that failed have no part in that.
     """
     samples, failed = _detect_all(model, dataset, limit, variants)
     if not samples:
@@ -164,21 +165,28 @@ def run_choose(
         f"(95 % interval {bootstrap_interval(scorer(start))})\n"
     )
 
-    line = Progress(sum(map(len, GRID.values())), "one at a time")
-    alone = one_at_a_time(scorer, start, step=line.step)
+    with Progress(sum(map(len, GRID.values())), "one at a time") as line:
+        alone = one_at_a_time(scorer, start, step=line.step)
     print(table(alone, start) + "\n")
-    line = Progress(MAX_ROUNDS * len(GRID), "combine")
-    combined = combine(scorer, start, step=line.step)
-    line.finish()
+    with Progress(MAX_ROUNDS * len(GRID), "combine") as line:
+        combined = combine(scorer, start, step=line.step)
+        line.finish()
     chosen = combined[-1].settings if combined else start
     print("Combined, one change after the other:")
     print(table(combined, start) if combined else "  nothing gains more than the start")
-    print("\n" + _by_kind(scorer, start, chosen))
-    print(f"\nChosen: {chosen}")
+    print("\n" + _by_kind(scorer, start, chosen) + "\n")
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "choose.csv", alone, combined)
-    print(f"Written to {output / 'choose.csv'}")
-    return failed
+    path = output / "choose.csv"
+    _write(path, alone, combined)
+    facts = {
+        "images": len(samples),
+        "score": float(scorer(chosen).mean()),
+        "score_before": float(scorer(start).mean()),
+        "settings": chosen.to_dict(),
+        "skipped": failed,
+        "output": path,
+    }
+    return Summary(f"Chosen: {chosen}\nWritten to {path}", facts, failed=failed)
 
 
 def _detect_all(
@@ -192,7 +200,7 @@ def _detect_all(
     def read(number: int) -> tuple:
         return dataset.load_image(number), dataset.load_layers(number)[0]
 
-    def work(number: int, pair: tuple) -> Sample:
+    def work(number: int, pair: tuple, progress: Progress) -> Sample:
         image, truth = pair
         areas = np.bincount(truth[truth > 0])
         kind = kind_of(image, areas[areas > 0])
@@ -255,7 +263,7 @@ def _write(path: Path, alone: Sequence[Trial], combined: Sequence[Trial]) -> Non
                 )
 
 
-def run(options: argparse.Namespace, app: Application) -> int:
+def run(options: argparse.Namespace, app: Application) -> Summary:
     """The command `choose`."""
     from mrcnn.cli import commands
 
@@ -266,5 +274,4 @@ def run(options: argparse.Namespace, app: Application) -> int:
     with locked(output):
         model = commands.inference_model(options, app, start)
         variants = tta.variants_of(options.tta)
-        failed = run_choose(model, dataset, output, options.limit, start, variants)
-    return commands.report_failures(failed)
+        return run_choose(model, dataset, output, options.limit, start, variants)

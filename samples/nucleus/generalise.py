@@ -16,6 +16,7 @@ import csv
 import dataclasses
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from mrcnn.cli import flags
 from mrcnn.cli.application import Application, need
 from mrcnn.cli.runs import predictions_of, run_evaluate, ways_of
 from mrcnn.cli.settings import Settings
+from mrcnn.cli.summary import Summary
 from mrcnn.data.micrographs import MICROGRAPHS
 from mrcnn.errors import UserError, one_line, quoted
 from mrcnn.evaluation.bootstrap import bootstrap_interval, paired_difference
@@ -116,7 +118,7 @@ def run_fold(
     for subset in ("tune", "val") if left_out else ("tune",):
         kinds = LEFT_OUT[left_out] if left_out else None
         dataset = load_dataset(options.dataset, subset, True, kinds)
-        failed |= run_evaluate(
+        scored = run_evaluate(
             dataset,
             folder / subset,
             predictions_of(detector),
@@ -125,10 +127,12 @@ def run_fold(
             pictures=False,
             ways=ways_of(detector, str(folder)),
         )
+        print(scored.result)
+        failed |= scored.failed
         rows += read_rows(folder / subset / "metrics.csv")
     if failed:
         print(f"{fold}: no scores, since {len(failed)} of its images have none: mend them, and run "
-              "the same command again")  # fmt: skip
+              "the same command again", file=sys.stderr)  # fmt: skip
     else:
         write_rows(folder / SCORES, rows)
     return failed
@@ -302,12 +306,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--against", metavar="DIR", help="output folder of other settings to compare with")
 
 
-def run(options: argparse.Namespace, app: Application) -> int:
+def run(options: argparse.Namespace, app: Application) -> Summary:
     """The command `generalise`."""
-    from mrcnn.cli.commands import report_failures
-
     need(options, "dataset", "weights", "output")
-    with locked(options.output):
+    output, against = Path(options.output), options.against and Path(options.against)
+    with locked(output):
         failed = run_folds(options, app, options.leave_out or DEFAULT_FOLDS)
-        print(table(Path(options.output), options.against and Path(options.against)))
-    return report_failures(failed)
+        found = scores_of(output)
+        facts = {
+            "scores": {fold: float(np.mean(list(found[fold].values()))) for fold in found},
+            "skipped": failed,
+            "output": output,
+        }
+        return Summary(table(output, against), facts, failed=failed)

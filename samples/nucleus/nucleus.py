@@ -30,7 +30,8 @@ from mrcnn.atomic import locked  # noqa: E402
 from mrcnn.cli import application, flags  # noqa: E402
 from mrcnn.cli.application import Application, Found, TrainingData, need  # noqa: E402
 from mrcnn.cli.inputs import of_dataset  # noqa: E402
-from mrcnn.cli.main import add_commands, new_parser, run  # noqa: E402
+from mrcnn.cli.main import add_commands, complete, new_parser, parse, run  # noqa: E402
+from mrcnn.cli.summary import Summary  # noqa: E402
 from mrcnn.data.dataset import Dataset  # noqa: E402
 from mrcnn.data.micrographs import MICROGRAPHS  # noqa: E402
 from mrcnn.data.mixture import Mixture  # noqa: E402
@@ -187,7 +188,9 @@ def detect(
     with locked(folder):
         forget(folder)
         extra = app.writers(folder, formats)
-        return list(run_detect(segmenter, inputs, folder, formats, extra=extra))
+        done = run_detect(segmenter, inputs, folder, formats, extra=extra)
+    print(done.result)
+    return list(done.failed)
 
 
 # ---- The command line --------------------------------------------------------------------------
@@ -414,19 +417,24 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 2 for errors, 130 after Ctrl-C."""
-    options = build_parser().parse_args(arguments)
+    complete(build_parser)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse(build_parser(), arguments)
     options.logs = getattr(options, "logs", DEFAULT_LOGS_DIR)
     if options.command not in ("train", "generalise", "synthesize"):
         options.weights = getattr(options, "weights", "nucleus")
     own = {"choose": choose.run, "generalise": generalise.run, "synthesize": synthesize.run}
 
-    def command() -> int:
+    def command() -> Summary:
         from mrcnn.cli import commands
+        from mrcnn.cli.version import version
 
+        if options.command is None:
+            return version()
         chosen = own.get(options.command) or getattr(commands, options.command)
         return chosen(options, NucleusApplication())
 
-    return run(command, "nucleus.py")
+    return run(command, "nucleus.py", options)
 
 
 if __name__ == "__main__":

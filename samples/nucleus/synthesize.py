@@ -21,6 +21,7 @@ from skimage.io import imsave
 from mrcnn.atomic import atomic_folder, locked
 from mrcnn.cli.application import Application
 from mrcnn.cli.flags import names_of, positive, whole
+from mrcnn.cli.summary import Summary
 from mrcnn.console import Progress
 from mrcnn.data.dataset import Dataset
 from mrcnn.data.sampling import sampling_weights
@@ -207,15 +208,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--leave-out", choices=tuple(LEFT_OUT), help="with --crowd: no images of this kind")
 
 
-def run(options: argparse.Namespace, app: Application) -> int:
+def run(options: argparse.Namespace, app: Application) -> Summary:
     """The command `synthesize`."""
     if options.crowd and options.kinds:
         raise UserError("--kinds is for drawn nuclei: it has no effect on --crowd")
     if options.leave_out and not options.crowd:
         raise UserError("--leave-out goes with --crowd")
-    line = Progress(options.count, "synthesize")
     how = (options.count, options.size, options.seed, options.subset)
-    with locked(options.output):
+    with locked(options.output), Progress(options.count, "synthesize") as line:
         if options.crowd:
             source, kinds = Path(options.crowd), kept_kinds(options.leave_out)
             dataset = load_dataset(str(source.parent), source.name, True, kinds)
@@ -223,5 +223,6 @@ def run(options: argparse.Namespace, app: Application) -> int:
         else:
             kinds = options.kinds or DEFAULT_KINDS
             synthesize(options.output, *how, kinds, progress=lambda done, total: line.step())
-    print(f"{options.count} images in {Path(options.output) / options.subset}")
-    return 0
+    folder = Path(options.output) / options.subset
+    facts = {"images": options.count, "output": folder}
+    return Summary(f"{options.count} images in {folder}", facts)

@@ -1,10 +1,9 @@
-"""What all commands have in common: one run has a folder, and failures are named."""
+"""What all commands have in common: one run has a folder."""
 
 import numpy as np
 import pytest
 
 from mrcnn.atomic import locked
-from mrcnn.cli.commands import report_failures
 from samples.nucleus.nucleus import main
 from samples.nucleus.submission import SubmissionWriter
 from samples.nucleus.synthesize import synthesize
@@ -24,14 +23,3 @@ def test_a_folder_in_use_is_one_line(command, tmp_path, capsys):
         assert main([command, *flags, "--output", str(tmp_path / "out")]) == 2
         assert "out is in use by another run: wait until" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "out").iterdir()] == [".mrcnn-lock"]
-
-
-def test_failures_are_named_with_their_reasons(capsys):
-    assert report_failures({}) == 0
-    failed = {f"a{number}.png": "is broken" for number in range(6)}
-    failed = {"/x/b.png": "/x/b.png: is\nno " + "image" * 99, **failed}
-    assert report_failures(failed) == 2
-    first, second, *others, last = capsys.readouterr().err.splitlines()
-    assert first == "7 images failed:" and last == "  and 2 more"
-    assert second.startswith("  /x/b.png: is\\nno image") and len(second) < 250
-    assert others == [f"  a{number}.png: is broken" for number in range(4)]

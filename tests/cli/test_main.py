@@ -1,15 +1,19 @@
 """The console command, run for real: help, errors, and training from a described network."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from skimage.io import imsave
 
 from mrcnn.cli import commands
 from mrcnn.cli.main import EXAMPLES, FLAGS, SUMMARIES, main
+from mrcnn.errors import Terminated, UserError
 from mrcnn.presets import MicrographConfig, inference_config
 from mrcnn.weights import description
 from tests.support.nucleus_models import FixedModel
@@ -66,9 +70,103 @@ def test_detect(labelled, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
     found = tmp_path / "found"
     assert main(["detect", str(labelled[0]), "--output", str(found)]) == 0
-    assert "12 nuclei. Written to" in capsys.readouterr().out
+    table = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert {name: table[name].strip() for name in ("Images", "Nuclei", "Skipped")} == {
+        "Images": "6",
+        "Nuclei": "12",
+        "Skipped": "0",
+    }
+    assert table["Labels"].strip() == str(found / "labels") and "per image" in table["Seconds"]
     assert {path.name for path in found.iterdir()} >= {"index.html", "labels", "measurements.csv"}
     assert not (found / "submit.csv").exists()
+
+
+def test_detect_for_scripts(labelled, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
+    detect = ["detect", str(labelled[0]), "--output", str(tmp_path / "found")]
+    assert main([*detect, "--quiet"]) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("12 nuclei. Written to") and output.out.count("\n") == 1
+    assert output.err == ""
+    assert main([*detect, "--json"]) == 0  # all is there already
+    again = json.loads(capsys.readouterr().out)
+    assert (again["images"], again["objects"], again["images_this_time"]) == (6, 12, 0)
+    (labelled[0] / "broken.png").write_bytes(b"rubbish")
+    assert main([*detect, "--overwrite", "--json"]) == 2
+    output = capsys.readouterr()
+    found = json.loads(output.out)
+    assert (found["command"], found["images"], found["objects"]) == ("detect", 6, 12)
+    assert found["error"] == "1 image failed" and list(found["skipped"]) == [
+        str(labelled[0] / "broken.png")
+    ]
+    assert found["files"].keys() == again["files"].keys() and found["seconds_per_image"] > 0
+    assert Path(found["files"]["measurements"]).is_file()
+    assert "broken.png: skipped: is no image" in output.err and "detect 6/6" not in output.err
+
+
+@pytest.mark.parametrize(
+    "raised, code, error",
+    [
+        (KeyboardInterrupt, 130, "interrupted"),
+        (Terminated, 143, "stopped by SIGTERM"),
+        (UserError("a.png: is no\nimage"), 2, "a.png: is no\\nimage"),
+        (OSError("No space left"), 2, "No space left"),
+        (ZeroDivisionError("by zero"), None, "ZeroDivisionError('by zero')"),
+    ],
+)
+def test_every_end_is_a_document(raised, code, error, monkeypatch, capsys):
+    def detect(options, app):
+        print("a note")
+        raise raised
+
+    monkeypatch.setattr(commands, "detect", detect)
+    if code is None:
+        with pytest.raises(type(raised)):
+            main(["detect", "a.png", "--json"])
+    else:
+        assert main(["detect", "a.png", "--json"]) == code
+    assert json.loads(capsys.readouterr().out) == {"error": error, "command": "detect"}
+
+
+@pytest.mark.parametrize("arguments", [["--json"], ["detect", "--json", "--tile", "x"]])
+def test_wrong_flags_are_a_document_too(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    output = capsys.readouterr()
+    assert stopped.value.code == 2 and output.err.startswith("usage: mrcnn")
+    assert json.loads(output.out)["error"] in output.err
+
+
+def test_version(monkeypatch, capsys):
+    assert main(["--version"]) == 0
+    output = capsys.readouterr().out
+    assert f"Backend      {keras.backend.backend()} " in output and keras.__version__ in output
+    assert "Device       " in output
+    monkeypatch.delitem(sys.modules, "keras")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["--version", "--json"]) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert known["command"] == "version" and known["device"] is None
+    assert "jax is not installed: pip install jax" in known["problem"]
+
+
+def test_completion():
+    pytest.importorskip("argcomplete")
+    line = "mrcnn detect --over"
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m mrcnn 8>&1 9>&2 >/dev/null 2>&1"],
+        env={
+            **os.environ,
+            "_ARGCOMPLETE": "1",
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+            "_ARGCOMPLETE_IFS": "\n",
+        },  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["--overwrite"]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +217,10 @@ def test_training_takes_the_network_from_the_description(labelled, tmp_path, cap
     steps = ["--steps", "1", "--batch-size", "1", "--precision", "float32"]
     train = ["train", *data, *logs, *small, *steps, "--schedule", "joint"]
     assert main([*train, "--weights", str(start), "--epochs", "1"]) == 0
-    assert "Training all: to epoch 1 of 1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Training all: to epoch 1 of 1" in printed
+    assert "Images      5 for training, 1 for validation\nEpochs      1\n" in printed
+    assert "Loss        " in printed and "cells_0001.h5\n" in printed
     [run] = (tmp_path / "logs").iterdir()
     assert run.name.startswith("cells")
     written = json.loads((run / description.RUN_FILE).read_text())
@@ -130,7 +231,9 @@ def test_training_takes_the_network_from_the_description(labelled, tmp_path, cap
     assert written["training"]["config"] == ["IMAGE_MIN_DIM=64", "IMAGE_MAX_DIM=64"]
     scored = tmp_path / "scored"
     evaluate = ["evaluate", *data, *logs, "--precision", "float32", "--limit", "1"]
-    assert main([*evaluate, "--weights", "last", "--output", str(scored)]) == 0
+    assert main([*evaluate, "--weights", "last", "--output", str(scored), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["images"] == 1 and document["output"] == str(scored)
     metrics = json.loads((scored / "metrics.json").read_text())
     assert metrics["images"] == 1 and metrics["postprocessing"]["min_score"] == 0.1
     assert "by_kind" in metrics and not metrics["by_kind"]

@@ -12,12 +12,12 @@ from mrcnn.cli import signals
 
 PROGRAM = """
 import sys, time
-from mrcnn.cli import main, signals
+from mrcnn.cli import main, signals, summary
 signals.PATIENCE = 0.5
 def work():
     print("there", flush=True)
     {work}
-    return 5
+    return summary.Summary("done", {{}}, failed={{"a.png": "is no image"}})
 sys.exit(main.run(work, "mrcnn"))
 """
 
@@ -58,7 +58,7 @@ def test_nobody_listens_any_more():
     process = started("time.sleep(.5); print('a' * 100_000); print('b', flush=True)")
     process.stdout.close()
     errors = process.stderr.read()
-    assert process.wait() == 5 and errors == ""
+    assert process.wait() == 2 and errors == "1 image failed:\n  a.png: is no image\n"
     process.stderr.close()
 
 
@@ -67,11 +67,11 @@ def test_a_name_that_the_terminal_cannot_show():
     # Not `communicate`, which loses what was read ahead with the first line.
     output = process.stdout.read()
     process.stderr.close()
-    assert process.wait() == 5 and output == "gr\\xf6\\xdfe \\udc80\n"
+    assert process.wait() == 2 and output == "gr\\xf6\\xdfe \\udc80\ndone\n"
 
 
 def test_handlers_are_as_before():
     before = signal.getsignal(signal.SIGTERM)
-    with signals.terminable():
+    with signals.terminable(print):
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before

@@ -88,7 +88,7 @@ def test_what_was_begun_goes_on(detect, tmp_path, monkeypatch, capsys, by):
             file.write(b'{"name": "d", "fai')
     else:
         assert detect(found, stop=3, by=by)[0] == 130
-        assert "the same command goes on from there" in capsys.readouterr().out
+        assert "the same command goes on from there" in capsys.readouterr().err
     assert detect(found) == (2, 1)
     assert "4 of 5 images are in" in capsys.readouterr().out
     right = files(tmp_path / "whole")

@@ -4,6 +4,8 @@ import io
 import math
 import os
 import re
+import sys
+import time
 
 import keras
 import numpy as np
@@ -14,7 +16,8 @@ from mrcnn.errors import UserError
 from mrcnn.training import callbacks as C
 from mrcnn.training.averaging import WeightAverage
 from mrcnn.training.log import loss_curve_png, read_log
-from mrcnn.training.progress import losses_text, number_text
+from mrcnn.training.progress import COMPILING, losses_text, number_text
+from tests.support.terminal import Terminal
 from tests.support.weight_recorder import WeightRecorder
 
 pytestmark = pytest.mark.backend
@@ -64,11 +67,6 @@ def fit(callbacks, epochs=2, initial_epoch=0, loader=None, validation=None, mode
         shuffle=False,
     )
     return model
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 class Clock:
@@ -133,17 +131,30 @@ def test_progress_in_a_pipe_waits_between_lines():
     assert "step 1/4" in lines[0]
 
 
-def test_progress_on_a_terminal_redraws_one_line_per_epoch():
-    stream = Terminal()
-    fit([C.ProgressLine(stream, clock=Clock(1.0))], epochs=2)
-    text = stream.getvalue()
-    assert text.count("\n") == 2
-    assert text.count("\r") == 2 * (STEPS + 1)
-    # Redrawing leaves nothing of a longer line: replay the line as a terminal would.
-    shown = ""
-    for piece in text.split("\n")[-2].split("\r")[1:]:
-        shown = piece + shown[len(piece) :]
-    assert shown.rstrip() == text.split("\n")[-2].split("\r")[-1].rstrip()
+def test_progress_on_a_terminal_leaves_a_line_per_epoch(monkeypatch):
+    terminal = Terminal(120)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stdout", os.fdopen(os.dup(terminal.slave), "w", buffering=1))
+    line = C.ProgressLine()
+    line.set_params({"epochs": 2, "steps": 3})
+    line.on_train_begin()
+    for epoch in range(2):
+        line.on_epoch_begin(epoch)
+        for batch in range(3):
+            time.sleep(0.3)
+            line.on_train_batch_end(batch, ALL_LOGS)
+        print("Checkpoint", epoch)
+        line.on_epoch_end(epoch, {**ALL_LOGS, "val_loss": 2.0})
+    line.finish()
+    sys.stdout.close()
+    shown, losses = terminal.shown(), losses_text(ALL_LOGS)
+    ends = [shown.lines.pop(1), shown.lines.pop(2)]
+    assert shown.lines == ["Checkpoint 0", "Checkpoint 1"]
+    for epoch, end in enumerate(ends, 1):
+        start = re.escape(f"epoch {epoch}/2  {losses}  val loss 2.000  00:00:0")
+        assert re.fullmatch(start + r"\d  ETA 00:00:0\d", end)
+    for part in (COMPILING, losses, "2/3", "s/step"):
+        assert part.encode() in shown.written
 
 
 def test_eta_counts_the_steps_and_the_validation_left():
@@ -163,7 +174,7 @@ def test_eta_of_a_run_with_a_time_is_never_longer():
     progress._epoch = 1
     progress._step_seconds.append(2.0)
     assert progress._eta_text(3) == "  ETA " + duration_text(42)
-    assert progress._step_text(3) == "epoch 2  step 4/10"
+    assert progress._epoch_text() == "epoch 2"
 
 
 @pytest.mark.parametrize("every, updates", [(3, (3, 4, 6, 8, 9, 12)), (8, (4, 8, 12))])

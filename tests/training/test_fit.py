@@ -308,7 +308,7 @@ def test_ctrl_c_stops_cleanly(tmp_path, capsys):
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         train(model, 4, custom_callbacks=[Interrupt()])
-    assert "mask_rcnn_squares_0001.h5" in capsys.readouterr().out
+    assert "mask_rcnn_squares_0001.h5" in capsys.readouterr().err
     assert not list(Path(model.log_dir).glob("*.part")) and threading.active_count() <= before + 2
 
 

@@ -113,10 +113,10 @@ def test_on_a_data_set(tmp_path, capsys):
     shutil.copytree(tmp_path / "good", tmp_path / "broken")
     (tmp_path / "broken" / first / "images" / f"{first}.png").write_bytes(b"rubbish")
     dataset = nucleus.load_dataset(str(tmp_path), "good", labelled=True)
-    assert run_choose(BrightPixels(), dataset, tmp_path / "out", start=PLAIN) == {}
+    assert run_choose(BrightPixels(), dataset, tmp_path / "out", start=PLAIN).failed == {}
     output = capsys.readouterr()
     last = output.err.splitlines()[-1]
-    assert last.startswith("combine ") and "took" in last and "=]" in last
+    assert last.startswith("combine ") and "took" in last
     evaluation = Evaluation(KINDS_OF_IMAGES)
     for i in dataset.image_ids:
         image = dataset.load_image(i)
@@ -134,8 +134,8 @@ def test_on_a_data_set(tmp_path, capsys):
     assert all(set(row) >= {"stage", "setting", "score", "low", "high", *GRID} for row in rows)
 
     broken = nucleus.load_dataset(str(tmp_path), "broken", labelled=True)
-    failed = run_choose(BrightPixels(), broken, tmp_path / "again", start=PLAIN)
-    assert list(failed) == [first]
+    chosen = run_choose(BrightPixels(), broken, tmp_path / "again", start=PLAIN)
+    assert list(chosen.failed) == [first] and chosen.facts["images"] == 2
     assert "2 images" in capsys.readouterr().out
     with pytest.raises(UserError, match="none of the 1 images"):
         run_choose(

@@ -16,7 +16,6 @@ from scipy import ndimage
 from mrcnn.cli import commands
 from mrcnn.cli.inputs import of_dataset
 from mrcnn.cli.runs import predictions_of, run_detect, run_evaluate, ways_of
-from mrcnn.console import Progress
 from mrcnn.errors import UserError
 from mrcnn.evaluation.evaluation import Evaluation, figure, report_figures
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
@@ -304,7 +303,7 @@ def test_bad_images_are_named_and_skipped(data, perfect, tmp_path, capsys):
     errors = capsys.readouterr().err
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["images"] == 3 and len(metrics["failed"]) == 1
-    assert f"{metrics['failed'][0]}: skipped" in errors and "1 images failed" in errors
+    assert f"{metrics['failed'][0]}: skipped" in errors and "1 image failed" in errors
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -615,7 +614,7 @@ def evaluated(dataset, folder, detector):
 def test_an_interrupted_run_says_where_its_rows_are(data, tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         nucleus.detect(StoppingModel(), str(data), "stage1_train", tmp_path)
-    assert "submit.csv.partial" in capsys.readouterr().out
+    assert "submit.csv.partial" in capsys.readouterr().err
     assert len(Submission(tmp_path / "submit.csv.partial").image_ids) == 1
     assert not (tmp_path / "submit.csv").exists()
 
@@ -624,7 +623,7 @@ def test_an_interrupted_evaluation_keeps_its_scores(data, tmp_path, capsys):
     dataset = nucleus.load_dataset(str(data), "stage1_train")
     with pytest.raises(KeyboardInterrupt):
         evaluated(dataset, tmp_path, segmenter(StoppingModel()))
-    assert "scores of the 1 images so far" in capsys.readouterr().out
+    assert "scores of the 1 images so far" in capsys.readouterr().err
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["images"] == 1 and not metrics["complete"]
     assert len(list(tmp_path.glob("*.png"))) == 1
@@ -674,7 +673,7 @@ def test_overlapped_runs_write_what_a_plain_loop_writes(data, tmp_path):
     for name in names:
         assert (plain / name).read_bytes() == (detected / name).read_bytes()
 
-    assert evaluated(dataset, scored, segmenter(ThresholdModel())) == {}
+    assert evaluated(dataset, scored, segmenter(ThresholdModel())).failed == {}
     assert (plain / "submit.csv").read_bytes() == (scored / "submit.csv").read_bytes()
     with open(scored / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -696,14 +695,14 @@ def test_a_picture_that_could_not_be_drawn_is_not_on_the_sheet(data, tmp_path, m
 
     monkeypatch.setattr(drawing, "save_png", save)
     detector = segmenter(ThresholdModel())
-    assert evaluated(dataset, tmp_path / "part", detector).keys() == hidden
-    assert "worst.png (the 3 worst)" in capsys.readouterr().out
+    scored = evaluated(dataset, tmp_path / "part", detector)
+    assert scored.failed.keys() == hidden and "worst.png (the 3 worst)" in scored.result
     with Image.open(tmp_path / "part" / "worst.png") as sheet:
         assert sheet.size == (3 * 480, 480)
     hidden.update(map(dataset.image_reference, dataset.image_ids))
-    assert len(evaluated(dataset, tmp_path / "none", detector)) == 4
-    output = capsys.readouterr().out
-    assert "Competition score" in output and "worst.png" not in output
+    scored = evaluated(dataset, tmp_path / "none", detector)
+    assert len(scored.failed) == 4 and "worst.png" not in scored.result
+    assert "Competition score" in capsys.readouterr().out
     assert not list((tmp_path / "none").glob("*.png"))
 
 
@@ -848,28 +847,6 @@ def test_groups_of_kinds_are_summed_up_where_several_of_their_kinds_occur():
     group = evaluation.by_kind()["all fluorescence"]
     assert group["images"] == 2 and group["score"] == 0.5 and group["ap_50"] == 0.5
     assert "all stained tissue" not in evaluation.by_kind()
-
-
-def test_progress_line(capsys):
-    line = Progress(2, "detect")
-    line.step("one")
-    line.message("a.png: skipped")
-    line.step()
-    shown = capsys.readouterr().err.splitlines()
-    assert "1/2" in shown[0] and "ETA" in shown[0] and shown[0].endswith("one")
-    assert shown[1] == "a.png: skipped" and "2/2" in shown[2] and "took" in shown[2]
-    line.finish()
-    assert capsys.readouterr().err == ""  # it has ended already
-
-
-def test_progress_line_that_ends_early(capsys):
-    line = Progress(8, "combine")
-    for _ in range(3):
-        line.step()
-    line.finish()
-    shown = capsys.readouterr().err.splitlines()
-    assert len(shown) == 2 and "3/3" in shown[1] and "took" in shown[1]
-    assert "[" + "=" * Progress.WIDTH + "]" in shown[1]
 
 
 def test_other_networks_train_and_are_remembered(data, tmp_path, small, capsys):

@@ -52,7 +52,7 @@ def test_a_folder_of_pictures(pictures, fixed, tmp_path, capsys):
     for name in ("broken.png", "notes.tif"):
         assert f"{pictures / name}: skipped: " in output.err
     assert "stack.ome.tif: skipped: has 3 channels (1 DAPI, 2 FITC, 3 bright)" in output.err
-    assert "3 images failed" in output.err and "4 nuclei. Written to" in output.out
+    assert "3 images failed" in output.err and "Nuclei        4\n" in output.out
     labels = {path.stem: tifffile.imread(path) for path in (found / "labels").iterdir()}
     assert {name: map.shape for name, map in labels.items()} == {
         "deep": (64, 70),
