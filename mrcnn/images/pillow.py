@@ -13,7 +13,7 @@ from PIL import BmpImagePlugin, ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
 from mrcnn.errors import UserError
 from mrcnn.files import open_regular
-from mrcnn.images.planes import LastDecoded, Plane, file_state, oriented
+from mrcnn.images.planes import LastDecoded, Plane, file_version, oriented
 
 # The classes and not Image.open, which warns of sizes that are common in microscopy.
 OPENERS = {
@@ -45,7 +45,7 @@ def planes(path: Path) -> list[Plane]:
     Grey of 1, 8 and 16 bits, RGB and alpha stay as they are; palettes and other colours become
     RGB. Raises UserError, and whatever Pillow raises for broken files.
     """
-    return [_plane(lambda: open_regular(path), lambda: file_state(path))]
+    return [_plane(lambda: open_regular(path), lambda: file_version(path))]
 
 
 def plane_of_bytes(data: bytes) -> Plane:

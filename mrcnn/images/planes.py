@@ -250,7 +250,15 @@ class LastDecoded:
             return self._block
 
 
-def file_state(path: str | Path) -> tuple[str, int, int]:
-    """A key that changes with the file. Raises UserError where it is no regular file."""
+class FileVersion(NamedTuple):
+    """Equal as long as a file is: a key of what is kept of it in memory."""
+
+    path: str
+    size: int  # bytes
+    changed: int  # nanoseconds
+
+
+def file_version(path: str | Path) -> FileVersion:
+    """Raises UserError where it is no regular file."""
     status = require_regular(path).stat()
-    return str(path), status.st_size, status.st_mtime_ns
+    return FileVersion(str(path), status.st_size, status.st_mtime_ns)

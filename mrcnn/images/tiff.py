@@ -1,4 +1,5 @@
-"""TIFF files, with what OME, ImageJ and slide scanners put into them.
+"""TIFF files: their pages as planes. What they say of themselves is read in `tiff_metadata`,
+which of their series count in `tiff_series`, pixels in `tiff_pages`.
 
 Shapes: H, W pixels of a page.
 """
@@ -7,11 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -19,25 +18,17 @@ import tifffile
 from mrcnn.errors import UserError
 from mrcnn.files import require_regular
 from mrcnn.images.planes import (
-    MICRONS,
-    PLAUSIBLE,
     PixelSize,
     Plane,
-    microns,
     oriented,
-    pixel_size,
     plane_suffix,
     refuse_claims,
     refuse_odd_order,
 )
 from mrcnn.images.tiff_claims import stored_bytes
+from mrcnn.images.tiff_metadata import names_and_size
 from mrcnn.images.tiff_pages import PageReader
-
-# What TIFF says in inches or centimetres is mostly of prints, screens and scanners. That is a
-# resolution in dots per inch up to MOST_DPI that is whole hundreds (in inches), or within a share
-# of PRINT_TOLERANCE a multiple of PRINT_STEP; or pixels smaller than SMALLEST_TAGGED microns.
-MOST_DPI, PRINT_STEP, PRINT_TOLERANCE = 10_000, 400, 0.002
-SMALLEST_TAGGED = 0.05
+from mrcnn.images.tiff_series import choose_series, forgotten_pages, position
 
 # What is wrong is told by the errors; tifffile would print its own lines beside them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -45,15 +36,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _GREY = ("MINISWHITE", "MINISBLACK", "PALETTE", "LINEAR_RAW")
 _JPEG = (6, 7, 34892, 33007)  # numbers of compressions that give RGB for YCbCr
 _ALPHA = (1, 2)  # of ExtraSamples
-_RESOLUTION_UNITS = {2: "inch", 3: "cm"}
 # Formats of tifffile that are read page by page, or as OME if they are that too: it opens
 # whatever files the index or the name of these tells it to.
 _NOT_TAKEN_FOR = {"is_mmstack": False, "is_ndtiff": False}
-# Of these formats, all but the largest series are smaller copies, labels and overviews.
-_SCANNERS = ("svs", "scn", "qpi", "ndpi", "bif", "avs", "philips", "eer", "lsm")
-_EXTRAS = ("label", "macro", "thumbnail", "overview")
-# Formats whose series have to account for every page.
-_COMPLETE = ("ome", "imagej", "shaped", "uniform")
 
 
 def is_picture(start: bytes) -> bool:
@@ -80,7 +65,7 @@ def _planes_of_file(path: Path, **kinds: bool) -> list[Plane]:
     """kinds: what tifffile shall not take the file for."""
     with tifffile.TiffFile(require_regular(path), **_NOT_TAKEN_FOR, **kinds) as tiff:
         stored = stored_bytes(tiff, path)
-        series, notes, left_out = _choose_series(tiff)
+        series, notes, left_out = choose_series(tiff)
         found: list[Plane] = []
         for number, one in enumerate(series, 1):
             prefix = plane_suffix("S", number, len(series)) if len(series) > 1 else ""
@@ -91,8 +76,8 @@ def _planes_of_file(path: Path, **kinds: bool) -> list[Plane]:
             except UserError as error:
                 if len(series) == 1:
                     raise
-                left_out.append(f"{_place(one)} {error}")
-        left_out += _forgotten_pages(tiff)
+                left_out.append(f"{position(one)} {error}")
+        left_out += forgotten_pages(tiff)
     if not found:
         raise UserError("; ".join(left_out) or "has no image in it")
     if series[0].kind == "generic" and len(series) > 1:
@@ -100,96 +85,6 @@ def _planes_of_file(path: Path, **kinds: bool) -> list[Plane]:
     return [
         replace(plane, notes=(*plane.notes, *notes), left_out=tuple(left_out)) for plane in found
     ]
-
-
-def _choose_series(
-    tiff: tifffile.TiffFile,
-) -> tuple[list[tifffile.TiffPageSeries], list[str], list[str]]:
-    """The series that are images of their own; notes about those that are known to be copies; and
-    what is left out, with the reasons."""
-    images = [one for one in tiff.series if {"Y", "X"} <= set(one.axes)]
-    if not images:
-        raise UserError("has no image in it")
-    left_out = [
-        f"{_place(one)} left out: no rows and columns, but axes {one.axes}"
-        for one in tiff.series
-        if one not in images
-    ]
-    largest = max(images, key=lambda one: one.keyframe.imagelength * one.keyframe.imagewidth)
-    chosen, copies = [], 0
-    # tifffile takes pages for levels of a pyramid by their sizes alone, too.
-    levels = [level for one in images for level in one.levels[1:]]
-    for one in images + levels:
-        if one is largest:
-            chosen.append(one)
-        elif _is_known_copy(one):
-            copies += 1
-        elif one in levels or _is_fraction(one.keyframe, largest.keyframe):
-            left_out.append(
-                f"{_place(one)} left out: by its size a smaller copy of {_place(largest)}; if it "
-                "is none, save it as a file of its own"
-            )
-        else:
-            chosen.append(one)
-    notes = [f"{copies} smaller copies, labels or overviews in the file left out"] if copies else []
-    return chosen, notes, left_out
-
-
-def _is_known_copy(series: tifffile.TiffPageSeries) -> bool:
-    """Whether the file itself says that a series is no image of its own."""
-    return bool(
-        series.keyframe.is_reduced
-        or series.keyframe.is_subifd
-        or series.kind in _SCANNERS
-        or str(series.name).strip().lower() in _EXTRAS
-    )
-
-
-def _place(series: tifffile.TiffPageSeries) -> str:
-    page = series.keyframe
-    return f"page {page.index + 1} ({page.imagelength} x {page.imagewidth})"
-
-
-def _is_fraction(page: tifffile.TiffPage, of: tifffile.TiffPage) -> bool:
-    """Whether a page is a half, a third, ... of another on both sides, and of the same kind."""
-    if (page.dtype, page.photometric) != (of.dtype, of.photometric):
-        return False
-    factor = round(of.imagelength / page.imagelength)
-    return factor > 1 and all(
-        abs(whole / factor - part) < 1
-        for whole, part in (
-            (of.imagelength, page.imagelength),
-            (of.imagewidth, page.imagewidth),
-        )
-    )
-
-
-def _forgotten_pages(tiff: tifffile.TiffFile) -> list[str]:
-    """Pages that belong to no series, in words."""
-    if any(one.kind not in _COMPLETE for one in tiff.series):
-        return []
-    known: set[int] = set()
-    for one in (level for series in tiff.series for level in series.levels):
-        pages = [page.index for page in one if page is not None]
-        if len(pages) == 1:  # stands for all that follow it
-            count = min(math.prod(one.shape) // max(1, one.keyframe.size), len(tiff.pages))
-            pages = range(pages[0], pages[0] + count)
-        known.update(pages)
-    forgotten = [
-        number
-        for number in range(len(tiff.pages))
-        if number not in known and not _is_small_copy(tiff, number)
-    ]
-    if not forgotten:
-        return []
-    numbers = ", ".join(str(number + 1) for number in forgotten[:5])
-    more = ", ..." if len(forgotten) > 5 else ""
-    return [f"pages {numbers}{more} left out: its description does not mention them"]
-
-
-def _is_small_copy(tiff: tifffile.TiffFile, number: int) -> bool:
-    page = tiff.pages[number]
-    return bool(page.keyframe.is_reduced)
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +149,7 @@ def _plane_of_page(
         raise UserError(f"has {channels} channels of {samples} samples each; one of them must be 1")
     palette = _palette(tiff, page) if channels * samples == 1 else None
     try:
-        names, size = _metadata(tiff, series)
+        names, size = names_and_size(tiff, series)
     except Exception:  # wrong metadata is no reason not to look at the pixels
         names, size = (), PixelSize()
     notes = [
@@ -373,87 +268,3 @@ def _palette(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> np.ndarray | N
     if len(colours) < 2**page.bitspersample or np.all(np.diff(colours, axis=0) >= 0):
         return None
     return (colours >> (8 if colours.max() > 255 else 0)).astype(np.uint8)
-
-
-# --- metadata -----------------------------------------------------------------------------------
-
-
-def _metadata(
-    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
-) -> tuple[tuple[str, ...], PixelSize]:
-    """Names of the channels as far as they are known, and the size of pixels."""
-    page, names, size, source = series.keyframe, (), PixelSize(), "TIFF resolution"
-    unit = _RESOLUTION_UNITS.get(page.tags.valueof(296, default=2))
-    if tiff.is_ome:
-        names, size = _from_ome(tiff, series)
-    elif tiff.is_imagej:
-        found = tiff.imagej_metadata or {}
-        names = _from_labels(found.get("Labels"), int(found.get("channels", 1)))
-        unit, source = found.get("unit") or unit, "ImageJ"
-    elif tiff.is_svs:
-        match = re.search(r"\bMPP\s*=\s*([\d.]+)", page.description)
-        side = microns(match[1], "um") if match else None
-        size = pixel_size(side, side, "slide scanner")
-    if size != PixelSize():
-        return names, size
-    return names, _from_resolution(page, str(unit), source)
-
-
-def _from_ome(
-    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
-) -> tuple[tuple[str, ...], PixelSize]:
-    images = [
-        element for element in ElementTree.fromstring(tiff.ome_metadata) if _tag(element) == "Image"
-    ]
-    described = [pixels for image in images for pixels in image if _tag(pixels) == "Pixels"]
-    wanted = str(series.keyframe.imagewidth), str(series.keyframe.imagelength)
-    fitting = [
-        pixels for pixels in described if (pixels.get("SizeX"), pixels.get("SizeY")) == wanted
-    ]
-    if not fitting:
-        return (), PixelSize()
-    number = list(tiff.series).index(series)
-    pixels = fitting[0]
-    if number < len(described) and described[number] in fitting:
-        pixels = described[number]
-    names = tuple(channel.get("Name", "") for channel in pixels if _tag(channel) == "Channel")
-    width, unit = pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "µm")
-    height = pixels.get("PhysicalSizeY", width)
-    sides = microns(width, unit), microns(height, pixels.get("PhysicalSizeYUnit", unit))
-    return names, pixel_size(*sides, "OME")
-
-
-def _tag(element: ElementTree.Element) -> str:
-    return element.tag.rpartition("}")[2]
-
-
-def _from_labels(labels: Sequence[str] | None, channels: int) -> tuple[str, ...]:
-    """Names of channels from ImageJ's labels of slices, the first of which are of the channels."""
-    if not isinstance(labels, (list, tuple)) or channels < 2:
-        return ()
-    first = [
-        re.sub(r"^([czt]:\d+/\d+ ?)+(- )?", "", str(label)).strip() for label in labels[:channels]
-    ]
-    return tuple(first) if len(set(filter(None, first))) == channels else ()
-
-
-def _from_resolution(page: tifffile.TiffPage, unit: str, source: str) -> PixelSize:
-    """What the tags of resolution say, where that is not of prints and screens."""
-    sides = []
-    for tag in (282, 283):
-        pixels, units = page.tags.valueof(tag, default=(0, 0))
-        sides.append(microns(units / pixels if pixels else None, unit))
-    size = pixel_size(*sides, source)
-    if unit.strip().lower() in ("inch", "in", "cm") and sides[0] and sides[1]:
-        dpi = MICRONS["inch"] / max(sides)
-        if _is_of_print(dpi, unit != "cm") or min(sides) < SMALLEST_TAGGED:
-            return PixelSize(note=f"{dpi:.5g} dpi is a resolution of print: no size of pixels")
-    return size
-
-
-def _is_of_print(dpi: float, in_inches: bool) -> bool:
-    if dpi > MOST_DPI:
-        return False
-    if dpi <= MICRONS["inch"] / PLAUSIBLE[1] or (in_inches and dpi % 100 == 0):
-        return True
-    return abs(dpi - round(dpi / PRINT_STEP) * PRINT_STEP) <= PRINT_TOLERANCE * dpi

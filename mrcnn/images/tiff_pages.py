@@ -19,7 +19,7 @@ import tifffile
 
 from mrcnn.errors import UserError
 from mrcnn.files import open_regular
-from mrcnn.images.planes import LastDecoded, file_state
+from mrcnn.images.planes import FileVersion, LastDecoded, file_version
 
 # Values. Tiles and strips of more are kept for the next window.
 LARGE_SEGMENT = 2**22
@@ -80,7 +80,7 @@ class PageReader:
 
     def _from_memory_map(self, rows: slice, columns: slice, samples: slice) -> np.ndarray:
         needed = int(self.offsets[0]) + int(np.prod(self.shape)) * self.dtype.itemsize
-        if file_state(self.path)[1] < needed:
+        if file_version(self.path).size < needed:
             raise UserError("ends before its pixels do")
         pixels = np.memmap(self.path, self.dtype, "r", int(self.offsets[0]), self.shape)
         if self.shape[0] > 1:
@@ -91,7 +91,7 @@ class PageReader:
         return np.array(part, self.dtype.newbyteorder("="), order="C", subok=False)
 
     def _from_segments(self, rows: slice, columns: slice, samples: slice) -> np.ndarray:
-        page = _decoding_page(file_state(self.path), self.decoder)
+        page = _decoding_page(file_version(self.path), self.decoder)
         shape = (rows.stop - rows.start, columns.stop - columns.start, samples.stop - samples.start)
         out = np.full(shape, page.nodata, self.dtype.newbyteorder("="))
         if not out.size:
@@ -151,7 +151,7 @@ class PageReader:
         )
         if inside or height * width * self.shape[3] < LARGE_SEGMENT:
             return decode()
-        return _last.get((file_state(self.path), offset), decode)
+        return _last.get((file_version(self.path), offset), decode)
 
     def _paste(
         self,
@@ -186,12 +186,12 @@ def _segment_size(page: tifffile.TiffPage) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=16)
-def _decoding_page(state: tuple[str, int, int], offset: int) -> tifffile.TiffPage:
+def _decoding_page(version: FileVersion, offset: int) -> tifffile.TiffPage:
     """The page at an offset, with all that decoding needs; the file is closed again.
 
     Kept for some files only: thousands of these would fill the memory.
     """
-    with tifffile.TiffFile(state[0]) as tiff:
+    with tifffile.TiffFile(version.path) as tiff:
         tiff.filehandle.seek(offset)
         page = tifffile.TiffPage(tiff, 0)
         page.decode(None, 0)  # builds the decoder

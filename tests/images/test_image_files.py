@@ -1,8 +1,6 @@
-"""Pictures in real files of all kinds, read back whole and by windows."""
+"""Images in real files, read back whole and by windows; files found, broken, from elsewhere."""
 
-import json
 import os
-import pickle
 import struct
 import subprocess
 import sys
@@ -19,59 +17,14 @@ from PIL import Image, ImageOps
 from mrcnn.errors import MissingFileError, MRCNNWarning, UserError
 from mrcnn.images import listing, pillow, tiff_pages
 from mrcnn.images.image_files import decode, find_pictures
-
-WINDOWS = [
-    (slice(0, 1), slice(0, 1)),
-    (slice(3, 20), slice(5, 33)),
-    (slice(15, 33), slice(31, 65)),
-    (slice(None), slice(7, 8)),
-    (slice(30, 31), slice(None)),
-    (slice(-4, None), slice(-9, -2)),
-    (slice(10, 1000), slice(20, 1000)),
-    (slice(5, 5), slice(0, 9)),
-    (slice(9, 4), slice(1, 2)),
-]
-
-
-def random_pixels(*shape, dtype=np.uint8, seed=0):
-    rng = np.random.default_rng(seed)
-    if np.dtype(dtype).kind == "b":
-        return rng.random(shape) < 0.5
-    if np.dtype(dtype).kind == "f":
-        return rng.normal(0, 100, shape).astype(dtype)
-    info = np.iinfo(dtype)
-    return rng.integers(info.min, info.max, shape, dtype, endpoint=True)
-
-
-def pictures_of(*inputs, channel=None):
-    pictures, unreadable = find_pictures(inputs, channel)
-    assert not unreadable
-    return pictures
-
-
-def picture_of(path, channel=None):
-    [picture] = pictures_of(path, channel=channel)
-    return picture
-
-
-def reason(path, channel=None):
-    pictures, [unreadable] = find_pictures([path], channel)
-    assert not pictures and unreadable.path == path and "\n" not in unreadable.reason
-    return unreadable.reason
-
-
-def assert_reads(picture, truth):
-    """All pixels and every window are what the truth [H, W] or [H, W, C] has."""
-    truth = truth.reshape(*truth.shape[:2], -1)
-    assert picture.shape == truth.shape
-    assert picture.dtype == truth.dtype.newbyteorder("=")
-    for window in (None, *WINDOWS):
-        part = picture.read(window)
-        assert part.dtype == picture.dtype and part.dtype.isnative
-        assert part.flags.c_contiguous
-        np.testing.assert_array_equal(part, truth[window or ...])
-        part[...] = 0  # is the caller's own: the next window does not see it
-
+from tests.support.image_files import (
+    WINDOWS,
+    assert_reads,
+    picture_of,
+    pictures_of,
+    random_pixels,
+    reason,
+)
 
 # --- PNG, JPEG, BMP -----------------------------------------------------------------------------
 
@@ -153,12 +106,12 @@ def test_files_in_memory_are_read_as_those_on_disk(tmp_path):
     tifffile.imwrite(
         tmp_path / "stack.tif", np.zeros((3, 6, 5), np.uint8), photometric="minisblack"
     )
-    for data, reason in (
+    for data, said in (
         ((tmp_path / "stack.tif").read_bytes(), "holds 3 images"),
         ((tmp_path / "a.png").read_bytes()[:60], ""),
         (b"text", "is no image"),
     ):
-        with pytest.raises(UserError, match=f"^name: .*{reason}"):
+        with pytest.raises(UserError, match=f"^name: .*{said}"):
             decode(data, "name")
 
 
@@ -371,159 +324,6 @@ def test_grey_with_alpha_and_two_other_samples(tmp_path):
     assert_reads(picture_of(tmp_path / "unspecified.tif", 2), pixels[..., 1])
 
 
-def test_pages_are_planes(tmp_path):
-    pixels = random_pixels(12, 50, 70, dtype=np.uint16)
-    with tifffile.TiffWriter(tmp_path / "stack.tif") as writer:
-        for page in pixels:
-            writer.write(page, metadata=None, compression="zlib", rowsperstrip=8)
-    pictures = pictures_of(tmp_path / "stack.tif")
-    assert [picture.name for picture in pictures] == [f"stack_p{n:03d}" for n in range(1, 13)]
-    for picture, page in zip(pictures, pixels, strict=True):
-        assert_reads(picture, page)
-    tifffile.imwrite(tmp_path / "three.tif", pixels[:3], photometric="minisblack")
-    assert len(pictures_of(tmp_path / "three.tif")) == 3
-
-
-@pytest.mark.parametrize("bigger", [0, 1])
-def test_pages_of_unlike_sizes_are_all_taken_and_copies_are_named(tmp_path, bigger):
-    pixels = [random_pixels(50, 70), random_pixels(20, 30)]
-    order = pixels[:: -1 if bigger else 1]
-    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
-        for one in order:
-            writer.write(one, metadata=None)
-    pictures = pictures_of(tmp_path / "a.tif")
-    assert [picture.name for picture in pictures] == ["a_p001", "a_p002"]
-    for picture, page in zip(pictures, order, strict=True):
-        assert_reads(picture, page)
-    with tifffile.TiffWriter(tmp_path / "b.tif") as writer:
-        for one in (pixels[0], pixels[0][::2, ::2]):
-            writer.write(one, metadata=None)
-    [picture], [copy] = find_pictures([tmp_path / "b.tif"])
-    assert_reads(picture, pixels[0])
-    assert "page 2 (25 x 35) left out: by its size a smaller copy of page 1" in copy.reason
-
-
-def test_pages_that_differ_in_compression_or_cannot_be_read(tmp_path):
-    pixels = random_pixels(4, 50, 70)
-    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
-        for page, compression in zip(pixels, (None, "zlib", None, "zlib"), strict=True):
-            writer.write(page, metadata=None, compression=compression)
-        writer.write(random_pixels(50, 70, 4), photometric="separated", metadata=None)
-    pictures, [left] = find_pictures([tmp_path / "a.tif"])
-    assert [picture.name for picture in pictures] == [f"a_p00{n}" for n in (1, 2, 3, 4)]
-    for picture, page in zip(pictures, pixels, strict=True):
-        assert_reads(picture, page)
-    assert "page 5 (50 x 70) has colours stored as SEPARATED" in left.reason
-
-
-@pytest.mark.parametrize("ome", [True, False])
-@pytest.mark.parametrize("subifds", [True, False])
-def test_of_pyramids_the_full_resolution(tmp_path, ome, subifds):
-    pixels = random_pixels(200, 300, 3)
-    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=ome) as writer:
-        writer.write(
-            pixels,
-            tile=(64, 64),
-            photometric="rgb",
-            compression="zlib",
-            subifds=2 if subifds else None,
-            metadata=None if not ome else {},
-        )
-        for step in (2, 4):
-            writer.write(
-                pixels[::step, ::step],
-                tile=(64, 64),
-                photometric="rgb",
-                subfiletype=1,
-                compression="zlib",
-                metadata=None,
-            )
-    picture = picture_of(tmp_path / "a.ome.tif")
-    assert picture.name == "a"
-    assert_reads(picture, pixels)
-
-
-def test_ome_axes_channels_and_microns(tmp_path):
-    pixels = random_pixels(2, 3, 4, 50, 70, dtype=np.uint16)  # T C Z Y X
-    tifffile.imwrite(
-        tmp_path / "movie.ome.tif",
-        pixels,
-        ome=True,
-        tile=(16, 32),
-        compression="zlib",
-        metadata={
-            "axes": "TCZYX",
-            "PhysicalSizeX": 325,
-            "PhysicalSizeXUnit": "nm",
-            "PhysicalSizeY": 0.325,
-            "PhysicalSizeYUnit": "µm",
-            "Channel": {"Name": ["DAPI", "actin", "488"]},
-        },
-    )
-    assert "choose one with --channel" in reason(tmp_path / "movie.ome.tif")
-    pictures = pictures_of(tmp_path / "movie.ome.tif", channel=1)
-    assert [picture.name for picture in pictures] == [
-        f"movie_t{t:04d}_z{z:03d}" for t in (1, 2) for z in (1, 2, 3, 4)
-    ]
-    assert all(picture.mpp == pytest.approx(0.325) for picture in pictures)
-    assert pictures[0].about == ("channel 1 of 3 (DAPI)", "t0001_z001", "OME", ())
-    for channel, index in ((2, 1), ("Dapi", 0), ("488", 2), ("ACTIN", 1)):
-        chosen = pictures_of(tmp_path / "movie.ome.tif", channel=channel)[5]
-        assert_reads(chosen, pixels[1, index, 1])
-        assert chosen.channels == (("DAPI", "actin", "488")[index],)
-    for channel in ("GFP", 4, 0, "-1"):
-        assert reason(tmp_path / "movie.ome.tif", channel) == (
-            f"has no channel {channel}, only 1 DAPI, 2 actin, 3 488"
-        )
-
-
-@pytest.mark.parametrize(
-    "sizes, mpp",
-    [
-        ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.504}, 0.502),
-        ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.51}, None),
-        ({"PhysicalSizeX": 2, "PhysicalSizeXUnit": "pixel"}, None),
-        ({"PhysicalSizeX": -1, "PhysicalSizeY": -1}, None),
-        ({}, None),
-    ],
-)
-def test_ome_pixels_that_are_not_square(tmp_path, sizes, mpp):
-    tifffile.imwrite(tmp_path / "a.ome.tif", random_pixels(50, 70), metadata=sizes)
-    found = picture_of(tmp_path / "a.ome.tif").mpp
-    assert found == (None if mpp is None else pytest.approx(mpp))
-
-
-def test_wrong_metadata_does_not_matter(tmp_path):
-    pixels = random_pixels(50, 70)
-    for name, description in (
-        ("a", "ImageJ=1.54\nimages=1\nchannels=x\nunit=um"),
-        ("b", "ImageJ=1.54\nimages=9\nslices=9"),
-        ("c", '<OME><Image><Pixels SizeX="70"'),
-        ("d", '{"shape": [1, 2, 3]}'),
-    ):
-        tifffile.imwrite(
-            tmp_path / f"{name}.tif",
-            pixels,
-            metadata=None,
-            description=description,
-            compression="zlib",
-        )
-        assert_reads(picture_of(tmp_path / f"{name}.tif"), pixels)
-
-
-def test_ome_places_are_pictures_of_their_own(tmp_path):
-    places = random_pixels(3, 50, 70)
-    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
-        for number, place in enumerate(places):
-            writer.write(place, metadata={"PhysicalSizeX": 1 + number, "PhysicalSizeY": 1 + number})
-        writer.write(random_pixels(10, 10))
-    pictures = pictures_of(tmp_path / "a.ome.tif")
-    assert [picture.name for picture in pictures] == ["a_s1", "a_s2", "a_s3", "a_s4"]
-    assert [picture.mpp for picture in pictures][:3] == [1, 2, 3]
-    for picture, place in zip(pictures, places, strict=False):
-        assert_reads(picture, place)
-
-
 def multi_file_set(folder, pixels):
     """An OME-TIFF of one time a file, each of which describes all."""
     names = [f"set_{number}.ome.tif" for number in range(len(pixels))]
@@ -560,30 +360,6 @@ def test_ome_sets_of_files_are_found_once(tmp_path):
     assert_reads(pictures[1], pixels[2])
 
 
-def test_imagej_hyperstack(tmp_path):
-    pixels = random_pixels(2, 4, 3, 50, 70, dtype=np.uint16)  # T Z C Y X
-    labels = [
-        f"c:{c + 1}/3 z:{z + 1}/4 t:{t + 1}/2 - {name}"
-        for t in range(2)
-        for z in range(4)
-        for c, name in enumerate(("DNA", "GFP", "TRITC"))
-    ]
-    tifffile.imwrite(
-        tmp_path / "a.tif",
-        pixels,
-        imagej=True,
-        resolution=(2, 2),
-        metadata={"axes": "TZCYX", "unit": "um", "Labels": labels},
-    )
-    assert "1 DNA, 2 GFP, 3 TRITC" in reason(tmp_path / "a.tif")
-    pictures = pictures_of(tmp_path / "a.tif", channel=1)
-    assert [p.name for p in pictures][:2] == ["a_t0001_z001", "a_t0001_z002"]
-    for index, picture in enumerate(pictures):
-        assert_reads(picture, pixels[index // 4, index % 4, 0])
-        assert picture.channels == ("DNA",) and picture.mpp == 0.5
-    assert_reads(pictures_of(tmp_path / "a.tif", channel="gfp")[6], pixels[1, 2, 1])
-
-
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_imagej_files_that_describe_the_first_page_only(tmp_path, compression):
     pixels = random_pixels(5, 2, 50, 70, dtype=np.uint16)  # Z C Y X
@@ -606,82 +382,6 @@ def test_imagej_colours(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "TYXS"})
     for picture, page in zip(pictures_of(tmp_path / "a.tif"), pixels, strict=True):
         assert_reads(picture, page)
-
-
-@pytest.mark.parametrize(
-    "unit, resolution, mpp",
-    [
-        ("micron", 4, 0.25),
-        ("\\u00B5m", 4, 0.25),
-        ("nm", 0.01, 0.1),
-        ("cm", 20_000, 0.5),
-        ("inch", 72, None),
-        ("pixel", 4, None),
-        ("furlong", 4, None),
-    ],
-)
-def test_imagej_units(tmp_path, unit, resolution, mpp):
-    tifffile.imwrite(
-        tmp_path / "a.tif",
-        random_pixels(50, 70),
-        imagej=True,
-        resolution=(resolution, resolution),
-        metadata={"unit": unit},
-    )
-    found = picture_of(tmp_path / "a.tif").mpp
-    assert found == (None if mpp is None else pytest.approx(mpp))
-
-
-@pytest.mark.parametrize(
-    "unit, resolution, mpp",
-    [
-        ("INCH", (72, 72), None),
-        ("INCH", (96, 96), None),
-        ("INCH", (300, 300), None),
-        ("INCH", (600, 600), None),
-        ("INCH", (1200, 1200), None),
-        ("INCH", (2400, 2400), None),
-        ("CENTIMETER", (472, 472), None),
-        ("CENTIMETER", (1889.76, 1889.76), None),
-        ("INCH", (39078, 39078), 25400 / 39078),
-        ("CENTIMETER", (118, 118), None),
-        ("INCH", (50800, 50800), 0.5),
-        ("CENTIMETER", (10000, 10000), 1),
-        ("CENTIMETER", (10000, 5000), None),
-        ("CENTIMETER", (0, 0), None),
-        ("CENTIMETER", (10**8, 10**8), None),
-        ("NONE", (10000, 10000), None),
-    ],
-)
-def test_tiff_resolution(tmp_path, unit, resolution, mpp):
-    tifffile.imwrite(
-        tmp_path / "a.tif", random_pixels(50, 70), resolution=resolution, resolutionunit=unit
-    )
-    found = picture_of(tmp_path / "a.tif").mpp
-    assert found == (None if mpp is None else pytest.approx(mpp))
-
-
-def test_slide_scanner(tmp_path):
-    """An Aperio slide: a pyramid, a thumbnail, a label; microns in the description."""
-    pixels = random_pixels(200, 300, 3)
-    head = "Aperio Image Library v11.2.1\r\n"
-    with tifffile.TiffWriter(tmp_path / "slide.svs") as writer:
-        for part, options in (
-            (pixels, {"tile": (64, 64)}),
-            (pixels[::8, ::8], {}),
-            (pixels[::4, ::4], {"tile": (64, 64)}),
-            (pixels[:40, :30], {"subfiletype": 1}),
-        ):
-            writer.write(
-                part,
-                photometric="rgb",
-                metadata=None,
-                **options,
-                description=f"{head}300x200 |AppMag = 20|MPP = 0.4990|Left = 25.69",
-            )
-    picture = picture_of(tmp_path / "slide.svs")
-    assert_reads(picture, pixels)
-    assert picture.mpp == 0.499
 
 
 def test_five_channels_need_a_choice(tmp_path):
@@ -851,241 +551,6 @@ def test_slices_of_a_picture(tmp_path):
         picture.read((slice(0, 9, 2), slice(None)))
 
 
-# --- Zarr ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def zarr():
-    return pytest.importorskip("zarr")
-
-
-@pytest.mark.parametrize("version", [2, 3])
-@pytest.mark.parametrize("dtype", ["<u2", ">u2", "u1", "f4", "?"])
-def test_zarr_arrays(tmp_path, zarr, version, dtype):
-    pixels = random_pixels(50, 70, dtype=np.dtype(dtype).newbyteorder("=")).astype(dtype)
-    array = zarr.create_array(
-        tmp_path / "a.zarr", shape=(50, 70), chunks=(16, 32), dtype=dtype, zarr_format=version
-    )
-    array[:] = pixels
-    picture = picture_of(tmp_path / "a.zarr")
-    assert_reads(picture, pixels)
-    assert picture.name == "a" and picture.mpp is None
-
-
-@pytest.mark.parametrize(
-    "shape, names, axes",
-    [
-        ((50, 70, 3), None, "YXS"),
-        ((50, 70, 4), None, "YXS"),
-        ((3, 50, 70), None, "CYX"),
-        ((7, 50, 70), None, "ZYX"),
-        ((3, 50, 70), ["z", "y", "x"], "ZYX"),
-        ((70, 50, 3), ["x", "y", "c"], "XYC"),
-        ((2, 3, 50, 70), ["time", "channel", "y", "x"], "TCYX"),
-    ],
-)
-def test_zarr_axes(tmp_path, zarr, shape, names, axes):
-    pixels = random_pixels(*shape, dtype=np.uint16)
-    array = zarr.create_array(
-        tmp_path / "a.zarr",
-        shape=shape,
-        dtype=np.uint16,
-        chunks=tuple(-(-size // 3) for size in shape),
-        zarr_format=3,
-        dimension_names=names,
-    )
-    array[:] = pixels
-    beyond = [axis for axis in axes if axis not in "YXCS"]
-    channels = [axis for axis in axes if axis in "CS"]
-    order = [axes.index(axis) for axis in (*beyond, "Y", "X", *channels)]
-    planes = pixels.transpose(order).reshape(
-        -1, 50, 70, shape[axes.index(channels[0])] if channels else 1
-    )
-    planes = planes[..., :3] if axes == "YXS" else planes
-    channel = None
-    if "C" in axes:
-        assert "choose one with --channel" in reason(tmp_path / "a.zarr")
-        channel, planes = 2, planes[..., 1:2]
-    pictures = pictures_of(tmp_path / "a.zarr", channel=channel)
-    assert len(pictures) == len(planes)
-    for picture, plane in zip(pictures[:2], planes, strict=False):
-        assert_reads(picture, plane)
-
-
-def ome_zarr(zarr, path, pixels, version, axes="tczyx", **attributes):
-    """An OME-Zarr image of two levels."""
-    units = {"x": "micrometer", "y": "micrometer", "z": "nanometer", "t": "second"}
-    types = {"c": "channel", "t": "time"}
-    described = [
-        {
-            "name": axis,
-            "type": types.get(axis, "space"),
-            **({"unit": units[axis]} if axis in units else {}),
-        }
-        for axis in axes
-    ]
-    scale = [{"x": 0.5, "y": 0.5, "z": 300}.get(axis, 1.0) for axis in axes]
-    multiscales = [
-        {
-            "axes": described,
-            "datasets": [
-                {
-                    "path": f"{level}",
-                    "coordinateTransformations": [
-                        {
-                            "type": "scale",
-                            "scale": [
-                                one * 2**level if axis in "yx" else one
-                                for one, axis in zip(scale, axes, strict=True)
-                            ],
-                        }
-                    ],
-                }
-                for level in (0, 1)
-            ],
-            "coordinateTransformations": [{"type": "scale", "scale": [1.3] * len(axes)}],
-        }
-    ]
-    ome = {"multiscales": multiscales, **attributes}
-    group = zarr.open_group(path, mode="w", zarr_format=3 if version == "0.5" else 2)
-    group.attrs.update({"ome": {"version": version, **ome}} if version == "0.5" else ome)
-    for level in (0, 1):
-        part = pixels[..., :: 2**level, :: 2**level]
-        array = group.create_array(
-            str(level), shape=part.shape, dtype=part.dtype, chunks=(1,) * (part.ndim - 2) + (16, 32)
-        )
-        array[:] = part
-    return group
-
-
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_ome_zarr(tmp_path, zarr, version):
-    pixels = random_pixels(2, 3, 2, 50, 70, dtype=np.uint16)
-    names = [{"label": "DAPI"}, {"label": "GFP"}, {"label": "RFP"}]
-    ome_zarr(zarr, tmp_path / "movie.ome.zarr", pixels, version, omero={"channels": names})
-    assert "1 DAPI, 2 GFP, 3 RFP" in reason(tmp_path / "movie.ome.zarr")
-    pictures = pictures_of(tmp_path, channel=3)
-    assert [picture.name for picture in pictures] == [
-        f"movie_t{t:04d}_z{z:03d}" for t in (1, 2) for z in (1, 2)
-    ]
-    for index, picture in enumerate(pictures):
-        assert_reads(picture, pixels[index // 2, 2, index % 2])
-        assert picture.channels == ("RFP",) and picture.about.mpp_from == "OME-Zarr"
-        assert picture.mpp == pytest.approx(0.65)
-    chosen = pictures_of(tmp_path, channel="gfp")
-    assert_reads(chosen[3], pixels[1, 1, 1])
-
-
-def test_ome_zarr_plates_and_label_images(tmp_path, zarr):
-    pixels = random_pixels(1, 50, 70)
-    root = tmp_path / "plate.zarr"
-    zarr.open_group(root, mode="w", zarr_format=2)
-    for well in ("B/10", "B/2"):
-        for field in "01":
-            ome_zarr(zarr, root / well / field, pixels, "0.4", "cyx")
-    zarr.open_group(root / "B/2/0/labels", mode="w", zarr_format=2)
-    ome_zarr(zarr, root / "B/2/0/labels/cells", pixels, "0.4", "cyx")
-    for folder in (root / "B", root / "B/10", root / "B/2"):
-        (folder / ".zgroup").write_text('{"zarr_format": 2}')
-    pictures = pictures_of(root)
-    assert [picture.name for picture in pictures] == [
-        "plate_B_2_0",
-        "plate_B_2_1",
-        "plate_B_10_0",
-        "plate_B_10_1",
-    ]
-    assert_reads(pictures[0], pixels[0])
-
-
-def test_zarr_windows_read_only_their_chunks(tmp_path, zarr):
-    array = zarr.create_array(
-        tmp_path / "a.zarr", shape=(100_000, 100_000), chunks=(256, 256), dtype=np.uint16
-    )
-    tile = random_pixels(256, 256, dtype=np.uint16)
-    array[512:768, 256:512] = tile
-    picture = picture_of(tmp_path / "a.zarr")
-    picture.read((slice(0, 9), slice(0, 9)))  # what zarr sets up at first
-    tracemalloc.start()
-    try:
-        found = picture.read((slice(500, 780), slice(250, 520)))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 6e6
-    np.testing.assert_array_equal(found[..., 0], np.pad(tile, ((12, 12), (6, 8))))
-
-
-def test_zarr_threads(tmp_path, zarr):
-    pixels = random_pixels(300, 400, dtype=np.uint16)
-    array = zarr.create_array(tmp_path / "a.zarr", shape=(300, 400), chunks=(64, 64), dtype="u2")
-    array[:] = pixels
-    picture, found = picture_of(tmp_path / "a.zarr"), {}
-    threads = [
-        threading.Thread(
-            target=lambda n=n: found.update(
-                {n: picture.read((slice(n, n + 99), slice(9 * n, 9 * n + 70)))}
-            )
-        )
-        for n in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for number, part in found.items():
-        np.testing.assert_array_equal(
-            part[..., 0], pixels[number : number + 99, 9 * number : 9 * number + 70]
-        )
-    assert len(found) == 8
-
-
-def test_zarrs_that_are_refused(tmp_path, zarr, monkeypatch):
-    (tmp_path / "none.zarr").mkdir()
-    assert "no Zarr array" in reason(tmp_path / "none.zarr")
-    group = zarr.open_group(tmp_path / "group.zarr", mode="w")
-    group.create_array("pixels", shape=(50, 70), dtype="u1")
-    assert "without multiscales" in reason(tmp_path / "group.zarr")
-    assert picture_of(tmp_path / "group.zarr" / "pixels").shape == (50, 70, 1)
-    zarr.create_array(tmp_path / "complex.zarr", shape=(50, 70), dtype="c8")
-    assert "complex64" in reason(tmp_path / "complex.zarr")
-    zarr.create_array(tmp_path / "deep.zarr", shape=(2, 2, 50, 70), dtype="u1")
-    assert "4 dimensions" in reason(tmp_path / "deep.zarr")
-    zarr.create_array(tmp_path / "long.zarr", shape=(2**31, 70), chunks=(9, 9), dtype="u1")
-    assert "claims 150323855360 bytes" in reason(tmp_path / "long.zarr")
-    (tmp_path / "broken.zarr").mkdir()
-    (tmp_path / "broken.zarr" / "zarr.json").write_text("{")
-    assert reason(tmp_path / "broken.zarr")
-    monkeypatch.setitem(sys.modules, "zarr", None)
-    assert "pip install zarr" in reason(tmp_path / "deep.zarr")
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-@pytest.mark.parametrize("dtype", ["|u1", "|O"])
-@pytest.mark.parametrize("place", ["filters", "compressor"])
-def test_zarr_is_never_unpickled(tmp_path, zarr, place, dtype):
-    """Format 2 has a codec that would."""
-    path, sprung = tmp_path / "a.zarr", tmp_path / "sprung"
-    zarr.create_array(path, shape=(50, 70), chunks=(50, 70), dtype="u1", zarr_format=2)
-    described = json.loads((path / ".zarray").read_text())
-    codec = {"id": "pickle", "protocol": 5}
-    described |= {place: [codec] if place == "filters" else codec, "dtype": dtype}
-    (path / ".zarray").write_text(json.dumps(described))
-    (path / "0.0").write_bytes(pickle.dumps(Trap(sprung)))
-    assert reason(path)
-    assert not sprung.exists()
-    pickle.loads((path / "0.0").read_bytes())
-    assert sprung.exists()
-
-
 # --- broken files -------------------------------------------------------------------------------
 
 
@@ -1126,17 +591,6 @@ def test_garbage_inside_files(tmp_path):
     picture.read((slice(0, 20), slice(None)))
     with pytest.raises(UserError, match="a.tif: is broken"):
         picture.read((slice(15, 25), slice(None)))
-
-
-def test_broken_zarr_chunks(tmp_path, zarr):
-    array = zarr.create_array(
-        tmp_path / "a.zarr", shape=(50, 70), chunks=(50, 70), dtype="u2", compressors=None
-    )
-    array[:] = 1
-    chunk = tmp_path / "a.zarr" / "c" / "0" / "0"
-    chunk.write_bytes(chunk.read_bytes()[:100])
-    with pytest.raises(UserError, match="a.zarr: is broken"):
-        picture_of(tmp_path / "a.zarr").read()
 
 
 def test_files_that_change_or_vanish(tmp_path):
@@ -1388,17 +842,6 @@ def test_orientation_tags_are_obeyed_and_said(tmp_path, name, orientation):
     picture = picture_of(tmp_path / name)
     assert_reads(picture, truth)
     assert any("orientation" in note for note in picture.about.notes) == (orientation > 1)
-
-
-def test_sizes_of_pixels_that_are_implausible_are_said(tmp_path):
-    sizes = {"PhysicalSizeX": 40, "PhysicalSizeY": 40}
-    tifffile.imwrite(tmp_path / "a.ome.tif", random_pixels(50, 70), metadata=sizes)
-    tifffile.imwrite(
-        tmp_path / "b.tif", random_pixels(50, 70), resolution=(600, 600), resolutionunit="INCH"
-    )
-    for name, said in (("a.ome.tif", "40 microns a pixel"), ("b.tif", "600 dpi")):
-        picture = picture_of(tmp_path / name)
-        assert picture.mpp is None and said in picture.about.notes[0]
 
 
 def test_rows_columns_and_channels_are_not_taken_for_planes(tmp_path, zarr):
