@@ -10,6 +10,7 @@ nor channels is one of its own.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import warnings
@@ -87,6 +88,32 @@ class Picture:
             channels = "RGB" if plane.is_rgb else "colours"
         alpha = ("alpha left out",) if plane.has_alpha else ()
         return About(channels, plane.suffix, plane.mpp_from, (*plane.notes, *alpha))
+
+    @property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """H, W of the pyramid's levels, from the image itself down; of others the image alone."""
+        return (self.shape[:2], *(level.shape for level in self.plane.levels))
+
+    def reduced(self, scale: float) -> Picture:
+        """The smallest level of a pyramid that is as large as the image scaled by this factor.
+
+        The image itself where that is no smaller; a level is an image without levels of its own,
+        whose pixels are as much larger.
+        """
+        height, width = self.shape[:2]
+        for level in reversed(self.plane.levels):
+            if level.shape[0] >= scale * height and level.shape[1] >= scale * width:
+                factor = math.sqrt(height * width / math.prod(level.shape))
+                plane = replace(
+                    self.plane,
+                    shape=(*level.shape, self.plane.shape[2]),
+                    read=level.read,
+                    mpp=self.mpp and self.mpp * factor,
+                    indices=None,
+                    levels=(),
+                )
+                return replace(self, plane=plane)
+        return self
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """The file's own values [h, w, C], of all pixels or of a window (rows, columns).

@@ -62,6 +62,14 @@ MICRONS = {
 
 
 @dataclass(frozen=True, eq=False)
+class Level:
+    """A smaller copy of a plane, from the pyramid in its file."""
+
+    shape: tuple[int, int]  # H, W
+    read: PartReader
+
+
+@dataclass(frozen=True, eq=False)
 class Plane:
     """An image [H, W, C] in a file, as the file has it."""
 
@@ -77,6 +85,7 @@ class Plane:
     files: tuple[Path, ...] = ()  # that hold its pixels, where they are not its own file alone
     # The numbers [h, w, 1] that a palette gives colours to: what counts in a label image.
     indices: PartReader | None = None
+    levels: tuple[Level, ...] = ()  # of a pyramid, from the largest, without the plane itself
     notes: tuple[str, ...] = ()  # what was guessed or changed, and other viewers may show otherwise
     left_out: tuple[
         str, ...
@@ -190,12 +199,14 @@ def oriented(plane: Plane, orientation: Any) -> Plane:
     """The plane as its orientation tag (EXIF's and TIFF's, 1 to 8) wants it shown."""
     if orientation not in range(2, 9):
         return plane
-    height, width, channels = plane.shape
-    if orientation >= 5:
-        height, width = width, height
     upside_down, mirrored = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
 
-    def turned(read_part: PartReader) -> PartReader:
+    def swapped(height: int, width: int) -> tuple[int, int]:
+        return (width, height) if orientation >= 5 else (height, width)
+
+    def turned(read_part: PartReader, height: int, width: int) -> PartReader:
+        """height, width: turned already."""
+
         def read(rows: slice, columns: slice, part: slice) -> np.ndarray:
             if upside_down:
                 rows = slice(height - rows.stop, height - rows.start)
@@ -211,11 +222,14 @@ def oriented(plane: Plane, orientation: Any) -> Plane:
         return read
 
     note = f"turned as its orientation tag ({orientation}) says"
+    shape = swapped(*plane.shape[:2])
+    levels = [Level(swapped(*one.shape), one.read) for one in plane.levels]
     return replace(
         plane,
-        shape=(height, width, channels),
-        read=turned(plane.read),
-        indices=plane.indices and turned(plane.indices),
+        shape=(*shape, plane.shape[2]),
+        read=turned(plane.read, *shape),
+        indices=plane.indices and turned(plane.indices, *shape),
+        levels=tuple(Level(one.shape, turned(one.read, *one.shape)) for one in levels),
         notes=(*plane.notes, note),
     )
 

@@ -18,6 +18,7 @@ import tifffile
 from mrcnn.errors import UserError
 from mrcnn.files import require_regular
 from mrcnn.images.planes import (
+    Level,
     PixelSize,
     Plane,
     oriented,
@@ -28,7 +29,7 @@ from mrcnn.images.planes import (
 from mrcnn.images.tiff_claims import stored_bytes
 from mrcnn.images.tiff_metadata import names_and_size
 from mrcnn.images.tiff_pages import PageReader
-from mrcnn.images.tiff_series import choose_series, forgotten_pages, position
+from mrcnn.images.tiff_series import choose_series, forgotten_pages, levels_of, position
 
 # What is wrong is told by the errors; tifffile would print its own lines beside them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -118,6 +119,7 @@ def _planes_of_series(
     plane, palette = _plane_of_page(tiff, series, math.prod(_sizes_of("C", axes, sizes)))
     orientation = page.tags.valueof(274, default=1)
     readers = _page_readers(series, math.prod(sizes))
+    levels = _levels(series, sizes)
     by_page = series.kind == "generic" and bool(prefix)
     found, absent = [], 0
     for suffix, numbers in _groups(axes, sizes):
@@ -131,6 +133,10 @@ def _planes_of_series(
             plane,
             read=_PlaneReader(pages, palette),
             indices=None if palette is None else _PlaneReader(pages, None),
+            levels=tuple(
+                Level(shape, _PlaneReader([smaller[number] for number in numbers], palette))
+                for shape, smaller in levels
+            ),
             suffix="_".join(filter(None, (prefix, suffix))),
             files=tuple({Path(page.path): None for page in pages}),
         )
@@ -249,6 +255,29 @@ def _page_readers(series: tifffile.TiffPageSeries, count: int) -> list[PageReade
         for number in range(min(count, there))
     ]
     return readers + [None] * (count - len(readers))
+
+
+def _levels(
+    series: tifffile.TiffPageSeries, sizes: Sequence[int]
+) -> list[tuple[tuple[int, int], list[PageReader]]]:
+    """Shape (H, W) and pages, in the order of the axes, of the smaller levels of a pyramid.
+
+    Those that do not have all planes, or have them in another form, are no levels.
+    """
+    found = []
+    for one in levels_of(series):
+        page, full = one.keyframe, series.keyframe
+        try:
+            readers = _page_readers(one, math.prod(sizes))
+        except UserError:
+            continue
+        alike = all(
+            getattr(page, name) == getattr(full, name)
+            for name in ("dtype", "photometric", "samplesperpixel", "planarconfig")
+        )
+        if alike and None not in readers:
+            found.append(((page.imagelength, page.imagewidth), readers))
+    return found
 
 
 def _has_alpha(page: tifffile.TiffPage, samples: int) -> bool:

@@ -37,7 +37,7 @@ def choose_series(
         if one is largest:
             chosen.append(one)
         elif _is_known_copy(one):
-            copies += 1
+            copies += one not in levels
         elif one in levels or _is_fraction(one.keyframe, largest.keyframe):
             left_out.append(
                 f"{position(one)} left out: by its size a smaller copy of {position(largest)}; "
@@ -45,8 +45,14 @@ def choose_series(
             )
         else:
             chosen.append(one)
-    notes = [f"{copies} smaller copies, labels or overviews in the file left out"] if copies else []
+    notes = [f"{copies} labels, overviews or other copies in the file left out"] if copies else []
     return chosen, notes, left_out
+
+
+def levels_of(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPageSeries]:
+    """The smaller levels of a series, from the largest, that the file itself calls so."""
+    levels = [level for level in series.levels[1:] if _is_known_copy(level)]
+    return sorted(levels, key=lambda level: -level.keyframe.imagelength)
 
 
 def _is_known_copy(series: tifffile.TiffPageSeries) -> bool:

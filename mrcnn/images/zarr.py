@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from mrcnn.errors import UserError
 from mrcnn.files import require_regular
 from mrcnn.images.planes import (
+    Level,
     PixelSize,
     Plane,
     microns,
@@ -75,14 +76,19 @@ def planes(path: Path) -> list[Plane]:
     if isinstance(node, zarr.Array):
         axes, guessed = _axes_of_array(node)
         return _planes_of_array(node, axes, stored, guessed=guessed)
+    missing: list[str] = []
     found = [
         plane
-        for name, group in _images(node, "", 0)
+        for name, group in _images(node, "", 0, missing)
         for plane in _planes_of_image(group, name, stored)
     ]
     if not found:
         raise UserError("is a Zarr group without multiscales: name one of its arrays")
-    return found
+    if not missing:
+        return found
+    more = ", ..." if len(missing) > 5 else ""
+    said = f"{len(missing)} wells or fields of the plate are not there: {', '.join(missing[:5])}"
+    return [replace(plane, left_out=(said + more,)) for plane in found]
 
 
 def _own_files(path: Path) -> Any:
@@ -121,17 +127,34 @@ def _bytes_below(folder: Path) -> int:
     )
 
 
-def _images(group: zarr.Group, name: str, depth: int) -> Iterator[tuple[str, zarr.Group]]:
-    """The groups that are OME's images, with what tells them apart."""
-    if _ome(group).get("multiscales"):
+def _images(
+    group: zarr.Group, name: str, depth: int, missing: list[str]
+) -> Iterator[tuple[str, zarr.Group]]:
+    """The groups that are OME's images, with what tells them apart: of a plate B_2_0 for row B,
+    column 2, field 0. missing: takes the names of those that a plate lists but does not have."""
+    import zarr
+
+    ome = _ome(group)
+    if ome.get("multiscales"):
         yield name, group
-    elif depth < DEEPEST_GROUP:
-        for key in sorted(group.group_keys(), key=_number_first):
-            yield from _images(group[key], f"{name}_{key}".strip("_"), depth + 1)
+        return
+    if depth == DEEPEST_GROUP:
+        return
+    listed = (ome.get("plate") or {}).get("wells") or (ome.get("well") or {}).get("images") or []
+    names = [str(one["path"]) for one in listed]
+    for key in sorted(names or group.group_keys(), key=_number_first):
+        inner = group.get(key)
+        inner_name = f"{name}_{key.replace('/', '_')}".strip("_")
+        if isinstance(inner, zarr.Group):
+            levels = 2 if "/" in key else 1  # a well's path is row/column
+            yield from _images(inner, inner_name, depth + levels, missing)
+        elif names:
+            missing.append(inner_name[:80])
 
 
-def _number_first(key: str) -> tuple[int, str]:
-    return (int(key), "") if key.isdecimal() else (0, key)
+def _number_first(key: str) -> tuple[tuple[int, str], ...]:
+    """Sorts B/2 before B/10."""
+    return tuple((int(part), "") if part.isdecimal() else (0, part) for part in key.split("/"))
 
 
 def _ome(group: zarr.Group) -> Mapping[str, Any]:
@@ -164,7 +187,34 @@ def _planes_of_image(group: zarr.Group, name: str, stored: int) -> list[Plane]:
         if letter in axes
     ]
     size = pixel_size(*sides, "OME-Zarr") if len(sides) == 2 else PixelSize()
-    return _planes_of_array(array, axes, stored, tuple(names), size, name)
+    smaller = _smaller_levels(group, multiscale["datasets"][1:], array, axes)
+    return _planes_of_array(array, axes, stored, tuple(names), size, name, levels=smaller)
+
+
+def _smaller_levels(
+    group: zarr.Group, described: Sequence[Mapping[str, Any]], full: zarr.Array, axes: str
+) -> list[zarr.Array]:
+    """The other levels of a pyramid that are there, have all planes and are smaller on both sides.
+
+    What is wrong with one is no reason to refuse the image.
+    """
+    import zarr
+
+    found = []
+    for level in described:
+        array = group.get(level["path"])
+        if (
+            not isinstance(array, zarr.Array)
+            or array.ndim != full.ndim
+            or array.dtype != full.dtype
+        ):
+            continue
+        if all(
+            size < whole if axis in "YX" else size == whole
+            for axis, size, whole in zip(axes, array.shape, full.shape, strict=True)
+        ) and not _has_large_chunks(array):
+            found.append(array)
+    return sorted(found, key=lambda array: -array.shape[axes.index("Y")])
 
 
 def _scale(described: Mapping[str, Any], dimensions: int) -> np.ndarray:
@@ -204,8 +254,9 @@ def _planes_of_array(
     size: PixelSize = PixelSize(),  # noqa: B008  (immutable)
     prefix: str = "",
     guessed: bool = False,
+    levels: Sequence[zarr.Array] = (),
 ) -> list[Plane]:
-    """stored: bytes of the whole Zarr; guessed: whether the axes are."""
+    """stored: bytes of the whole Zarr; guessed: whether the axes are; levels: smaller copies."""
     if any(axes.count(letter) != 1 for letter in "YX") or axes.count("C") + axes.count("S") > 1:
         raise UserError(
             f"has axes {axes} of {array.shape}; one Y and one X are needed, and one C at most"
@@ -218,7 +269,7 @@ def _planes_of_array(
     ]
     count, dtype = math.prod(length for _, length in beyond), np.dtype(array.dtype)
     refuse_claims(count, math.prod(shape) * dtype.itemsize, stored)
-    if math.prod(array.chunks) * dtype.itemsize > LARGEST_CHUNK:
+    if _has_large_chunks(array):
         raise UserError(f"has chunks of {array.chunks}, each of more than {LARGEST_CHUNK} bytes")
     notes = (size.note,) if size.note else ()
     if guessed and len(axes) > 2:
@@ -236,9 +287,20 @@ def _planes_of_array(
             mpp_from=size.source,
             notes=notes,
             suffix="_".join(filter(None, (prefix, *_suffixes(beyond, place)))),
+            levels=tuple(
+                Level(
+                    (one.shape[axes.index("Y")], one.shape[axes.index("X")]),
+                    _PlaneReader(one, axes, place),
+                )
+                for one in levels
+            ),
         )
         for place in np.ndindex(*(size for _, size in beyond))
     ]
+
+
+def _has_large_chunks(array: zarr.Array) -> bool:
+    return math.prod(array.chunks) * np.dtype(array.dtype).itemsize > LARGEST_CHUNK
 
 
 def _suffixes(beyond: Sequence[tuple[str, int]], place: Sequence[int]) -> list[str]:

@@ -78,6 +78,12 @@ def test_of_pyramids_the_full_resolution(tmp_path, ome, subifds):
     picture = picture_of(tmp_path / "a.ome.tif")
     assert picture.name == "a"
     assert_reads(picture, pixels)
+    if ome and not subifds:  # OME's description does not mention them
+        assert picture.levels == ((200, 300),)
+        return
+    assert picture.levels == ((200, 300), (100, 150), (50, 75))
+    for scale, step in ((0.3, 2), (0.25, 4), (0.1, 4)):
+        assert_reads(picture.reduced(scale), pixels[::step, ::step])
 
 
 def test_ome_places_are_pictures_of_their_own(tmp_path):

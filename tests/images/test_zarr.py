@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mrcnn.errors import UserError
+from mrcnn.images.image_files import find_pictures
 from tests.support.image_files import (
     assert_reads,
     picture_of,
@@ -156,6 +157,40 @@ def test_ome_zarr_plates_and_label_images(tmp_path, zarr):
         "plate_B_10_1",
     ]
     assert_reads(pictures[0], pixels[0])
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_plates_give_the_wells_and_fields_that_they_name(tmp_path, zarr, version):
+    pixels = random_pixels(2, 50, 70)
+    root = tmp_path / "plate.zarr"
+    kind = 3 if version == "0.5" else 2
+
+    def described(path, **ome):
+        group = zarr.open_group(path, mode="a", zarr_format=kind)
+        group.attrs.update({"ome": {"version": version, **ome}} if kind == 3 else ome)
+
+    wells = [{"path": path, "rowIndex": 1, "columnIndex": 0} for path in ("B/10", "B/2", "C/1")]
+    described(root, plate={"wells": wells, "rows": [{"name": "B"}, {"name": "C"}]})
+    for well in ("B/10", "B/2"):
+        described(root / well, well={"images": [{"path": "0"}, {"path": "1"}]})
+    for field in ("B/10/0", "B/10/1", "B/2/1", "B/2/unnamed"):
+        ome_zarr(zarr, root / field, pixels, version, "cyx")
+    pictures, unreadable = find_pictures([root], 2)
+    assert [picture.name for picture in pictures] == ["plate_B_2_1", "plate_B_10_0", "plate_B_10_1"]
+    assert_reads(pictures[0], pixels[1])
+    assert "2 wells or fields of the plate are not there: B_2_0, C_1" in unreadable[0].reason
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_levels_of_ome_zarr_are_read_at_the_scale_that_is_wanted(tmp_path, zarr, version):
+    pixels = random_pixels(2, 2, 50, 70)
+    ome_zarr(zarr, tmp_path / "a.zarr", pixels, version, "tcyx")
+    picture = pictures_of(tmp_path / "a.zarr", channel=2)[1]
+    assert picture.levels == ((50, 70), (25, 35))
+    reduced = picture.reduced(0.5)
+    assert reduced.mpp == pytest.approx(2 * picture.mpp) and reduced.levels == ((25, 35),)
+    assert_reads(reduced, pixels[1, 1, ::2, ::2])
+    assert picture.reduced(0.51) is picture
 
 
 def test_zarr_windows_read_only_their_chunks(tmp_path, zarr):
