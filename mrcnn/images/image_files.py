@@ -277,11 +277,12 @@ def _planes(path: Path) -> list[Plane]:
         raise UserError("is empty")
     if pillow.is_picture(start):
         return pillow.planes(path)
-    from mrcnn.images import tiff
+    from mrcnn.images import czi, tiff
 
-    if tiff.is_picture(start):
-        return tiff.planes(path)
-    raise UserError("is no image (PNG, JPEG, BMP, TIFF or Zarr)")
+    for reader in (tiff, czi):
+        if reader.is_picture(start):
+            return reader.planes(path)
+    raise UserError("is no image (PNG, JPEG, BMP, TIFF, Zarr, CZI, ND2 or LIF)")
 
 
 def _reason(error: Exception, path: Path) -> str:

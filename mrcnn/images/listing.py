@@ -29,6 +29,11 @@ ENDINGS = (
     ".lsm",
     ".svs",
     ".ndpi",
+    ".scn",
+    ".qptiff",
+    ".czi",
+    ".nd2",
+    ".lif",
     ".zarr",
 )
 # Bytes of a name: file systems allow 255, and planes and endings are appended.

@@ -29,6 +29,8 @@ PLAUSIBLE = (0.001, 10)
 # What a small file may claim to hold: a byte a plane, and pixels of at most so many times its
 # bytes (sparse files of slides have tiles that they leave out), or of so many bytes in any case.
 MOST_EXPANSION, ALWAYS_ALLOWED = 1_000_000, 2**26
+# Bytes of pixels in a tile, strip or block for a byte of it in the file (zstd reaches 32,000).
+MOST_OF_A_BLOCK = 50_000
 # Planes in an order that is guessed are not so many of so few columns.
 MOST_GUESSED, FEWEST_COLUMNS = 16, 8
 
@@ -184,6 +186,13 @@ def refuse_claims(planes: int, plane_bytes: int, stored: int) -> None:
         raise UserError(f"claims {planes} planes in {stored} bytes: its description is wrong")
     if planes * plane_bytes > max(ALWAYS_ALLOWED, MOST_EXPANSION * stored):
         raise UserError(f"claims {planes * plane_bytes} bytes of pixels in {stored} bytes")
+
+
+def refuse_expansion(claimed: int, count: int) -> None:
+    """Raise UserError (a reason without the file's name) where `count` bytes of a tile, strip or
+    block cannot hold the bytes of pixels that are claimed of it."""
+    if claimed > max(ALWAYS_ALLOWED, MOST_OF_A_BLOCK * count):
+        raise UserError(f"claims {claimed} bytes of pixels in {count} bytes of the file")
 
 
 def refuse_odd_order(count: int, height: int, width: int) -> None:

@@ -19,13 +19,10 @@ import tifffile
 
 from mrcnn.errors import UserError
 from mrcnn.files import open_regular
-from mrcnn.images.planes import FileVersion, LastDecoded, file_version
+from mrcnn.images.planes import FileVersion, LastDecoded, file_version, refuse_expansion
 
 # Values. Tiles and strips of more are kept for the next window.
 LARGE_SEGMENT = 2**22
-# Bytes of pixels in a tile or strip for a byte of it in the file (zstd reaches 32,000), and bytes
-# that are never refused.
-MOST_EXPANSION, ALWAYS_ALLOWED = 50_000, 2**26
 
 _last = LastDecoded()
 
@@ -131,8 +128,7 @@ class PageReader:
 
         height, width = _segment_size(page)
         claimed = height * width * self.shape[3] * self.dtype.itemsize
-        if claimed > max(ALWAYS_ALLOWED, MOST_EXPANSION * count):
-            raise UserError(f"claims {claimed} bytes of pixels in {count} bytes of the file")
+        refuse_expansion(claimed, count)
 
         def decode() -> np.ndarray:
             file.seek(offset)
