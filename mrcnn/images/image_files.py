@@ -196,18 +196,40 @@ def find_pictures(
             continue  # its planes came with another file of the same set
         try:
             planes = _planes(path)
-            found += [(path, plane, *choose_channels(plane, channel)) for plane in planes]
+            chosen, refused = _with_channels(planes, channel)
         except Exception as error:
             unreadable.append(Unreadable(path, _reason(error, path)))
             continue
-        if planes and planes[0].left_out:
-            unreadable.append(Unreadable(path, "; ".join(planes[0].left_out)))
+        found += [(path, *one) for one in chosen]
+        left_out_there = [*(planes[0].left_out if planes else ()), *refused]
+        if left_out_there:
+            unreadable.append(Unreadable(path, "; ".join(left_out_there)))
         seen.update(file_key(file) for plane in planes for file in plane.files)
     names = picture_names([(path, plane.suffix) for path, plane, _, _ in found])
     return [
         Picture(name, path, channels, plane, part)
         for name, (path, plane, part, channels) in zip(names, found, strict=True)
     ], unreadable
+
+
+def _with_channels(
+    planes: Sequence[Plane], channel: int | str | None
+) -> tuple[list[tuple[Plane, slice, tuple[str, ...]]], list[str]]:
+    """The planes with what `choose_channels` gives, and why others have no such channel: files of
+    microscopes hold images of all kinds. Raises UserError where it is so of all."""
+    chosen, refused = [], {}
+    for plane in planes:
+        try:
+            chosen.append((plane, *choose_channels(plane, channel)))
+        except UserError as error:
+            refused.setdefault(str(error), []).append(plane.suffix)
+    if refused and not chosen:
+        raise UserError(next(iter(refused)))
+    said = [
+        f"{names[0]}{f' and {len(names) - 1} others' if len(names) > 1 else ''}: {error}"
+        for error, names in refused.items()
+    ]
+    return chosen, said
 
 
 def open_images(path: Path, channel: int | str | None = None) -> list[Picture]:
@@ -277,9 +299,9 @@ def _planes(path: Path) -> list[Plane]:
         raise UserError("is empty")
     if pillow.is_picture(start):
         return pillow.planes(path)
-    from mrcnn.images import czi, tiff
+    from mrcnn.images import czi, lif, nd2, tiff
 
-    for reader in (tiff, czi):
+    for reader in (tiff, czi, nd2, lif):
         if reader.is_picture(start):
             return reader.planes(path)
     raise UserError("is no image (PNG, JPEG, BMP, TIFF, Zarr, CZI, ND2 or LIF)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,8 @@ import numpy as np
 
 from mrcnn.errors import UserError
 from mrcnn.files import require_regular
-from mrcnn.images.planes import (
-    Level,
-    PixelSize,
-    Plane,
-    microns,
-    pixel_size,
-    plane_suffix,
-    refuse_claims,
-    refuse_odd_order,
-)
+from mrcnn.images.arrays import planes_of_array
+from mrcnn.images.planes import PixelSize, Plane, microns, pixel_size, refuse_odd_order
 
 if TYPE_CHECKING:
     import zarr
@@ -75,7 +67,7 @@ def planes(path: Path) -> list[Plane]:
     stored = _bytes_below(path)
     if isinstance(node, zarr.Array):
         axes, guessed = _axes_of_array(node)
-        return _planes_of_array(node, axes, stored, guessed=guessed)
+        return _planes_of_array(node, axes, stored, guessed)
     missing: list[str] = []
     found = [
         plane
@@ -188,7 +180,9 @@ def _planes_of_image(group: zarr.Group, name: str, stored: int) -> list[Plane]:
     ]
     size = pixel_size(*sides, "OME-Zarr") if len(sides) == 2 else PixelSize()
     smaller = _smaller_levels(group, multiscale["datasets"][1:], array, axes)
-    return _planes_of_array(array, axes, stored, tuple(names), size, name, levels=smaller)
+    return _planes_of_array(
+        array, axes, stored, names=tuple(names), size=size, prefix=name, levels=smaller
+    )
 
 
 def _smaller_levels(
@@ -247,85 +241,20 @@ def _axes_of_array(array: zarr.Array) -> tuple[str, bool]:
 
 
 def _planes_of_array(
-    array: zarr.Array,
-    axes: str,
-    stored: int,
-    names: tuple[str, ...] = (),
-    size: PixelSize = PixelSize(),  # noqa: B008  (immutable)
-    prefix: str = "",
-    guessed: bool = False,
-    levels: Sequence[zarr.Array] = (),
+    array: zarr.Array, axes: str, stored: int, guessed: bool = False, **about: Any
 ) -> list[Plane]:
-    """stored: bytes of the whole Zarr; guessed: whether the axes are; levels: smaller copies."""
-    if any(axes.count(letter) != 1 for letter in "YX") or axes.count("C") + axes.count("S") > 1:
-        raise UserError(
-            f"has axes {axes} of {array.shape}; one Y and one X are needed, and one C at most"
-        )
-    sizes = dict(zip(axes, array.shape, strict=True))
-    channels = sizes.get("C", sizes.get("S", 1))
-    shape = (sizes["Y"], sizes["X"], channels)
-    beyond = [
-        (axis, size) for axis, size in zip(axes, array.shape, strict=True) if axis not in "YXCS"
-    ]
-    count, dtype = math.prod(length for _, length in beyond), np.dtype(array.dtype)
-    refuse_claims(count, math.prod(shape) * dtype.itemsize, stored)
+    """stored: bytes of the whole Zarr; guessed: whether the axes are; about: see
+    `arrays.planes_of_array`."""
     if _has_large_chunks(array):
         raise UserError(f"has chunks of {array.chunks}, each of more than {LARGEST_CHUNK} bytes")
-    notes = (size.note,) if size.note else ()
+    notes: tuple[str, ...] = ()
     if guessed and len(axes) > 2:
-        refuse_odd_order(count, *shape[:2])
-        notes += (f"its axes have no names: {array.shape} taken as {axes.replace('S', 'C')}",)
-    return [
-        Plane(
-            shape,
-            np.dtype(array.dtype).newbyteorder("="),
-            _PlaneReader(array, axes, place),
-            channels=names if len(names) == channels else (),
-            is_rgb="S" in axes,
-            has_alpha=sizes.get("S") == 4,
-            mpp=size.mpp,
-            mpp_from=size.source,
-            notes=notes,
-            suffix="_".join(filter(None, (prefix, *_suffixes(beyond, place)))),
-            levels=tuple(
-                Level(
-                    (one.shape[axes.index("Y")], one.shape[axes.index("X")]),
-                    _PlaneReader(one, axes, place),
-                )
-                for one in levels
-            ),
-        )
-        for place in np.ndindex(*(size for _, size in beyond))
-    ]
+        sides = dict(zip(axes, array.shape, strict=True))
+        count = math.prod(size for axis, size in sides.items() if axis not in "YXCS")
+        refuse_odd_order(count, sides["Y"], sides["X"])
+        notes = (f"its axes have no names: {array.shape} taken as {axes.replace('S', 'C')}",)
+    return planes_of_array(array, axes, stored, notes=notes, **about)
 
 
 def _has_large_chunks(array: zarr.Array) -> bool:
     return math.prod(array.chunks) * np.dtype(array.dtype).itemsize > LARGEST_CHUNK
-
-
-def _suffixes(beyond: Sequence[tuple[str, int]], place: Sequence[int]) -> list[str]:
-    return [
-        plane_suffix(axis, index + 1, size)
-        for (axis, size), index in zip(beyond, place, strict=True)
-        if size > 1
-    ]
-
-
-@dataclass(frozen=True, eq=False)
-class _PlaneReader:
-    """One place along all axes but Y, X and channels."""
-
-    array: Any
-    axes: str
-    place: tuple[int, ...]
-
-    def __call__(self, rows: slice, columns: slice, channels: slice) -> np.ndarray:
-        wanted: dict[str, Any] = {"Y": rows, "X": columns, "C": channels, "S": channels}
-        places = iter(self.place)
-        index = tuple(wanted[axis] if axis in wanted else next(places) for axis in self.axes)
-        pixels = np.asarray(self.array[index])
-        kept = [axis.replace("S", "C") for axis in self.axes if axis in wanted]
-        if "C" not in kept:
-            pixels, kept = pixels[..., np.newaxis], [*kept, "C"]
-        pixels = pixels.transpose([kept.index(axis) for axis in "YXC"])
-        return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))

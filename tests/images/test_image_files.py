@@ -623,7 +623,7 @@ def test_unreadable_files_do_not_stop_the_rest(tmp_path):
         "away.jpg",
     }
     reasons = {one.path.name: one.reason for one in unreadable}
-    assert reasons["text.tif"] == "is no image (PNG, JPEG, BMP, TIFF or Zarr)"
+    assert reasons["text.tif"] == "is no image (PNG, JPEG, BMP, TIFF, Zarr, CZI, ND2 or LIF)"
     assert reasons["empty.png"] == "is empty"
     assert reasons["away.jpg"] == "no such file"
     assert all(reasons.values()) and "\n" not in "".join(reasons.values())
