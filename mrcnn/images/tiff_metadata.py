@@ -36,6 +36,11 @@ def names_and_size(
         match = re.search(r"\bMPP\s*=\s*([\d.]+)", page.description)
         side = microns(match[1], "um") if match else None
         size = pixel_size(side, side, "slide scanner")
+    elif tiff.is_scn:
+        side = scn_microns(tiff)[list(tiff.series).index(series)]
+        size = pixel_size(side, side, "slide scanner")
+    elif tiff.is_qpi:
+        names, source = _from_qptiff(series), "slide scanner"
     if size != PixelSize():
         return names, size
     return names, _from_resolution(page, str(unit), source)
@@ -67,6 +72,32 @@ def _from_ome(
 
 def _tag(element: ElementTree.Element) -> str:
     return element.tag.rpartition("}")[2]
+
+
+def scn_microns(tiff: tifffile.TiffFile) -> list[float | None]:
+    """Of every image in a Leica SCN, in the order of the series, the side of a pixel: the width of
+    what is seen, in nanometres, over that of the image."""
+    found = []
+    for collection in ElementTree.fromstring(tiff.scn_metadata or "<scn/>"):
+        for image in (one for one in collection if _tag(one) == "image"):
+            view = next((one for one in image if _tag(one) == "view"), None)
+            for pixels in (one for one in image if _tag(one) == "pixels"):
+                width = microns(view.get("sizeX") if view is not None else None, "nm")
+                columns = microns(pixels.get("sizeX"), "um")
+                found.append(width / columns if width and columns else None)
+    return found
+
+
+def _from_qptiff(series: tifffile.TiffPageSeries) -> tuple[str, ...]:
+    """Names of the channels of an Akoya QPTIFF, which every page says of its own."""
+    names = []
+    for page in series:
+        try:
+            root = ElementTree.fromstring(page.description.encode())
+            names.append(root.findtext("Name") or root.findtext("Biomarker") or "")
+        except (AttributeError, ElementTree.ParseError):
+            names.append("")
+    return tuple(names) if any(names) else ()
 
 
 def _from_labels(labels: Sequence[str] | None, channels: int) -> tuple[str, ...]:

@@ -8,10 +8,13 @@ import math
 import tifffile
 
 from mrcnn.errors import UserError
+from mrcnn.images.tiff_metadata import scn_microns
 
 # Of these formats, all but the largest series are smaller copies, labels and overviews.
 _SCANNERS = ("svs", "scn", "qpi", "ndpi", "bif", "avs", "philips", "eer", "lsm")
 _EXTRAS = ("label", "macro", "thumbnail", "overview")
+# Pixels of an area in a Leica SCN that are so many times as large as the finest are an overview's.
+COARSER = 1.5
 # Formats whose series have to account for every page.
 _COMPLETE = ("ome", "imagej", "shaped", "uniform")
 
@@ -30,14 +33,18 @@ def choose_series(
         if one not in images
     ]
     largest = max(images, key=lambda one: one.keyframe.imagelength * one.keyframe.imagewidth)
+    areas = _scanned_areas(tiff)
     chosen, copies = [], 0
     # tifffile takes pages for levels of a pyramid by their sizes alone, too.
     levels = [level for one in images for level in one.levels[1:]]
+    known = [level for one in images for level in levels_of(one)]
     for one in images + levels:
-        if one is largest:
+        if one is largest or one in areas:
             chosen.append(one)
+        elif one in known:
+            continue  # read where the scale needs no more
         elif _is_known_copy(one):
-            copies += one not in levels
+            copies += 1
         elif one in levels or _is_fraction(one.keyframe, largest.keyframe):
             left_out.append(
                 f"{position(one)} left out: by its size a smaller copy of {position(largest)}; "
@@ -49,9 +56,25 @@ def choose_series(
     return chosen, notes, left_out
 
 
+def _scanned_areas(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
+    """Of a Leica SCN, the areas that were scanned as finely as the finest: the others are overviews
+    of the slide."""
+    if not tiff.is_scn:
+        return []
+    sides = [side or math.inf for side in scn_microns(tiff)]
+    finest = min(sides, default=math.inf)
+    return [
+        one
+        for one, side in zip(tiff.series, sides, strict=False)
+        if side <= finest * COARSER < math.inf
+    ]
+
+
 def levels_of(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPageSeries]:
     """The smaller levels of a series, from the largest, that the file itself calls so."""
-    levels = [level for level in series.levels[1:] if _is_known_copy(level)]
+    levels = [
+        level for level in series.levels[1:] if series.kind in _SCANNERS or _is_known_copy(level)
+    ]
     return sorted(levels, key=lambda level: -level.keyframe.imagelength)
 
 
