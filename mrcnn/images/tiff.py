@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -26,7 +27,7 @@ from mrcnn.images.planes import (
     refuse_claims,
     refuse_odd_order,
 )
-from mrcnn.images.tiff_claims import stored_bytes
+from mrcnn.images.tiff_claims import companion_of, stored_bytes
 from mrcnn.images.tiff_metadata import names_and_size
 from mrcnn.images.tiff_pages import PageReader
 from mrcnn.images.tiff_series import choose_series, forgotten_pages, levels_of, position
@@ -55,16 +56,20 @@ def planes(path: Path) -> list[Plane]:
     whatever tifffile raises for broken files.
     """
     try:
-        return _planes_of_file(path)
+        with tifffile.TiffFile(require_regular(path), **_NOT_TAKEN_FOR) as tiff:
+            described, absent = companion_of(tiff, path)
+        options = {"omexml": described} if described else {}
+        notes = [absent] if absent else []
+        return _planes_of_file(path, notes, **options)
     except UserError:
         raise
     except Exception:  # often of descriptions that programs have left behind: page by page, then
-        return _planes_of_file(path, is_ome=False, is_imagej=False, is_shaped=False)
+        return _planes_of_file(path, [], is_ome=False, is_imagej=False, is_shaped=False)
 
 
-def _planes_of_file(path: Path, **kinds: bool) -> list[Plane]:
-    """kinds: what tifffile shall not take the file for."""
-    with tifffile.TiffFile(require_regular(path), **_NOT_TAKEN_FOR, **kinds) as tiff:
+def _planes_of_file(path: Path, said: Sequence[str], **options: Any) -> list[Plane]:
+    """said: notes of all planes; options: of tifffile, such as what not to take the file for."""
+    with tifffile.TiffFile(require_regular(path), **_NOT_TAKEN_FOR, **options) as tiff:
         stored = stored_bytes(tiff, path)
         series, notes, left_out = choose_series(tiff)
         found: list[Plane] = []
@@ -84,7 +89,8 @@ def _planes_of_file(path: Path, **kinds: bool) -> list[Plane]:
     if series[0].kind == "generic" and len(series) > 1:
         found.sort(key=lambda plane: plane.suffix)
     return [
-        replace(plane, notes=(*plane.notes, *notes), left_out=tuple(left_out)) for plane in found
+        replace(plane, notes=(*plane.notes, *notes, *said), left_out=tuple(left_out))
+        for plane in found
     ]
 
 

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from mrcnn.errors import UserError
-from mrcnn.files import other_kind
+from mrcnn.errors import UserError, quoted
+from mrcnn.files import other_kind, read_bytes, require_regular
 
 # Attributes of OME-XML that count planes.
 _COUNTS = ("PlaneCount", "NumPlanes")
@@ -42,6 +42,35 @@ def stored_bytes(tiff: tifffile.TiffFile, path: Path) -> int:
         for along in _elements(root, f"ModuloAlong{letter}"):
             _refuse_planes(_steps(along), stored)
     return stored
+
+
+def companion_of(tiff: tifffile.TiffFile, path: Path) -> tuple[str | None, str]:
+    """OME's description where the file says that another one beside it has it: a companion, or the
+    first TIFF of a set; and, where that is not there, what is to be said of it.
+
+    Raises UserError (a reason without the file's name) where it lies elsewhere, or is no regular
+    file.
+    """
+    root = _ome_root(tiff)
+    only = None if root is None else next(_elements(root, "BinaryOnly"), None)
+    name = "" if only is None else only.get("MetadataFile", "")
+    if not name:
+        return None, ""
+    if not _size_of(name, path):
+        return (
+            None,
+            f"{quoted(name)}, which describes it, is not there: its pages are taken as they are",
+        )
+    other = path.parent / name
+    if not name.casefold().endswith((".tif", ".tiff")):
+        return read_bytes(other).decode("utf-8", errors="replace"), ""
+    with tifffile.TiffFile(require_regular(other)) as master:
+        return (None if _is_binary_only(master) else master.ome_metadata), ""
+
+
+def _is_binary_only(tiff: tifffile.TiffFile) -> bool:
+    root = _ome_root(tiff)
+    return root is not None and any(_elements(root, "BinaryOnly"))
 
 
 def _ome_root(tiff: tifffile.TiffFile) -> ElementTree.Element | None:

@@ -360,6 +360,43 @@ def test_ome_sets_of_files_are_found_once(tmp_path):
     assert_reads(pictures[1], pixels[2])
 
 
+def test_ome_sets_that_a_companion_describes(tmp_path):
+    pixels = random_pixels(2, 50, 70)
+    names = ["a.tif", "b.tif"]
+    parts = "".join(
+        f'<TiffData FirstC="{number}" IFD="0" PlaneCount="1"><UUID FileName="{name}">'
+        f"urn:uuid:{number:08d}-0000-0000-0000-000000000000</UUID></TiffData>"
+        for number, name in enumerate(names)
+    )
+    channels = "".join(f'<Channel ID="Channel:0:{c}" Name="{c}"/>' for c in ("DAPI", "GFP"))
+    (tmp_path / "set.companion.ome").write_text(
+        '<?xml version="1.0" encoding="UTF-8"?><OME '
+        'xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
+        'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="70" SizeY="50" SizeC="2" '
+        f'SizeZ="1" SizeT="1" PhysicalSizeX="0.5" PhysicalSizeY="0.5">{channels}{parts}</Pixels>'
+        "</Image></OME>"
+    )
+
+    def write(companion):
+        for number, name in enumerate(names):
+            xml = (
+                '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+                f'UUID="urn:uuid:{number:08d}-0000-0000-0000-000000000000"><BinaryOnly '
+                f'MetadataFile="{companion}" UUID="urn:uuid:1"/></OME>'
+            )
+            tifffile.imwrite(tmp_path / name, pixels[number], description=xml, metadata=None)
+
+    write("set.companion.ome")
+    [picture] = pictures_of(tmp_path, channel="gfp")
+    assert picture.mpp == 0.5
+    assert_reads(picture, pixels[1])
+    write("gone.companion.ome")
+    pictures = pictures_of(tmp_path)
+    assert len(pictures) == 2 and "'gone.companion.ome', which desc" in pictures[0].about.notes[0]
+    write("../elsewhere.companion.ome")
+    assert "outside its own folder" in reason(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_imagej_files_that_describe_the_first_page_only(tmp_path, compression):
     pixels = random_pixels(5, 2, 50, 70, dtype=np.uint16)  # Z C Y X
