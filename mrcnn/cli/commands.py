@@ -30,8 +30,9 @@ from mrcnn.data.dataset import Dataset
 from mrcnn.data.disk_cache import DiskCache
 from mrcnn.data.micrographs import MICROGRAPHS
 from mrcnn.environment import import_keras
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, one_line
 from mrcnn.files import open_regular
+from mrcnn.images.contents import contents_of
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 from mrcnn.results.run_log import RunLog, forget
@@ -186,6 +187,8 @@ def facts(options: argparse.Namespace, settings: PostProcessing | None) -> dict[
 
 def detect(options: argparse.Namespace, app: Application) -> Summary:
     """Find the objects of images, and write what --format names."""
+    if options.list:
+        return list_contents(options)
     DEFAULTS.changed(options.set)  # a wrong setting is an error before anything is read
     found = app.find_inputs(options)
     for path, reason in found.unreadable.items():
@@ -234,9 +237,25 @@ def found_before(
     return detected(result, (log.objects, nouns), (count, 0, count), 0.0, output, files, log.failed)
 
 
+def list_contents(options: argparse.Namespace) -> Summary:
+    """What is in files, without a network."""
+    if not options.inputs:
+        raise UserError("detect --list needs files, folders or patterns; see detect --help")
+    found, unreadable = contents_of(options.inputs)
+    lines = []
+    for one in found:
+        lines.append(one_line(one.path, 300))
+        lines += [f"  {one_line(line, 1000)}" for line in one.lines]
+        lines += [f"  left out: {one_line(reason, 1000)}" for reason in one.left_out]
+    files = [{"path": f.path, "contents": f.lines, "left_out": f.left_out} for f in found]
+    failed = {str(one.path): one.reason for one in unreadable}
+    return Summary("\n".join(lines), {"files": files}, failed=failed)
+
+
 # What the results do not depend on, or what `RunLog` compares by its content.
-NO_SETTINGS = {"command", "output", "overwrite", "logs", "weights", "inputs", "limit", "dataset",
-               "subset", "images", "labels", "no_pictures", "quiet", "json", "version"}  # fmt: skip
+NO_SETTINGS = {"command", "output", "overwrite", "logs", "weights", "inputs", "limit", "list",
+               "dataset", "subset", "images", "labels", "no_pictures", "quiet", "json",
+               "version"}  # fmt: skip
 
 
 def settings_of(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, Any]:

@@ -291,7 +291,14 @@ def add_result_flags(
         nargs="*",
         metavar="IMAGE",
         help=f"files, folders (with all below them) or patterns such as 'plate/*.tif'{instead}: "
-        "PNG, JPEG, BMP, TIFF, OME-TIFF, Zarr, OME-Zarr; stacks plane by plane",
+        "PNG, JPEG, BMP, TIFF, OME-TIFF, Zarr, OME-Zarr, slides, CZI, ND2, LIF; stacks plane by "
+        "plane",
+    )
+    add(
+        "--list",
+        action="store_true",
+        help="only say what is in the files: scenes, planes, channels, sizes, size of pixels, "
+        "levels of pyramids",
     )
     add(
         "--format",

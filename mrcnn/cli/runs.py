@@ -310,7 +310,7 @@ def run_evaluate(
 
 
 def labelled(dataset: Dataset, number: int) -> tuple:
-    """An image uint8 [H, W, 3], its label layers int [H, W, L], its crowds bool [H, W, C], and its
+    """An image uint8 [H, W, 3], its label layers int [H, W, L], the layers of its crowds, and its
     values as they are in the file. Raises UserError where the sizes differ."""
     truth, crowds = split_crowds(*dataset.load_layers(number))
     image = dataset.load_image(number)

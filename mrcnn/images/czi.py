@@ -110,7 +110,9 @@ def planes(path: Path) -> list[Plane]:
         planes, absent = _planes_of_scene(_Scene(path, scenes[number]), prefix, about)
         found += planes
         if absent:
-            left_out.append(f"{prefix} {absent} planes are absent".strip())
+            left_out.append(
+                f"{prefix} {absent} of {absent + len(planes)} planes are absent".strip()
+            )
     return [replace(plane, left_out=tuple(left_out)) for plane in found]
 
 

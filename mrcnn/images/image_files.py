@@ -1,8 +1,9 @@
-"""Pictures of all kinds of files, read whole or window by window.
+"""Images in all kinds of files, read whole or window by window.
 
     PNG, JPEG, BMP   8 and 16 bits, grey, RGB, palettes
     TIFF             OME-TIFF, ImageJ's hyperstacks, BigTIFF, pyramids of slides
     Zarr, OME-Zarr   with the package zarr
+    CZI, ND2, LIF    of Zeiss, Nikon and Leica, with the packages czifile, nd2 and liffile
 
 A file may hold many images: every time, depth or other place along an axis that is neither Y, X
 nor channels is one of its own.
@@ -129,7 +130,7 @@ class Picture:
         try:
             pixels = self.plane.read(rows, columns, self.part)
         except Exception as error:  # the decoders raise a dozen types for broken files
-            raise UserError(f"{self.path}: {_reason(error, self.path)}") from error
+            raise UserError(f"{self.path}: {reason_of(error, self.path)}") from error
         if pixels.shape != (rows.stop - rows.start, columns.stop - columns.start, self.shape[2]):
             raise UserError(f"{self.path}: was changed after it was looked at")
         return pixels
@@ -195,10 +196,10 @@ def find_pictures(
         if file_key(path) in seen:
             continue  # its planes came with another file of the same set
         try:
-            planes = _planes(path)
+            planes = planes_in(path)
             chosen, refused = _with_channels(planes, channel)
         except Exception as error:
-            unreadable.append(Unreadable(path, _reason(error, path)))
+            unreadable.append(Unreadable(path, reason_of(error, path)))
             continue
         found += [(path, *one) for one in chosen]
         left_out_there = [*(planes[0].left_out if planes else ()), *refused]
@@ -241,10 +242,10 @@ def open_images(path: Path, channel: int | str | None = None) -> list[Picture]:
     """
     try:
         own = file_key(path)
-        planes = [p for p in _planes(path) if not p.files or file_key(p.files[0]) == own]
+        planes = [p for p in planes_in(path) if not p.files or file_key(p.files[0]) == own]
         found = [(plane, *choose_channels(plane, channel)) for plane in planes]
     except Exception as error:
-        raise UserError(f"{path}: {_reason(error, path)}") from None
+        raise UserError(f"{path}: {reason_of(error, path)}") from None
     if not found:
         raise UserError(f"{path}: has no image in it")
     return [Picture(plane.suffix, path, names, plane, part) for plane, part, names in found]
@@ -280,17 +281,21 @@ def decode(data: bytes, name: str, labels: bool = False) -> np.ndarray:
             else:  # TIFF files are read by parts that lie at places of a file
                 path = Path(folder, "image.tif")
                 path.write_bytes(data)
-                planes = _planes(path)
+                planes = planes_in(path)
             if len(planes) != 1:
                 raise UserError(f"holds {len(planes)} images, not one")
             picture = Picture(name, path, (), planes[0], choose_channels(planes[0], None)[0])
             return picture.read_labels() if labels else picture.read()
         except Exception as error:
-            raise UserError(f"{name}: {_reason(error, path)}") from None
+            raise UserError(f"{name}: {reason_of(error, path)}") from None
 
 
-def _planes(path: Path) -> list[Plane]:
-    """By what is in the file, whatever its name says."""
+def planes_in(path: Path) -> list[Plane]:
+    """The planes of a file, by what is in it, whatever its name says; no pixels are read.
+
+    Raises UserError (a reason without the file's name), and whatever the readers raise for broken
+    files: see `reason_of`.
+    """
     if os.path.isdir(path):
         return zarr.planes(path)
     with open_regular(path) as file:
@@ -307,7 +312,7 @@ def _planes(path: Path) -> list[Plane]:
     raise UserError("is no image (PNG, JPEG, BMP, TIFF, Zarr, CZI, ND2 or LIF)")
 
 
-def _reason(error: Exception, path: Path) -> str:
+def reason_of(error: Exception, path: Path) -> str:
     """An error in one line that follows the path, which system errors repeat."""
     if isinstance(error, UserError):
         return str(error).removeprefix(f"{path}: ")

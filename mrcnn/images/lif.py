@@ -77,7 +77,7 @@ def _without_references(root: Any) -> list[str]:
         for reference in children.findall("Reference"):
             children.remove(reference)
             count += 1
-    return [f"{count} other files that it refers to are not opened"] if count else []
+    return [f"other files that it refers to are not opened: {count}"] if count else []
 
 
 def _planes_of_image(path: Path, image: Any, prefix: str, stored: int) -> list[Plane]:

@@ -58,10 +58,11 @@ def planes(path: Path) -> list[Plane]:
             for plane, place in zip(planes, places, strict=True)
             if array.number(place) < recorded
         ]
-    absent = len(positions) * math.prod(frames.places) - len(found)
+    planned = len(positions) * math.prod(frames.places)
+    absent = planned - len(found)
     if not found:
         raise UserError("has no image in it")
-    left_out = (f"{absent} planes that were planned are absent",) if absent else ()
+    left_out = (f"of {planned} planned planes {absent} are absent",) if absent else ()
     return [replace(plane, left_out=left_out) for plane in found]
 
 

@@ -52,7 +52,7 @@ def choose_series(
             )
         else:
             chosen.append(one)
-    notes = [f"{copies} labels, overviews or other copies in the file left out"] if copies else []
+    notes = [f"labels, overviews and other copies in the file left out: {copies}"] if copies else []
     return chosen, notes, left_out
 
 

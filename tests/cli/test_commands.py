@@ -1,7 +1,11 @@
 """What all commands have in common: one run has a folder."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from mrcnn.atomic import locked
 from samples.nucleus.nucleus import main
@@ -23,3 +27,21 @@ def test_a_folder_in_use_is_one_line(command, tmp_path, capsys):
         assert main([command, *flags, "--output", str(tmp_path / "out")]) == 2
         assert "out is in use by another run: wait until" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "out").iterdir()] == [".mrcnn-lock"]
+
+
+def test_list_says_what_is_in_files_without_keras(tmp_path):
+    Image.new("L", (30, 20)).save(tmp_path / "a.png")
+    (tmp_path / "b.tif").write_text("no image")
+    script = (
+        "import sys; from mrcnn.cli.main import main; code = main(sys.argv[1:]); "
+        "assert not {'keras', 'tensorflow'} & set(sys.modules); sys.exit(code)"
+    )
+
+    def listed(*files):
+        command = [sys.executable, "-c", script, "detect", "--list", *map(str, files)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = listed(tmp_path / "a.png", tmp_path / "b.tif")
+    assert done.returncode == 2 and "b.tif: is no image" in done.stderr
+    assert "  20 x 30 pixels of uint8, grey, size of pixels not known" in done.stdout
+    assert listed(tmp_path / "a.png").returncode == 0

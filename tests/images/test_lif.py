@@ -85,7 +85,7 @@ def test_other_files_are_not_opened_and_claims_are_refused(tmp_path):
     write(tmp_path / "a.lif", ("a", pixels, "YX", ("Gray",), (0,)), extra=reference)
     [picture], [left] = find_pictures([tmp_path / "a.lif"])
     assert_reads(picture, pixels)
-    assert left.reason == "1 other files that it refers to are not opened"
+    assert left.reason == "other files that it refers to are not opened: 1"
     write(tmp_path / "a.lif", ("a", pixels, "YX", ("Gray",), (0,)))
     data = (tmp_path / "a.lif").read_bytes()
     many = 'NumberOfElements="70"'.encode("utf-16-le"), 'NumberOfElements="99"'.encode("utf-16-le")

@@ -109,7 +109,7 @@ def test_positions_depths_and_channels(tmp_path):
     # The same file, stopped after four of its frames.
     write(tmp_path / "b.nd2", frames[:4], experiment=loop(2, POSITIONS, loop(4, DEPTHS)))
     pictures, [left] = find_pictures([tmp_path / "b.nd2"], 1)
-    assert len(pictures) == 4 and left.reason == "2 planes that were planned are absent"
+    assert len(pictures) == 4 and left.reason == "of 6 planned planes 2 are absent"
 
 
 def test_colours_and_one_channel(tmp_path):

@@ -43,7 +43,7 @@ def test_aperio_svs(tmp_path):
     assert picture.levels == ((480, 720), (120, 180)) and picture.mpp == 0.2528
     assert_close(picture, pixels)
     assert_close(picture.reduced(0.2), pixels[::4, ::4])
-    assert picture.about.notes == ("3 labels, overviews or other copies in the file left out",)
+    assert picture.about.notes == ("labels, overviews and other copies in the file left out: 3",)
 
 
 def test_leica_scn(tmp_path):

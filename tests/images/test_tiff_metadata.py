@@ -158,6 +158,6 @@ def test_sizes_of_pixels_that_are_implausible_are_said(tmp_path):
     tifffile.imwrite(
         tmp_path / "b.tif", random_pixels(50, 70), resolution=(600, 600), resolutionunit="INCH"
     )
-    for name, said in (("a.ome.tif", "40 microns a pixel"), ("b.tif", "600 dpi")):
+    for name, said in (("a.ome.tif", "40 microns per pixel"), ("b.tif", "600 dpi")):
         picture = picture_of(tmp_path / name)
         assert picture.mpp is None and said in picture.about.notes[0]
