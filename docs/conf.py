@@ -66,7 +66,9 @@ ELSEWHERE = {
 }
 PAGE_OF = {file: page for page, (file, section) in ELSEWHERE.items() if section is None}
 PAGE_OF["README.md"] = "index"
-LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]\[]*)\]\((?P<path>[^():#\s]+)(?P<anchor>#[^)\s]*)?\)")
+LINK = re.compile(
+    r"(?P<image>!?)\[(?P<text>[^\]\[]*)\]\((?P<path>[^():#\s]+)(?P<anchor>#[^)\s]*)?\)"
+)
 
 
 def section_of(text: str, title: str) -> str:

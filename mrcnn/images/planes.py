@@ -175,7 +175,7 @@ def pixel_size(width: float | None, height: float | None, source: str) -> PixelS
         )
     side = (width + height) / 2
     if not PLAUSIBLE[0] <= side <= PLAUSIBLE[1]:
-        return PixelSize(note=f"{side:.4g} microns a pixel ({source}) is implausible: not used")
+        return PixelSize(note=f"{side:.4g} microns per pixel ({source}) is implausible: not used")
     return PixelSize(side, source)
 
 

@@ -54,7 +54,7 @@ class Taken:
         size = "size of pixels not known"
         if self.microns is not None:
             source = f" ({self.microns_from})" if self.microns_from else ""
-            size = f"{self.microns:.4g} microns a pixel{source}"
+            size = f"{self.microns:.4g} microns per pixel{source}"
         parts = (
             f"{self.height} x {self.width} pixels of {self.dtype}",
             self.channels,
