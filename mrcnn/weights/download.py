@@ -5,7 +5,9 @@ Downloads are found in the cache or made by pooch: whole and with the right chec
 The cache is the folder named by the environment variable MRCNN_CACHE, else `~/.cache/mrcnn`.
 """
 
+import contextlib
 import logging
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -130,8 +132,9 @@ def fetch(url: str, md5: str, path: str | os.PathLike, quiet: bool = False) -> P
     )
 
     def attempt(*arguments) -> None:
-        progress = False if quiet else _Megabytes(path.name)
-        pooch.HTTPDownloader(progress, chunk_size=1 << 16, timeout=TIMEOUT)(*arguments)
+        with contextlib.closing(_Megabytes(path.name)) as line:
+            progress = False if quiet else line
+            pooch.HTTPDownloader(progress, chunk_size=1 << 16, timeout=TIMEOUT)(*arguments)
 
     by_hand = f"get the file elsewhere and put it at {path}"
     with file_system_errors(path):
@@ -173,9 +176,10 @@ class _Megabytes:
 
     def update(self, count: int) -> None:
         """So many bytes more have come."""
-        self._line = self._line or Progress(max(1, round(self.total / 1e6)), f"{self._name}, MB")
+        if self._line is None:
+            self._line = Progress(max(1, math.ceil(self.total / 1e6)), f"{self._name}, MB")
         self._received += count
-        while self._line.done < min(round(self._received / 1e6), self._line.total):
+        while self._line.done < min(math.ceil(self._received / 1e6), self._line.total):
             self._line.step()
 
     def reset(self) -> None:
@@ -183,4 +187,6 @@ class _Megabytes:
         self._received = 0
 
     def close(self) -> None:
-        self._line.finish()
+        """Also where the download broke off: the line stays as it is."""
+        if self._line:
+            self._line.close()

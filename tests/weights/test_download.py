@@ -2,7 +2,9 @@
 
 import hashlib
 import http.server
+import io
 import os
+import sys
 import threading
 
 import numpy as np
@@ -121,6 +123,19 @@ def test_progress_counts_megabytes(server, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("a.h5, MB 1/3") and lines[-1].startswith("a.h5, MB 3/3")
     assert len(lines) == 2
+
+
+def test_line_on_a_terminal_ends_where_a_download_breaks_off(server, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with pytest.raises(UserError, match="IncompleteRead"):
+        fetch(url(server, "cut"), MD5, tmp_path / "a.h5")
+    assert "a.h5, MB" in sys.stderr.getvalue()
+    assert sys.stderr.getvalue().endswith("\n")
 
 
 # --- names -------------------------------------------------------------------------------------
