@@ -55,17 +55,18 @@ class Bar:
 
         self._what, self._clock, self._note, self._below = "", str, "", ""
         self._done, self._total = 0.0, 0
+        self._console = Terminal(
+            file=stream,
+            force_terminal=True,
+            force_interactive=True,
+            force_jupyter=False,
+            soft_wrap=True,  # the terminal wraps: a path can be copied whole
+            markup=False,
+            highlight=False,
+            emoji=False,
+        )
         self._live = Live(
-            console=Terminal(
-                file=stream,
-                force_terminal=True,
-                force_interactive=True,
-                force_jupyter=False,
-                soft_wrap=True,  # the terminal wraps: a path can be copied whole
-                markup=False,
-                highlight=False,
-                emoji=False,
-            ),
+            console=self._console,
             get_renderable=self._render,
             transient=not keep,
             # What goes elsewhere, into a file or a pipe, must not end up on the terminal.
@@ -90,10 +91,11 @@ class Bar:
 
     def print(self, text: str) -> None:
         """A line above the bar."""
-        self._live.console.print(text)
+        self._console.print(text)
 
     def _render(self) -> Any:
         from rich.console import Group
+        from rich.constrain import Constrain
         from rich.progress_bar import ProgressBar
         from rich.table import Column, Table
         from rich.text import Text
@@ -112,9 +114,9 @@ class Bar:
             self._clock(),
             Text(self._note),
         )
-        if not self._below:
-            return row
-        return Group(row, Text(self._below, no_wrap=True, overflow="ellipsis"))
+        below = [Text(self._below, no_wrap=True, overflow="ellipsis")] if self._below else []
+        # Room for the ^C that a terminal shows: it must not begin another line.
+        return Constrain(Group(row, *below), self._console.width - 3)
 
     def close(self) -> None:
         self._live.stop()

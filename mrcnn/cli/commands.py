@@ -233,7 +233,7 @@ def found_before(
     count, output = len(log.done), log.folder
     result = f"detect {count}/{count}: all are in {output} already; --overwrite detects anew"
     print(result)
-    files = paths_of(output, formats, app.writers(output, formats, log.lengths))
+    files = paths_of(output, formats, log.files)
     return detected(result, (log.objects, nouns), (count, 0, count), 0.0, output, files, log.failed)
 
 

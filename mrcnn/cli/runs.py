@@ -178,7 +178,7 @@ def detected(
         nouns[1].capitalize(): str(number),
         "Seconds": timing_text(seconds, now),
         "Skipped": str(len(failed)),
-        **{name.capitalize(): path for name, path in files.items()},
+        **{name if "." in name else name.capitalize(): path for name, path in files.items()},
     }
     return Summary(result, facts, table, failed)
 

@@ -31,6 +31,7 @@ class RunLog:
     Attributes:
         done: the lines of the images that are finished.
         complete: whether all are, and nothing is to be done.
+        files: then, the names of those of the whole run.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any], overwrite: bool = False):
@@ -48,6 +49,7 @@ class RunLog:
             self._refuse_others(before, about)
         lines = lines if before == about and not overwrite else []
         self.complete = bool(lines) and "complete" in lines[-1] and all(map(self._has_files, lines))
+        self.files: list[str] = lines[-1]["files"] if self.complete else []
         lines = [line for line in lines if "complete" not in line]
         self.done = lines if self.complete else self._begun(lines)
         if not self.complete:

@@ -224,8 +224,9 @@ class ResultWriter:
             self.log.finish([name for writer in self._growing() for name in writer.files()])
 
     def paths(self) -> dict[str, str]:
-        """Where each format is; of the application's own formats by the names of their files."""
-        return paths_of(self.output, self.formats, self.extra)
+        """See `paths_of`."""
+        others = [name for writer in self.extra for name in writer.files()]
+        return paths_of(self.output, self.formats, others)
 
     def places(self) -> str:
         """Where the results are, in words."""
@@ -239,13 +240,12 @@ class ResultWriter:
         return self.extra[0].partial if self.extra else self.output
 
 
-def paths_of(
-    output: Path, formats: Sequence[str], extra: Sequence[ImageWriter] = ()
-) -> dict[str, str]:
-    """See `ResultWriter.paths`."""
+def paths_of(output: Path, formats: Sequence[str], others: Sequence[str] = ()) -> dict[str, str]:
+    """Where each format is, and by their names the files of an application's own formats."""
     places = {**PLACES, "pictures": "*.png"}
-    own = {name: f"{output / place}" for name, place in places.items() if name in formats}
-    return own | {writer.path.name: str(writer.path) for writer in extra}
+    places = {name: place for name, place in places.items() if name in formats}
+    places |= {name: name for name in others if name not in PLACES.values()}
+    return {name: os.path.join(output, place) for name, place in places.items()}
 
 
 class Coco:

@@ -44,7 +44,7 @@ def test_the_list_of_commands_needs_no_keras(tmp_path):
         "import sys\n"
         "from mrcnn.cli.main import build_parser\n"
         "build_parser(['--help']).format_help()\n"
-        "heavy = {'keras', 'tensorflow', 'scipy', 'matplotlib', 'pandas'}\n"
+        "heavy = {'keras', 'tensorflow', 'scipy', 'matplotlib', 'pandas', 'rich'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -76,7 +76,7 @@ def test_detect(labelled, tmp_path, monkeypatch, capsys):
         "Nuclei": "12",
         "Skipped": "0",
     }
-    assert table["Labels"].strip() == str(found / "labels") and "per image" in table["Seconds"]
+    assert table["Labels"].strip() == f"{found}/labels/" and "per image" in table["Seconds"]
     assert {path.name for path in found.iterdir()} >= {"index.html", "labels", "measurements.csv"}
     assert not (found / "submit.csv").exists()
 
