@@ -120,12 +120,7 @@ def run_detect(
         return result, taken
 
     def write(number: int, outcome: Outcome) -> str:
-        if outcome.error is not None:
-            writer.add_failed(names[number], str(outcome.error or "out of memory"))
-            return ""
-        result, taken = outcome.result
-        writer.add(names[number], result, taken)
-        return counted(len(result), segmenter.nouns)
+        return write_result(writer, names[number], outcome)
 
     complete, began = False, time.monotonic()
     try:
@@ -137,15 +132,20 @@ def run_detect(
         raise
     finally:
         writer.close(complete)
-    return detected(
-        f"{counted(writer.total, segmenter.nouns)}. Written to {writer.places()}",
-        (writer.total, segmenter.nouns),
-        (count, len(inputs), earlier),
-        time.monotonic() - began,
-        output,
-        writer.paths(),
-        failed,
-    )
+    counts = count, len(inputs), earlier
+    result = f"{counted(writer.total, writer.nouns)}. Written to {writer.places()}"
+    objects, seconds = (writer.total, writer.nouns), time.monotonic() - began
+    return detected(result, objects, counts, seconds, output, writer.paths(), failed)
+
+
+def write_result(writer: ResultWriter, name: str, outcome: Outcome) -> str:
+    """Write what has become of an image. Returns a note about it."""
+    if outcome.error is not None:
+        writer.add_failed(name, str(outcome.error or "out of memory"))
+        return ""
+    result, taken = outcome.result
+    writer.add(name, result, taken)
+    return counted(len(result), writer.nouns)
 
 
 def detected(

@@ -103,6 +103,24 @@ def run_fold(
         "validate": False,
     }
     commands.train(argparse.Namespace(**{**vars(options), **chosen}), app)
+    failed, rows = score_fold(options, app, left_out, folder)
+    if failed:
+        print(f"{fold}: no scores, since {len(failed)} of its images have none: mend them, and run "
+              "the same command again", file=sys.stderr)  # fmt: skip
+    else:
+        write_rows(folder / SCORES, rows)
+    return failed
+
+
+def score_fold(
+    options: argparse.Namespace, app: Application, left_out: str | None, folder: Path
+) -> tuple[dict[str, str], list[dict]]:
+    """Score the last network in a fold's folder. left_out: the kind that it has not seen.
+
+    Returns the images that could not be scored, with the reasons, and rows of the others.
+    """
+    from mrcnn.cli import commands
+
     chosen = {
         "weights": "last",
         "logs": str(folder),
@@ -130,12 +148,7 @@ def run_fold(
         print(scored.result)
         failed |= scored.failed
         rows += read_rows(folder / subset / "metrics.csv")
-    if failed:
-        print(f"{fold}: no scores, since {len(failed)} of its images have none: mend them, and run "
-              "the same command again", file=sys.stderr)  # fmt: skip
-    else:
-        write_rows(folder / SCORES, rows)
-    return failed
+    return failed, rows
 
 
 def read_rows(path: Path) -> list[dict]:
