@@ -22,7 +22,10 @@ release = version = _setup["metadata"]["version"]
 
 extensions = ["myst_parser", "sphinx.ext.napoleon", "autoapi.extension"]
 exclude_patterns = ["_build"]
-suppress_warnings = ["myst.header"]  # pages that are a part of another file
+suppress_warnings = [
+    "myst.header",  # pages that are a section of another file
+    "autoapi.python_import_resolution",  # of names that the reference does not show
+]
 
 # ---- Pages: Markdown that other sites show as well -----------------------------------------------
 myst_heading_anchors = 4  # links to headings are checked
@@ -40,6 +43,8 @@ default_role = "code"  # docstrings have `names` between single backticks
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 add_module_names = False
+maximum_signature_line_length = 80
+highlight_language = "none"  # of blocks that name no language
 python_use_unqualified_type_names = True
 
 # ---- Looks --------------------------------------------------------------------------------------
@@ -53,12 +58,14 @@ html_show_copyright = False
 
 # ---- Pages that stand elsewhere -----------------------------------------------------------------
 # Page of the site -> file of the repository, and the one section of it that is meant, if any. The
-# file in docs/ is a pointer for people who read it there; on the site its text is the other file's.
+# file in docs/ is a pointer for people who read it there, and has the page's title; on the site its
+# text is the other file's.
 ELSEWHERE = {
     "benchmarks": ("benchmarks/README.md", None),
     "changelog": ("CHANGELOG.md", None),
     "contributing": ("CONTRIBUTING.md", None),
     "docker": ("README.md", "Docker"),
+    "library": ("README.md", "Use it as a library"),
     "measured": ("README.md", "Status"),
     "nucleus": ("samples/nucleus/README.md", None),
     "security": ("SECURITY.md", None),
@@ -66,16 +73,13 @@ ELSEWHERE = {
 }
 PAGE_OF = {file: page for page, (file, section) in ELSEWHERE.items() if section is None}
 PAGE_OF["README.md"] = "index"
-LINK = re.compile(
-    r"(?P<image>!?)\[(?P<text>[^\]\[]*)\]\((?P<path>[^():#\s]+)(?P<anchor>#[^)\s]*)?\)"
-)
+LINK = re.compile(r"(!?)\[([^\]\[]*)\]\(([^():#\s]+)(#[^)\s]*)?\)")  # [text](path#anchor)
 
 
 def section_of(text: str, title: str) -> str:
-    """A section of a Markdown text, its headings one level higher."""
-    level = "#" * len(re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)[1])
-    part = re.split(rf"^{level} {re.escape(title)}$", text, flags=re.MULTILINE)[1]
-    part = re.split(rf"^#{{1,{len(level)}}} ", part, flags=re.MULTILINE)[0]
+    """A section (level two) of a Markdown text, its headings one level higher."""
+    part = re.split(rf"^## {re.escape(title)}$", text, flags=re.MULTILINE)[1]
+    part = re.split(r"^##? ", part, flags=re.MULTILINE)[0]
     return f"# {title}\n" + re.sub(r"^#(#+ )", r"\1", part, flags=re.MULTILINE)
 
 
@@ -86,27 +90,30 @@ def linked(text: str, folder: str) -> str:
     """
 
     def page(link: re.Match) -> str:
-        path = PurePosixPath(os.path.normpath(PurePosixPath(folder, link["path"])))
+        image, words, path, anchor = link.groups(default="")
+        path = PurePosixPath(os.path.normpath(PurePosixPath(folder, path)))
         if path.is_relative_to("docs"):
             target = str(path.relative_to("docs"))
         elif str(path) in PAGE_OF:
             target = f"{PAGE_OF[str(path)]}.md"
         elif (ROOT / path).exists():
-            return f"{link['text']} (`{path}`)" if link["text"] != str(path) else f"`{path}`"
+            return f"{words} (`{path}`)" if words != str(path) else f"`{path}`"
         else:
             target = str(path)  # a warning, as of every broken link
-        return f"{link['image']}[{link['text']}]({target}{link['anchor'] or ''})"
+        return f"{image}[{words}]({target}{anchor})"
 
     return LINK.sub(page, text)
 
 
 def read_page(app, page: str, source: list[str]) -> None:
-    """Sphinx's event source-read: the text of pages that stand elsewhere, and links out of docs/."""
+    """Sphinx's event source-read: pages that stand elsewhere, and links that leave docs/."""
     if page in ELSEWHERE:
         file, section = ELSEWHERE[page]
         text = (ROOT / file).read_text(encoding="utf-8")
         app.env.note_dependency(str(ROOT / file))
         text = section_of(text, section) if section else text
+        title = source[0].partition("\n")[0]
+        text = re.sub(r"^# .*", lambda _: title, text, count=1, flags=re.MULTILINE)
         source[0] = linked(text, str(PurePosixPath(file).parent))
     elif "/" not in page:
         source[0] = linked(source[0], "docs")

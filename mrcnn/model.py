@@ -355,7 +355,8 @@ class MaskRCNN:
         do, and another stage begins with it.
 
         Args:
-            train_dataset, val_dataset: prepared `Dataset`s; val_dataset may be None.
+            train_dataset: a prepared `Dataset`.
+            val_dataset: another one, or None.
             learning_rate: of this stage, before warm-up and schedule.
             epochs: epochs to have done in the end, those of earlier stages included; a stage
                 that is done already is skipped.

@@ -60,19 +60,22 @@ def find_pairs(
 ) -> list[Pair]:
     """The images below a folder that have labels, sorted by name.
 
-    images: folder with files of listing.ENDINGS, also in folders inside it. A file may hold
-        several images (a stack, a series in time).
-    labels: one of
-        a folder (the same, one inside it, or any other) with the same folders inside and, for a
-        image a.tif, a label image a.png or a.tif, or ImageJ ROIs a.zip, a.roi or a/*.roi; the
-        name may end in one of LABEL_SUFFIXES. Label images go before ROIs.
-        a COCO JSON file; its file_name is the image's path, from whichever folder on. The path
-        with most in common counts, whatever its ending (.png and so on).
-        The labels of a stack are a stack of as many planes, or a file for each plane, named as the
-        stack with _z001 and so on.
-    channel: of the images, see `image_files.find_pictures`.
     Warns, once each, of images without labels and labels without images, which are left out.
-    Raises UserError where there is no pair at all, or two of a kind.
+
+    Args:
+        images: folder with files of listing.ENDINGS, also in folders inside it. A file may hold
+            several images (a stack, a series in time).
+        labels: a folder or a COCO JSON file. In the folder (the same, one inside it, or any other)
+            are the same folders and, for an image `a.tif`, a label image `a.png` or `a.tif`, or
+            ImageJ ROIs `a.zip`, `a.roi` or `a/*.roi`; the name may end in one of LABEL_SUFFIXES.
+            Label images go before ROIs. COCO's file_name is the image's path, from whichever
+            folder on; the path with most in common counts, whatever its ending. The labels of a
+            stack are a stack of as many planes, or a file for each plane, named as the stack with
+            `_z001` and so on.
+        channel: of the images, see `image_files.find_pictures`.
+
+    Raises:
+        UserError: there is no pair at all, or two of a kind.
     """
     images, labels = Path(images), Path(labels)
     if not images.is_dir():

@@ -172,7 +172,7 @@ def find_pictures(
     Only headers are read. Images come in natural order, each once.
 
     Args:
-        inputs: see `picture_listing.picture_paths`.
+        inputs: see `images.listing.picture_paths`.
         channel: the one to look at, by its number from 1 (as Fiji counts) or its name in any case.
             None takes grey and RGB without alpha; of other channels one has to be chosen.
         output: folder of results to come, in which nothing is looked for.

@@ -61,8 +61,8 @@ class Result:
 
     @property
     def masks(self) -> np.ndarray:
-        """bool [H, W, N], as matterport's results have it. N times the memory of an image: many
-        instances of a large one do better with `labels`."""
+        """bool [H, W, N]: one mask for each instance, as matterport has them. That is N times the
+        memory of an image: of many instances in a large one rather take `labels`."""
         masks = np.zeros((len(self), *self.labels.shape), bool)
         for number, (mask, (y1, x1, y2, x2)) in enumerate(zip(masks, self.boxes, strict=True), 1):
             mask[y1:y2, x1:x2] = self.labels[y1:y2, x1:x2] == number

@@ -1,0 +1,60 @@
+"""The site that docs/conf.py makes; `sh scripts/docs.sh` builds it, which takes a package more."""
+
+import re
+import runpy
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from mrcnn import utils, visualize
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def conf():
+    return runpy.run_path(str(DOCS / "conf.py"))
+
+
+def test_a_section_becomes_a_page(conf):
+    text = "# Title\n\n## One\n\na\n\n### Part\n\nb\n\n## Two\n\nc\n"
+    assert conf["section_of"](text, "One") == "# One\n\n\na\n\n## Part\n\nb\n\n"
+    assert conf["section_of"](text, "Two") == "# Two\n\n\nc\n"
+
+
+def test_links_lead_to_pages_of_the_site(conf):
+    def linked(text, folder="."):
+        return conf["linked"](text, folder)
+
+    assert linked("[a](docs/peers.md#b)") == "[a](peers.md#b)"
+    assert linked("[a](../SECURITY.md)", "docs") == "[a](security.md)"
+    assert linked("![a](docs/images/detection.png)") == "![a](images/detection.png)"
+    assert linked("[the keys](mrcnn/config.py)") == "the keys (`mrcnn/config.py`)"
+    assert linked("[absent](absent.md)") == "[absent](absent.md)"  # Sphinx says so
+    assert linked("[a](https://example.org/)") == "[a](https://example.org/)"
+
+
+def test_pages_that_stand_elsewhere_are_there(conf):
+    for page, (file, section) in conf["ELSEWHERE"].items():
+        pointer = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+        assert f"](../{file}" in pointer, page
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert section is None or re.search(rf"^## {section}$", text, re.MULTILINE), page
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("*/*/*.md")], ids=str
+)
+def test_links_to_files_are_not_broken(path):
+    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / unquote(target)).exists(), target
+
+
+@pytest.mark.parametrize("module", [utils, visualize])
+def test_the_reference_has_every_name(module):
+    page = (DOCS / "reference" / f"{module.__name__.rpartition('.')[2]}.md").read_text()
+    named = set(re.findall(r"autoapi\w+:: [\w.]+\.(\w+)$", page, re.MULTILINE))
+    assert set(module.__all__) - named <= {"Dataset", "COCO_MODEL_URL"}
