@@ -49,6 +49,8 @@ OBJECT_MICRONS = 9.0
 MICRONS_RANGE = (4.0, 24.0)
 # The scale of a large image is that of the median of so many parts, the most varied of a grid.
 PARTS, GRID, PART_SIDE = 5, 8, 384
+# Of an image that is to be made this small or smaller, a smaller level of its pyramid is read.
+LARGEST_REDUCED = 0.5
 NOTHING = Detections(np.zeros(0), [])
 # Label maps of more pixels are files.
 PIXELS_IN_MEMORY = 2**27
@@ -165,7 +167,9 @@ class Segmenter:
         Args:
             image: [H, W] or [H, W, C] of any numbers: grey, RGB, with or without alpha; an array,
                 or what gives one when it is sliced (a memory map, a Zarr array, a
-                `image_files.Picture`), of any size; a list of such images, of any sizes.
+                `image_files.Picture`), of any size; a list of such images, of any sizes. Of a
+                `Picture` with a pyramid, the level that the scale needs is read: its pixels are
+                those of the result, whose `reduction` says how many times as large they are.
             diameter: of a typical instance, in pixels: sets the scale.
             microns: side of a pixel, for the scale and for measurements.
             inverted: True for dark objects on a light background, False for light ones; by default
@@ -193,11 +197,20 @@ class Segmenter:
         check_process()
         for name, value in (("diameter", diameter), ("microns", microns)):
             _check_size(name, value)
-        image = _array(image)
+        whole = _array(image)
+        image, reduction = _level(whole, self._expected_scale(diameter, microns))
         exposure = measure(image, self.exposure_config, inverted)
         if exposure.warning:
             warnings.warn(exposure.warning, MRCNNWarning, stacklevel=2)
-        scale = self._scale_of(image, exposure, diameter, microns)
+        scale = self._scale_of(
+            image, exposure, diameter and diameter / reduction, microns and microns * reduction
+        )
+        if scale is not None:
+            of_whole = scale / reduction
+            image, reduction = _level(whole, of_whole)
+            scale = of_whole * reduction
+        if image is not whole:
+            _say_level(reduction)
         height, width = (int(side) for side in image.shape[:2])
         if tile is None and (scale is None or _padded_pixels(image.shape, scale) <= WHOLE_PIXELS):
             found = self._forward(self._pixels(image, exposure), scale)
@@ -208,7 +221,10 @@ class Segmenter:
             labels, scores, class_ids = self._detect_tiles(
                 image, exposure, scale or 1.0, tile or TILE, progress
             )
-        return Result(labels, scores, class_ids, self.classes, image, exposure, microns, scale)
+        microns = microns and microns * reduction
+        return Result(
+            labels, scores, class_ids, self.classes, image, exposure, microns, scale, reduction
+        )
 
     def _pixels(self, image: Any, exposure: Exposure, window: tuple = ()) -> np.ndarray:
         """uint8 [h, w, C] of a window of an image, as the network takes it."""
@@ -221,6 +237,16 @@ class Segmenter:
             return tta.detect(self.model, pixels, self.variants, scale)
 
     # ---- Scale --------------------------------------------------------------------------------
+
+    def _expected_scale(self, diameter: float | None, microns: float | None) -> float | None:
+        """The scale as far as it is known before an image is looked at."""
+        config = self.model.config
+        takes_any = not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64"
+        if takes_any or (diameter is None and microns is None):
+            return None
+        if diameter is None:
+            diameter = OBJECT_MICRONS / microns
+        return float(np.clip(config.OBJECT_SIZE / diameter, *config.SCALE_LIMITS))
 
     def _scale_of(
         self, image: Any, exposure: Exposure, diameter: float | None, microns: float | None
@@ -236,11 +262,7 @@ class Segmenter:
             return None
         if diameter is not None:
             return float(np.clip(config.OBJECT_SIZE / diameter, *config.SCALE_LIMITS))
-        first = None
-        if microns is not None:
-            first = float(
-                np.clip(config.OBJECT_SIZE * microns / OBJECT_MICRONS, *config.SCALE_LIMITS)
-            )
+        first = self._expected_scale(None, microns)
         seen = _padded_pixels(image.shape, first or config.IMAGE_MIN_SCALE or 1)
         # A few parts tell the scale of a long strip as well.
         is_strip = min(image.shape[:2]) < PART_SIDE and max(image.shape[:2]) > GRID * PART_SIDE
@@ -295,6 +317,24 @@ class Segmenter:
                 if progress:
                     progress(number, len(tiles))
         return mosaic.finish()
+
+
+def _level(image: Any, scale: float | None) -> tuple[Any, float]:
+    """The level of a pyramid that a scale needs, and how many times as large its pixels are; the
+    image itself, and 1, where the scale is above LARGEST_REDUCED or there is no pyramid."""
+    if scale is None or scale > LARGEST_REDUCED or not hasattr(image, "reduced"):
+        return image, 1.0
+    level = image.reduced(scale)
+    return level, math.sqrt(math.prod(image.shape[:2]) / math.prod(level.shape[:2]))
+
+
+def _say_level(reduction: float) -> None:
+    warnings.warn(
+        f"read at 1/{reduction:.4g} of its sides, the level of its pyramid that the scale needs: "
+        "results are in pixels of that level, GeoJSON in those of the full size",
+        MRCNNWarning,
+        stacklevel=3,
+    )
 
 
 def _check_size(name: str, value: Any) -> None:

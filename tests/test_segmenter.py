@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 import pytest
+import tifffile
 
 import mrcnn
 from mrcnn import segmenter
-from mrcnn.errors import UserError
+from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.images.image_files import open_image
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing, postprocess
 from mrcnn.model import MaskRCNN
@@ -140,6 +142,29 @@ def test_diameter_and_pixel_size_set_the_scale(rng, finder):
         assert finder.model.first == np.clip(32 * microns / segmenter.OBJECT_MICRONS, 0.25, 4)
         low, high = (32 * microns / size for size in segmenter.MICRONS_RANGE[::-1])
         assert result.scale == np.clip(1.0, low, high) and result.microns == microns
+
+
+def test_the_level_of_a_pyramid_that_the_scale_needs_is_read(rng, finder, tmp_path):
+    pixels = np.kron(spots(rng, (160, 200), 20), np.ones((4, 4), np.uint8))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(pixels, tile=(64, 64), subifds=2, metadata=None)
+        for step in (2, 4):
+            part = pixels[::step, ::step]
+            writer.write(part, tile=(64, 64), subfiletype=1, metadata=None)
+    picture = open_image(tmp_path / "a.tif")
+    # 128 pixels of the full size are to become 32: a quarter. The level of that size is read alone.
+    for size, read in (({"diameter": 128}, 4), ({"diameter": 64}, 2), ({"microns": 9 / 128}, 4)):
+        with pytest.warns(MRCNNWarning, match=f"read at 1/{read} of its sides"):
+            result = finder.detect(picture, **size)
+        assert result.labels.shape == (640 // read, 800 // read) and result.reduction == read
+        expected = finder.detect(pixels[::read, ::read])
+        assert same_objects(result.labels, expected.labels)
+    assert result.microns == pytest.approx(4 * 9 / 128)
+    polygon = result.to_geojson()["features"][0]["geometry"]["coordinates"][0]
+    x, y = np.mean(polygon[:-1], axis=0).astype(int)
+    assert pixels[y, x] > 127
+    result = finder.detect(picture, diameter=40)  # 0.8: no level is large enough
+    assert result.labels.shape == (640, 800) and result.reduction == 1
 
 
 @pytest.mark.parametrize("value", [0, -3, float("nan"), float("inf"), "20", True, [20], 1 + 2j])

@@ -66,6 +66,8 @@ def of_files(
 
     def loader(picture: Any) -> Callable[[], Any]:
         size = picture.dtype.itemsize * picture.shape[0] * picture.shape[1] * picture.shape[2]
-        return picture.read if size <= MOST_BYTES else lambda: picture
+        # Of a pyramid the scale says how much is needed: it is known later.
+        is_lazy = size > MOST_BYTES or len(picture.levels) > 1
+        return (lambda: picture) if is_lazy else picture.read
 
     return [Input(p.name, loader(p), p.mpp, p.about, p.state) for p in pictures], unreadable

@@ -34,6 +34,8 @@ class Result:
         exposure: how its values were read.
         microns: side of a pixel, None where it is not known.
         scale: factor by which the image was enlarged for the network.
+        reduction: how many times as large as those of the file the image's pixels are, where a
+            smaller level of a pyramid was read: `image` is that level.
     """
 
     labels: np.ndarray
@@ -44,6 +46,7 @@ class Result:
     exposure: Exposure
     microns: float | None = None
     scale: float | None = None
+    reduction: float = 1.0
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -82,10 +85,12 @@ class Result:
         return table
 
     def to_geojson(self, path: str | os.PathLike | None = None) -> dict[str, Any]:
-        """A FeatureCollection that QuPath imports, in pixels; also written to `path`, if given."""
+        """A FeatureCollection that QuPath imports, in pixels of the file at full size; also written
+        to `path`, if given."""
+        found = self.labels, self.scores, self.class_names, self.reduction
         if path is not None:
-            result_files.write_geojson(path, self.labels, self.scores, self.class_names)
-        return result_files.geojson(self.labels, self.scores, self.class_names)
+            result_files.write_geojson(path, *found)
+        return result_files.geojson(*found)
 
     def preview(self) -> tuple[np.ndarray, np.ndarray]:
         """The image uint8 [h, w, 3], stretched but never inverted, and its labels [h, w].

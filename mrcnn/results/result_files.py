@@ -95,20 +95,20 @@ def instance_polygons(labels: np.ndarray):
 
 
 def geojson(labels: np.ndarray, scores: np.ndarray | None,
-            class_names: str | Sequence[str]) -> dict[str, Any]:
+            class_names: str | Sequence[str], reduction: float = 1.0) -> dict[str, Any]:
     """A FeatureCollection as QuPath imports it: detections with a class and a score.
 
-    labels [H, W]; scores [N]; class_names: one for all, or [N]. Coordinates are pixels, x before y;
-    rings are closed.
+    labels [H, W]; scores [N]; class_names: one for all, or [N]. Coordinates are pixels times
+    `reduction`, x before y; rings are closed.
     """
     return {"type": "FeatureCollection",
-            "features": list(_features(labels, scores, class_names))}
+            "features": list(_features(labels, scores, class_names, reduction))}
 
 
 def _features(labels: np.ndarray, scores: np.ndarray | None,
-              class_names: str | Sequence[str]) -> Iterator[dict[str, Any]]:
+              class_names: str | Sequence[str], reduction: float) -> Iterator[dict[str, Any]]:
     for index, (label, pieces) in enumerate(instance_polygons(labels)):
-        rings = [[_closed(ring) for ring in (outer, *holes)] for outer, holes in pieces]
+        rings = [[_closed(ring, reduction) for ring in (outer, *holes)] for outer, holes in pieces]
         single = len(rings) == 1
         name = class_names if isinstance(class_names, str) else class_names[index]
         measured = {} if scores is None else {"score": round(float(scores[index]), 6)}
@@ -122,18 +122,20 @@ def _features(labels: np.ndarray, scores: np.ndarray | None,
         }
 
 
-def _closed(ring: np.ndarray) -> list[list[int]]:
+def _closed(ring: np.ndarray, reduction: float) -> list[list[float]]:
+    if reduction != 1:
+        ring = np.round(ring * reduction, 2)
     return [*ring.tolist(), ring[0].tolist()]
 
 
 def write_geojson(
     path: str | os.PathLike, labels: np.ndarray, scores: np.ndarray | None,
-    class_names: str | Sequence[str],
+    class_names: str | Sequence[str], reduction: float = 1.0,
 ) -> None:
     """`geojson` as a file: one feature per line, streamed because there can be many."""
     with atomic_path(path) as temporary, open(temporary, "w") as file:
         file.write('{"type": "FeatureCollection", "features": [')
-        for index, feature in enumerate(_features(labels, scores, class_names)):
+        for index, feature in enumerate(_features(labels, scores, class_names, reduction)):
             file.write((",\n" if index else "\n") + json.dumps(feature))
         file.write("\n]}\n")
 
