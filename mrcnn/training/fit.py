@@ -188,6 +188,8 @@ def make_optimizer(config, learning_rate):
 def compile_model(model, optimizer):
     """Get a training model ready for `fit`."""
     model.compile(optimizer=optimizer, jit_compile=compiles_whole_graphs())
+    # Variables made in the first step would have TensorFlow trace that step a second time.
+    model.optimizer.build(model.trainable_variables)
 
 
 def set_trainable(model: keras.Model, layer_regex: str) -> list[str]:
