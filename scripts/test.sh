@@ -12,7 +12,10 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 torch=${TORCH:-torch==2.13.0}
 # Two at a time, each file in one of them: much of a test is the making of graphs, on one core.
-workers="-n 2 --dist loadfile"
+# Files begin in the order of tests/conftest.py: the long ones first.
+workers="-n 2 --dist loadfile --no-loadscope-reorder"
+# pip need not compile what is never imported: half of the time that an installation takes.
+export PIP_COMPILE=0
 
 backends=no
 if [ "${1:-}" = --backends ]; then
@@ -37,6 +40,27 @@ install_torch() {
         pip_install "$1" --no-deps --editable .
 }
 
+# Both, one after the other, in the background: what they print is shown where one fails.
+log=.venv-test/backends.log
+install_backends() {
+    (
+        environment .venv-test-jax jax install_jax
+        environment .venv-test-torch "$torch" install_torch
+    ) > "$log" 2>&1 &
+    installation=$!
+    trap 'kill "$installation" 2>/dev/null || true' EXIT
+    trap 'exit 130' INT TERM
+}
+
+wait_for_backends() {
+    if wait "$installation"; then
+        trap - EXIT
+    else
+        cat "$log" >&2
+        fail "JAX or Torch could not be installed"
+    fi
+}
+
 on_backend() {
     backend=$1
     shift
@@ -45,6 +69,9 @@ on_backend() {
 }
 
 environment .venv-test "tensorflow dev" install_tensorflow
+if [ "$backends" = yes ]; then
+    install_backends
+fi
 echo "== Code checks =="
 .venv-test/bin/ruff check .
 .venv-test/bin/ruff format --check .
@@ -52,8 +79,7 @@ echo "== All tests on TensorFlow =="
 KERAS_BACKEND=tensorflow .venv-test/bin/python -m pytest $workers "$@"
 
 if [ "$backends" = yes ]; then
-    environment .venv-test-jax jax install_jax
+    wait_for_backends
     on_backend jax "$@"
-    environment .venv-test-torch "$torch" install_torch
     on_backend torch "$@"
 fi

@@ -11,6 +11,31 @@ import pytest
 
 from tests.support.tiny import TinyConfig, small_backbone
 
+# Where two workers share the files, these begin first, so that both end at about the same time.
+LONG_FILES = (
+    "training/test_fit.py",
+    "samples/nucleus/test_cli.py",
+    "training/test_alternating.py",
+    "network/test_models.py",
+    "campaigns/test_campaigns.py",
+    "network/test_architecture.py",
+    "samples/nucleus/test_files.py",
+    "test_export.py",
+    "test_segmenter.py",
+    "cli/test_main.py",
+    "samples/nucleus/test_notebooks.py",
+    "inference/test_fast_network.py",
+    "inference/test_given_proposals.py",
+    "test_model.py",
+    "samples/test_shapes.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the tests of the long files first; all else stays in its order."""
+    ranks = {f"tests/{name}": rank for rank, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: ranks.get(item.location[0], len(ranks)))
+
 
 @pytest.fixture
 def tiny_config():
