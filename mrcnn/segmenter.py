@@ -301,9 +301,8 @@ class Segmenter:
             y1, x1, y2, x2 = tile.window
             return self._pixels(image, exposure, (slice(y1, y2), slice(x1, x2)))
 
-        with ThreadPoolExecutor(
-            1
-        ) as reader:  # the next tile is read during the forward pass of one
+        # The next tile is read during the forward pass of one.
+        with ThreadPoolExecutor(1) as reader:
             coming = reader.submit(read, tiles[0])
             for number, tile in enumerate(tiles, 1):
                 pixels = coming.result()
