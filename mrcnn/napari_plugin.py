@@ -1,7 +1,9 @@
-"""A plugin of napari that finds nuclei in the image layers of the viewer; napari.yaml declares it.
+"""A plugin of napari that finds nuclei in the image layers of the viewer, and learns from people's
+corrections of what it found; napari.yaml declares it.
 
-`find` does the work, on arrays and without napari. `microns_of`, `shown_plane` and `placement`
-translate between layers and arrays. `Panel` is the widget around all that.
+`find` and `teach` do the work, on arrays and files and without napari. `microns_of`, `shown_plane`,
+`placement` and `corrected` translate between layers and arrays. `Panel` is the widget around all
+that.
 
 napari and what comes with it are imported where they are used: the module imports without them.
 
@@ -13,17 +15,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from scipy import ndimage
 
 import mrcnn
-from mrcnn.errors import UserError
+from mrcnn.data.synthetic import bright_ellipses
+from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.fine_tuning import fine_tune
+from mrcnn.presets import FINE_TUNE_MINUTES
 from mrcnn.segmenter import Segmenter
+from mrcnn.training.corrections import IMAGES, LABELS, add_to_training_set
 from mrcnn.weights.download import resolve_weights
 
 if TYPE_CHECKING:
@@ -36,6 +43,8 @@ MOST_BYTES = 2**28
 INVERTED = {"automatic": None, "yes": True, "no": False}
 # How a layer lies in the world, apart from its translation; older versions of napari lack some.
 PLACEMENT = ("scale", "rotate", "shear", "affine", "units", "axis_labels")
+# Where corrections go by default, and below them the weights that were made of them.
+TRAINING_SET, RUNS = Path.home() / "mrcnn_corrections", "runs"
 
 
 # ---- The work ----------------------------------------------------------------------------------
@@ -138,9 +147,32 @@ def load_detector(weights: str) -> Segmenter:
 
 @lru_cache(maxsize=1)
 def _load(weights: str, changed: int) -> Segmenter:
+    _import_keras()
+    return mrcnn.load(weights)
+
+
+def _import_keras() -> None:
     with own_symbols():
         import keras  # noqa: F401 (and with it TensorFlow)
-    return mrcnn.load(weights)
+
+
+def teach(folder: Path, weights: str, minutes: float, progress: Callable[[int, int], None]) -> Path:
+    """Fine-tune weights on a training set; see `mrcnn.fine_tuning.fine_tune`.
+
+    Returns the new weight file, which is below the training set's folder. Raises UserError where
+    that holds nothing to train on.
+    """
+    if not (folder / IMAGES).is_dir():
+        raise UserError(f"{folder}: no training set yet: add corrected images first")
+    _import_keras()
+    return fine_tune(
+        folder / IMAGES,
+        folder / LABELS,
+        weights,
+        minutes=minutes,
+        logs=folder / RUNS,
+        progress=progress,
+    )
 
 
 @contextlib.contextmanager
@@ -163,19 +195,7 @@ def own_symbols() -> Iterator[None]:
 
 def synthetic_nuclei(side: int = 512, seed: int = 0) -> list[tuple[np.ndarray, dict, str]]:
     """Sample data: a fluorescence image uint8 [side, side] of bright blurred ellipses."""
-    rng = np.random.default_rng(seed)
-    ys, xs = np.mgrid[:side, :side]
-    image, step = np.zeros((side, side)), 48
-    for y, x in np.argwhere(rng.random((side // step, side // step)) < 0.8) * step + step / 2:
-        y, x = y + rng.uniform(-8, 8), x + rng.uniform(-8, 8)
-        angle, long, ratio = rng.uniform(0, np.pi), rng.uniform(11, 17), rng.uniform(0.7, 1)
-        along = (xs - x) * np.cos(angle) + (ys - y) * np.sin(angle)
-        across = (ys - y) * np.cos(angle) - (xs - x) * np.sin(angle)
-        inside = along**2 + (across / ratio) ** 2 < long**2
-        image[inside] = np.maximum(image[inside], rng.uniform(70, 170))
-    image *= 1 + 0.6 * ndimage.gaussian_filter(rng.standard_normal(image.shape), 2)  # texture
-    image = 18 + ndimage.gaussian_filter(image, 1.2) + rng.normal(0, 4, image.shape)
-    return [(np.clip(image, 0, 255).astype(np.uint8), {"name": "synthetic nuclei"}, "image")]
+    return [(bright_ellipses(side, seed), {"name": "synthetic nuclei"}, "image")]
 
 
 # ---- Layers ------------------------------------------------------------------------------------
@@ -215,6 +235,26 @@ def placement(layer: napari.layers.Image, plane: Sequence[int] = ()) -> dict[str
     return found
 
 
+def corrected(
+    image: napari.layers.Image, labels: napari.layers.Labels, point: Sequence[float]
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """The plane of a label layer that the viewer shows, and the plane of the image that it is of.
+
+    point: see `shown_plane`.
+
+    Returns:
+        A name; the image [H, W] or [H, W, 3 or 4]; the labels [H, W].
+    """
+    place = shown_plane(labels, point)
+    if labels.ndim >= image.ndim:  # labels of a single plane have their place in the world
+        point = labels.data_to_world((*place, 0, 0))
+    plane = shown_plane(image, point)
+    data = image.data[0] if image.multiscale else image.data
+    numbers = labels.data[0] if labels.multiscale else labels.data
+    name = "_".join([image.name, *(f"{number:03d}" for number in plane)])
+    return name, np.asarray(data[plane]), np.asarray(numbers[place])
+
+
 # ---- The widget --------------------------------------------------------------------------------
 
 
@@ -223,18 +263,28 @@ class Cancelled(Exception):
 
 
 class Panel:
-    """The widget; `box` is what napari docks. One search runs at a time, in a thread."""
+    """The widget; `box` is what napari docks. One job runs at a time, in a thread: a search, or
+    fine-tuning.
+
+    Attributes:
+        worker: the thread's, while there is one.
+        sources: of the label layers that a search has made, the image layers that they are of.
+    """
 
     def __init__(self, viewer: napari.Viewer):
         from superqt.utils import ensure_main_thread
 
         self.viewer, self.worker = viewer, None
+        self.sources: WeakKeyDictionary = WeakKeyDictionary()
         self._make_fields()
+        self._make_fields_of_teaching()
         self._lay_out()
         # Functions, not methods, of which only weak references would be kept: so this object lives
         # as long as its buttons.
         self.layer.changed.connect(lambda: self._layer_changed())
         self.find.changed.connect(lambda: self.start())
+        self.add.changed.connect(lambda: self.keep_corrections())
+        self.tune.changed.connect(lambda: self.start_fine_tuning())
         self.cancel.changed.connect(lambda: self.stop())
         self._advance = ensure_main_thread(self._advance_bar)
         self._layer_changed()
@@ -244,10 +294,7 @@ class Panel:
         from magicgui import widgets
         from napari.layers import Image
 
-        def images(_: Any) -> list[Image]:
-            return [layer for layer in self.viewer.layers if isinstance(layer, Image)]
-
-        self.layer = widgets.ComboBox(label="image", choices=images)
+        self.layer = widgets.ComboBox(label="image", choices=lambda _: self._layers(Image))
         self.diameter = widgets.FloatSpinBox(
             label="diameter (pixels)",
             max=10_000,
@@ -270,34 +317,63 @@ class Panel:
             enabled=False,
             tooltip="each by itself; otherwise the plane that is shown",
         )
+        self.find = widgets.PushButton(text="Find")
+
+    def _make_fields_of_teaching(self) -> None:
+        """What is to be learnt, and for how long."""
+        from magicgui import widgets
+        from napari.layers import Labels
+
+        self.labels = widgets.ComboBox(
+            label="corrected labels",
+            choices=lambda _: self._layers(Labels),
+            tooltip="of the image; of a stack the plane that is shown is added",
+        )
+        self.folder = widgets.FileEdit(
+            label="training set",
+            mode="d",
+            value=TRAINING_SET,
+            tooltip="the folder that corrected images are kept in, which mrcnn train takes, too",
+        )
+        self.minutes = widgets.FloatSpinBox(
+            label="minutes",
+            min=0.1,
+            max=600,
+            step=1,
+            value=FINE_TUNE_MINUTES,
+            tooltip="of fine-tuning, at most: it ends before where enough has been seen",
+        )
+        self.add = widgets.PushButton(text="Add to training set")
+        self.tune = widgets.PushButton(
+            text="Fine-tune", tooltip="the weights above, on the training set, into new weights"
+        )
 
     def _lay_out(self) -> None:
-        """The fields, and below them the buttons and what goes on."""
+        """The fields and buttons, and below them what goes on."""
         from magicgui import widgets
 
-        self.find = widgets.PushButton(text="Find")
         self.cancel = widgets.PushButton(text="Cancel", enabled=False)
         self.bar = widgets.ProgressBar(visible=False)
         self.status = widgets.Label()
-        buttons = widgets.Container(
-            widgets=[self.find, self.cancel], layout="horizontal", labels=False
+        finding = [self.layer, self.diameter, self.inverted, self.weights, self.all_planes]
+        teaching = [self.labels, self.folder, self.add, self.minutes, self.tune]
+        self.box = widgets.Container(
+            widgets=[*finding, self.find, *teaching, self.cancel, self.bar, self.status]
         )
-        fields = [self.layer, self.diameter, self.inverted, self.weights, self.all_planes]
-        self.box = widgets.Container(widgets=[*fields, buttons, self.bar, self.status])
+
+    def _layers(self, kind: type) -> list:
+        return [layer for layer in self.viewer.layers if isinstance(layer, kind)]
 
     def _layer_changed(self) -> None:
         self.all_planes.enabled = self.layer.value is not None and self.layer.value.ndim > 2
 
-    def start(self) -> None:
-        """Find with the settings of the widget; does nothing where a search runs."""
-        from napari.qt.threading import create_worker
-        from napari.utils.notifications import show_error
+    # ---- Finding
 
+    def start(self) -> None:
+        """Find with the settings of the widget; does nothing where a job runs."""
         layer = self.layer.value
-        if self.worker:
-            return
         if layer is None:
-            show_error("There is no image layer: open an image first")
+            self._complain("There is no image layer: open an image first")
             return
         whole = self.all_planes.value and layer.ndim > 2
         plane = None if whole else shown_plane(layer, self.viewer.dims.point)
@@ -310,35 +386,115 @@ class Panel:
         )
         keywords = placement(layer, plane or ()) | {"name": f"{layer.name} labels"}
         data = layer.data[0] if layer.multiscale else layer.data
-        self.worker = create_worker(self._work, data, str(self.weights.value), options)
-        self.worker.returned.connect(lambda found: self._show(found, keywords))
-        self.worker.finished.connect(lambda: self._finished())
-        self.find.enabled, self.cancel.enabled = False, True
-        self.bar.max, self.bar.visible = 0, True  # busy, until there is something to count
-        self.status.value = f"Searching {layer.name} ..."
-        self.worker.start()
+        weights = str(self.weights.value)
 
-    def stop(self) -> None:
-        """Cancel the search: it ends with the tile that is being looked at."""
+        def work(progress: Callable[[int, int], None]) -> tuple:
+            return find(data, load_detector(weights), progress=progress, **options)
+
+        self._run(work, lambda found: self._show(found, keywords, layer), f"Searching {layer.name}")
+
+    def _show(self, found: tuple, keywords: dict[str, Any], source: napari.layers.Image) -> str:
+        labels, features, metadata = found
+        layer = self.viewer.add_labels(labels, features=features, metadata=metadata, **keywords)
+        self.sources[layer] = source
+        if self._is_there():
+            self.box.reset_choices()
+            self.labels.value = layer
+        return f"{len(features)} found"
+
+    # ---- Teaching
+
+    def keep_corrections(self) -> None:
+        """Add the chosen labels and their image to the training set."""
+        labels = self.labels.value
+        if labels is None:
+            self._complain("There is no label layer: find nuclei, or add labels, first")
+            return
+        source = self.sources.get(labels)
+        image = source if source in self.viewer.layers else self.layer.value
+        if image is None:
+            self._complain("There is no image layer: open the image of these labels")
+            return
+        folder = Path(self.folder.value)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", MRCNNWarning)
+            try:
+                pair = corrected(image, labels, self.viewer.dims.point)
+                added = add_to_training_set(folder, *pair)
+            except UserError as error:
+                self._complain(str(error))
+                return
+        said = [str(one.message) for one in caught if issubclass(one.category, MRCNNWarning)]
+        count = len(list((folder / IMAGES).glob("*.tif")))
+        said.insert(0, f"{added.name}: added with {added.objects} objects; {count} images now")
+        self.status.value = "\n".join(said)
+
+    def start_fine_tuning(self) -> None:
+        """Train the weights of the widget further; does nothing where a job runs."""
+        folder, weights = Path(self.folder.value), str(self.weights.value)
+        minutes = self.minutes.value
+
+        def work(progress: Callable[[int, int], None]) -> Path:
+            return teach(folder, weights, minutes, progress)
+
+        self._run(work, self._take_weights, "Fine-tuning")
+
+    def _take_weights(self, path: Path) -> str:
+        if self._is_there():
+            self.weights.value = path
+        return f"Fine-tuned: Find now uses {path.parent.name}"
+
+    # ---- The job
+
+    def _run(self, work: Callable, show: Callable[[Any], str], doing: str) -> None:
+        """Start a job, unless there is one.
+
+        work: takes a function for its progress, and runs in a thread; show: takes what that
+        returns, and returns what is to be said; doing: said meanwhile.
+        """
+        from napari.qt.threading import create_worker
+
         if self.worker:
-            self.worker.quit()
-            self.cancel.enabled = False
-            self.status.value = "Stopping ..."
-
-    def _work(self, data: Any, weights: str, options: dict[str, Any]) -> tuple | str | None:
-        """What is found, or what is wrong with the input; in the worker's thread."""
+            return
 
         def progress(done: int, total: int) -> None:
             if self.worker.abort_requested:
                 raise Cancelled
             self._advance(done, total)
 
-        try:
-            return find(data, load_detector(weights), progress=progress, **options)
-        except UserError as error:
-            return str(error)
-        except Cancelled:
-            return None
+        def job() -> tuple[Any, str]:
+            """What has come of it, and what is wrong with the input."""
+            try:
+                return work(progress), ""
+            except UserError as error:
+                return None, str(error)
+            except Cancelled:  # what is returned then goes nowhere
+                return None, ""
+
+        self.worker = create_worker(job)
+        self.worker.returned.connect(lambda found: self._end(*found, show))
+        self.worker.finished.connect(lambda: self._finished())
+        self._set_enabled(False)
+        self.bar.max, self.bar.visible = 0, True  # busy, until there is something to count
+        self.status.value = f"{doing} ..."
+        self.worker.start()
+
+    def stop(self) -> None:
+        """Cancel the job: it ends with the tile that is being looked at, or the step of training
+        that is being made."""
+        if self.worker:
+            self.worker.quit()
+            self.cancel.enabled = False
+            self.status.value = "Stopping ..."
+
+    def _set_enabled(self, free: bool) -> None:
+        self.find.enabled = self.tune.enabled = free
+        self.cancel.enabled = not free
+
+    def _complain(self, text: str) -> None:
+        from napari.utils.notifications import show_error
+
+        show_error(text)
 
     def _is_there(self) -> bool:
         """False after the widget was closed, when its parts must not be touched any more."""
@@ -350,23 +506,20 @@ class Panel:
         if self._is_there():
             self.bar.max, self.bar.value = total, done
 
-    def _show(self, found: tuple | str, keywords: dict[str, Any]) -> None:
-        from napari.utils.notifications import show_error
-
-        if isinstance(found, str):
-            show_error(found)
-            said = ""
+    def _end(self, result: Any, wrong: str, show: Callable[[Any], str]) -> None:
+        said = ""
+        if wrong:
+            self._complain(wrong)
         else:
-            labels, features, metadata = found
-            self.viewer.add_labels(labels, features=features, metadata=metadata, **keywords)
-            said = f"{len(features)} found"
+            said = show(result)
         if self._is_there():
             self.status.value = said
 
     def _finished(self) -> None:
         cancelled, self.worker = self.worker.abort_requested, None
         if self._is_there():
-            self.find.enabled, self.cancel.enabled, self.bar.visible = True, False, False
+            self._set_enabled(True)
+            self.bar.visible = False
             if cancelled:
                 self.status.value = "Cancelled"
 

@@ -503,6 +503,136 @@ def test_a_defect_is_shown_and_ends_the_search(panel, said, monkeypatch):
     assert any("a defect" in one.message for one in said)
 
 
+# ---- Corrections that teach --------------------------------------------------------------------
+
+
+def training_set(panel):
+    """{name: (image, labels)} of the panel's training set."""
+    import tifffile
+
+    folder = Path(panel.folder.value)
+    return {
+        path.stem: (tifffile.imread(path), tifffile.imread(folder / "labels" / path.name))
+        for path in (folder / "images").glob("*.tif")
+    }
+
+
+def test_corrected_labels_are_added_with_their_image(panel, said, tmp_path):
+    panel.folder.value = tmp_path / "set"
+    other = panel.viewer.add_image(STACK[3], name="other")
+    panel.box.reset_choices()
+    panel.layer.value = panel.viewer.layers["cells"]
+    found = find(panel)
+    assert panel.labels.value is found  # what was found last is what is corrected next
+    panel.layer.value = other  # the labels are those of the image they were found in all the same
+    found.data[60:70, 10:20] = 3
+    panel.add.native.click()
+    assert panel.status.value == "cells: added with 3 objects; 1 images now"
+    found.data[60:70, 10:20] = 0
+    panel.add.native.click()
+    assert panel.status.value == "cells_2: added with 2 objects; 2 images now"
+    kept = training_set(panel)
+    assert kept.keys() == {"cells", "cells_2"} and kept["cells"][1][65, 15] == 3
+    np.testing.assert_array_equal(kept["cells"][0], STACK[0])
+    np.testing.assert_array_equal(kept["cells_2"][1], found.data)
+    found.data[60:70, 10:20] = 1  # a number that another nucleus has
+    panel.add.native.click()
+    assert "several separate pieces" in panel.status.value and not said
+
+
+def test_of_a_stack_the_shown_plane_is_added(panel, tmp_path):
+    viewer = panel.viewer
+    viewer.layers.clear()
+    viewer.add_image(STACK, name="stack", scale=(2, 1, 1))
+    panel.box.reset_choices()
+    panel.folder.value = tmp_path
+    viewer.dims.set_current_step(0, 2)
+    find(panel)  # one plane, which lies where the third of the image does
+    viewer.dims.set_current_step(0, 0)
+    panel.add.native.click()
+    panel.all_planes.value = True
+    find(panel)
+    viewer.dims.set_current_step(0, 3)
+    panel.add.native.click()
+    kept = training_set(panel)
+    assert kept.keys() == {"stack_002", "stack_003"}
+    for plane, name in [(2, "stack_002"), (3, "stack_003")]:
+        np.testing.assert_array_equal(kept[name][0], STACK[plane])
+        assert shows(kept[name][1], STACK[plane])
+
+
+def test_labels_and_colours_of_several_levels_are_added(viewer):
+    image = np.stack([STACK[0]] * 3, -1)
+    levels = viewer.add_image([image, image[::2, ::2]], multiscale=True, rgb=True, name="a")
+    labels = viewer.add_labels(ndimage.label(STACK[0] > 100)[0])
+    name, pixels, numbers = plugin.corrected(levels, labels, viewer.dims.point)
+    assert name == "a"
+    np.testing.assert_array_equal(pixels, image)
+    assert shows(numbers, STACK[0])
+
+
+def test_what_cannot_be_added_is_said(panel, said, tmp_path):
+    panel.folder.value = tmp_path / "set"
+    panel.add.native.click()
+    panel.viewer.add_labels(np.zeros((9, 9), int))
+    panel.box.reset_choices()
+    panel.add.native.click()
+    assert [one.message for one in said] == [
+        "There is no label layer: find nuclei, or add labels, first",
+        "labels of shape (9, 9) for an image of 90 x 120 pixels: they must have its height and "
+        "width",
+    ]
+    panel.viewer.layers.remove("cells")
+    panel.box.reset_choices()
+    panel.add.native.click()
+    assert said[-1].message == "There is no image layer: open the image of these labels"
+    panel.tune.native.click()
+    wait_until(lambda: panel.worker is None)
+    assert said[-1].message.endswith("set: no training set yet: add corrected images first")
+    assert not (tmp_path / "set").exists() and panel.tune.enabled
+
+
+def test_fine_tuning_in_the_background(panel, said, tmp_path, monkeypatch):
+    """Only the training is left out, which test_fine_tuning.py has."""
+    asked, go = [], threading.Event()
+    new = tmp_path / "nucleus20261129T1200" / "mask_rcnn_nucleus_0001.h5"
+
+    def fine_tune(*arguments, progress, **options):
+        asked.append((arguments, options))
+        for done in range(5):
+            progress(done, 4)
+            assert done or go.wait(60)
+        return new
+
+    monkeypatch.setattr(plugin, "fine_tune", fine_tune)
+    panel.folder.value, panel.minutes.value = tmp_path / "set", 2
+    find(panel)
+    panel.add.native.click()
+    panel.tune.native.click()
+    assert panel.status.value == "Fine-tuning ..." and panel.cancel.enabled
+    assert not panel.find.enabled and not panel.tune.enabled
+    panel.add.native.click()  # corrections go on meanwhile
+    seen = []
+    panel.bar.changed.connect(lambda value: seen.append((value, panel.bar.max)))
+    go.set()
+    wait_until(lambda: panel.worker is None)
+    assert seen[-1] == (4, 4) and not said
+    assert Path(panel.weights.value) == new and panel.find.enabled
+    assert panel.status.value == "Fine-tuned: Find now uses nucleus20261129T1200"
+    folder = tmp_path / "set"
+    [(arguments, options)] = asked
+    assert arguments == (folder / "images", folder / "labels", "nucleus")
+    assert options == {"minutes": 2, "logs": folder / "runs"}
+    # Cancelled, the weights stay.
+    go.clear()
+    panel.tune.native.click()
+    wait_until(lambda: len(asked) == 2)
+    panel.cancel.native.click()
+    go.set()
+    wait_until(lambda: panel.worker is None)
+    assert panel.status.value == "Cancelled" and Path(panel.weights.value) == new
+
+
 def test_the_shipped_weights_in_the_widget(viewer):
     [(image, keywords, _)] = plugin.synthetic_nuclei(192)
     viewer.add_image(image, **keywords)

@@ -19,6 +19,7 @@ LEVELS = [
     ["evaluation", "inference", "matterport", "parallel_model", "training", "utils"],
     ["model", "visualize"],
     ["segmenter"],
+    ["fine_tuning"],
     ["__init__", "compression", "export"],
     ["napari_plugin", "cli"],
     ["__main__"],

@@ -19,6 +19,7 @@ from typing import Any
 
 from mrcnn.atomic import locked
 from mrcnn.cli.application import Application, Found, need
+from mrcnn.cli.fine_tune import fine_tune
 from mrcnn.cli.flags import MAX_STEPS
 from mrcnn.cli.inputs import Input
 from mrcnn.cli.models import build_model
@@ -47,6 +48,8 @@ def train(options: argparse.Namespace, app: Application) -> Summary:
     """Train a network on labelled images."""
     need(options, "weights")
     app.check_data_flags(options)
+    if options.fine_tune or options.rehearse:
+        return fine_tune(options, app)
     if options.cache is not None:
         DiskCache(options.cache)  # a wrong folder is an error now, not after the model is built
     path = app.weight_file(options, "training")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from mrcnn.errors import quoted
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS
-from mrcnn.presets import PRESETS, MicrographConfig
+from mrcnn.presets import FINE_TUNE_MINUTES, FINE_TUNE_STEPS, PRESETS, MicrographConfig
 from mrcnn.results.writers import DEFAULT_FORMATS, FORMATS
 from mrcnn.training.stages import DEFAULT_EPOCHS, SCHEDULES
 
@@ -197,9 +197,26 @@ def add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_fine_tune_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fine-tune",
+        action="store_true",
+        help="a few minutes on a few images, which keep what the network knew: low rate, early "
+        f"stages frozen; for {FINE_TUNE_STEPS} steps or {FINE_TUNE_MINUTES:g} minutes, unless "
+        "--steps or --time-budget say otherwise; learns from all of --images",
+    )
+    parser.add_argument(
+        "--rehearse",
+        metavar="DIR",
+        help="with --fine-tune: images, without labels, that the network is good at already and "
+        "is to stay good at (default: synthetic nuclei)",
+    )
+
+
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
     add_augmentation_flags(parser)
     add_schedule_flags(parser)
+    add_fine_tune_flags(parser)
     parser.set_defaults(validate=True)
     parser.add_argument(
         "--val-share",

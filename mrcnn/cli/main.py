@@ -36,7 +36,9 @@ EXAMPLES = {
   # label images, COCO annotations or ImageJ ROIs; half an hour from the nucleus weights
   mrcnn train --images images --labels masks --weights nucleus --time-budget 30
   # resume the newest run
-  mrcnn train --images images --labels masks --weights last --time-budget 60""",
+  mrcnn train --images images --labels masks --weights last --time-budget 60
+  # five minutes on a few images that were corrected by hand
+  mrcnn train --fine-tune --images fixed/images --labels fixed/labels --weights nucleus""",
     "evaluate": """\
   # the images that training has left out
   mrcnn evaluate --images images --labels masks --split logs/.../split.csv --weights last""",

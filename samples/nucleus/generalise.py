@@ -101,6 +101,8 @@ def run_fold(
         "cache": None,
         "val_share": 0.0,
         "validate": False,
+        "fine_tune": False,
+        "rehearse": None,
     }
     commands.train(argparse.Namespace(**{**vars(options), **chosen}), app)
     failed, rows = score_fold(options, app, left_out, folder)

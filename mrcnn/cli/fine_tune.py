@@ -1,0 +1,57 @@
+"""`mrcnn train --fine-tune`: a few minutes on a few images."""
+
+from __future__ import annotations
+
+import argparse
+
+from mrcnn.cli.application import Application, need
+from mrcnn.cli.inputs import channel_of
+from mrcnn.errors import UserError
+from mrcnn.presets import FINE_TUNE_MINUTES, FINE_TUNE_STEPS
+
+# What fine-tuning decides itself: the flags by their names, and their values where not given.
+NO_EFFECT = {
+    "preset": None,
+    "config": [],
+    "augment": [],
+    "schedule": None,
+    "epochs": None,
+    "batch_size": None,
+    "cache": None,
+    "split": None,
+    "val_share": 0.2,
+}
+
+
+def fine_tune(options: argparse.Namespace, app: Application) -> int:
+    """Train a network a little further. Returns the exit code."""
+    if not options.fine_tune:
+        raise UserError("--rehearse goes with --fine-tune")
+    need(options, "images", "labels")
+    for name, default in NO_EFFECT.items():
+        if getattr(options, name) != default:
+            raise UserError(f"--{name.replace('_', '-')} has no effect with --fine-tune: remove it")
+    path = app.weight_file(options, "training")
+    if path is None:
+        raise UserError(
+            f"--weights {options.weights} is no network to fine-tune: name one that detects"
+        )
+
+    from mrcnn.fine_tuning import fine_tune
+
+    written = fine_tune(
+        options.images,
+        options.labels,
+        path,
+        channel=channel_of(options.channel),
+        rehearse=options.rehearse,
+        steps=options.steps or FINE_TUNE_STEPS,
+        # Who names the steps alone has said how long it may take.
+        minutes=options.time_budget or (None if options.steps else FINE_TUNE_MINUTES),
+        logs=options.logs,
+        seed=options.seed,
+        workers=options.workers,
+        precision=options.precision,
+    )
+    print(f"Fine-tuned weights: {written} (--weights last)")
+    return 0

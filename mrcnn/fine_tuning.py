@@ -1,0 +1,247 @@
+"""A few corrected images teach a network: some minutes of training that keep what it knew.
+
+    mrcnn.add_to_training_set("corrections", "cells", image, corrected_labels)
+    weights = mrcnn.fine_tune("corrections/images", "corrections/labels", "nucleus")
+    mrcnn.load(weights).detect(image)
+
+What keeps a network from forgetting, see `FineTuneConfig` and LAYERS: a low rate, few steps, the
+early stages of the backbone and the statistics of all batch norms as they are, the average of the
+weights on the way, and rehearsal: a share of the training are images that the network already
+knows, with its own detections as their labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrcnn.atomic import locked
+from mrcnn.data.dataset import Dataset, ImageDataset
+from mrcnn.data.labelled import LabelledImages
+from mrcnn.data.micrographs import MICROGRAPHS
+from mrcnn.data.mixture import Mixture
+from mrcnn.data.pairs import check_pairs, find_pairs
+from mrcnn.data.synthetic import bright_ellipses
+from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.images.image_files import Picture, find_pictures
+from mrcnn.presets import FINE_TUNE_MINUTES, FINE_TUNE_STEPS, FineTuneConfig
+from mrcnn.segmenter import Segmenter, load
+from mrcnn.weights import description
+from mrcnn.weights.download import resolve_weights
+
+LAYERS = "4+"  # what trains: the last stages of the backbone and all above it
+REHEARSAL = 1 / 3  # of the crops
+REHEARSED, MIDDLE = 12, 1024  # images, and pixels a side, at most
+
+
+def fine_tune(
+    images: str | os.PathLike,
+    labels: str | os.PathLike,
+    weights: str | os.PathLike = "nucleus",
+    *,
+    channel: int | str | None = None,
+    rehearse: str | os.PathLike | None = None,
+    steps: int = FINE_TUNE_STEPS,
+    minutes: float | None = FINE_TUNE_MINUTES,
+    logs: str | os.PathLike = "logs",
+    seed: int = 0,
+    workers: int = 1,
+    precision: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Train a network a little further on a few images.
+
+    Args:
+        images, labels: as `data.pairs.find_pairs` takes them; `add_to_training_set` makes such.
+        weights: to start from: "nucleus", or a weight file with its description.
+        channel: of the images, see `images.image_files.find_pictures`.
+        rehearse: folder of images that the network is good at already, without labels; by default
+            synthetic nuclei.
+        steps, minutes: the training ends with whichever is over first; None: however long it takes.
+        logs: folder for the run's folder.
+        seed: of order and augmentation.
+        workers: threads that prepare batches.
+        precision: of the convolutions: "auto", "float32" or "bfloat16".
+        progress: called after every step with the steps done and those that there will be, as far
+            as is known yet. An error that it raises ends the training and leaves nothing.
+
+    Returns:
+        The new weight file, for `mrcnn.load` and `--weights`. The one it started from stays.
+
+    Raises:
+        UserError: images, labels or weights that cannot be trained with.
+    """
+    path = Path(resolve_weights(weights))
+    known = description.beside(path)
+    if known is None:
+        raise UserError(
+            f"{path}: there is no description {path.stem}.json beside it, so its network is unknown"
+        )
+    taught = labelled_images(images, labels, known.classes[0], channel)
+    report = progress or (lambda done, total: None)
+    rehearsed = rehearsal(load(path), rehearse, lambda: report(0, steps))
+    data = Mixture(taught, [(rehearsed, REHEARSAL)]) if rehearsed else taught
+    config = training_config(path, known)
+    config.STEPS_PER_EPOCH, config.SEED, config.DATA_WORKERS = steps, seed, workers
+    config.PRECISION = precision
+
+    from mrcnn.model import MaskRCNN  # Keras: seconds
+
+    model = MaskRCNN("training", config, str(logs))
+    model.load_weights(path, by_name=True).demand_all()
+    model.set_log_dir()  # a run of its own, even from the checkpoint of another
+    model.claim_log_dir()
+    folder = Path(model.log_dir)
+    try:
+        with locked(folder):
+            description.write(folder / description.RUN_FILE, known)
+            report(0, steps)
+            return _train(model, data, minutes, report)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def labelled_images(
+    images: str | os.PathLike, labels: str | os.PathLike, noun: str, channel: int | str | None
+) -> LabelledImages:
+    """The images to learn from, of one class. Raises UserError where files are wrong."""
+    pairs = find_pairs(images, labels, channel)
+    wrong = check_pairs(pairs)
+    if wrong:
+        raise UserError(f"{wrong[0]}; repair or remove the file")
+    dataset = LabelledImages()
+    dataset.load_pairs(pairs, noun)
+    dataset.prepare()
+    return dataset
+
+
+def training_config(path: Path, known: description.Description) -> FineTuneConfig:
+    """The configuration in which a described network is fine-tuned."""
+    from mrcnn.weights.weight_files import ranks_in_file  # Keras: seconds
+
+    config = known.config_class(FineTuneConfig, description.NETWORK)()
+    config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
+    return config
+
+
+def _train(
+    model: Any, data: Dataset, minutes: float | None, report: Callable[[int, int], None]
+) -> Path:
+    """Train one epoch of the configured steps; returns the weight file."""
+    import keras
+
+    from mrcnn.training import checkpoints
+
+    began, steps = time.monotonic(), model.config.STEPS_PER_EPOCH
+    limit = None if minutes is None else 60 * minutes
+
+    def step_done(batch: int, logs: Any = None) -> None:
+        done, total = batch + 1, steps
+        if limit is not None:  # as many as it allows at this pace
+            pace = (time.monotonic() - began) / done
+            total = min(steps, max(done, round(limit / max(pace, 1e-9))))
+        report(done, total)
+
+    model.train(
+        data,
+        None,
+        learning_rate=model.config.LEARNING_RATE,
+        epochs=1,
+        layers=LAYERS,
+        augmentation=MICROGRAPHS,
+        custom_callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=step_done)],
+        freeze_bn=True,
+        time_budget=limit,
+    )
+    # Nobody goes on with these minutes: what the optimizer knew is three times the weights' size.
+    with contextlib.suppress(OSError):
+        checkpoints.state_path(model.log_dir, 1).unlink()
+    return Path(checkpoints.newest(model.log_dir))
+
+
+# ---- Rehearsal ---------------------------------------------------------------------------------
+
+
+class Detected(ImageDataset):
+    """Images in memory with the detections of a network as their labels; one class."""
+
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        detector: Segmenter,
+        before_each: Callable[[], None] = lambda: None,
+    ):
+        """Images in which nothing is found are left out. before_each: called before each image."""
+        super().__init__()
+        noun = detector.classes[0]
+        self.add_class(noun, 1, noun)
+        for number, image in enumerate(images):
+            before_each()
+            labels = np.asarray(detector.detect(image).labels)
+            if labels.any():
+                self.add_image(noun, number, None, image=image, labels=labels)
+        self.prepare()
+
+    def open_image(self, image_id: int) -> np.ndarray:
+        """The image as it was given."""
+        return self.image_info[image_id]["image"]
+
+    def load_layers(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """The detections as label layers int32 [H, W, 1] and class ids int32 [N]."""
+        labels = self.image_info[image_id]["labels"]
+        return labels[..., np.newaxis].astype(np.int32), np.ones(labels.max(), np.int32)
+
+    def image_reference(self, image_id: int) -> str:
+        """The image's place among those given."""
+        return f"rehearsal {self.image_info[image_id]['id']}"
+
+
+def rehearsal(
+    detector: Segmenter,
+    folder: str | os.PathLike | None,
+    before_each: Callable[[], None] = lambda: None,
+) -> Detected | None:
+    """What a network is to go on finding: images of a folder, or synthetic nuclei, with what it
+    finds now. None for synthetic ones in which it finds nothing: it was not made for nuclei.
+
+    Raises UserError for a folder of images in which it finds nothing.
+    """
+    if folder is None:
+        images = [bright_ellipses(256, seed) for seed in range(REHEARSED)]
+    else:
+        images = [middle(picture) for picture in pictures_of(folder)]
+    found = Detected(images, detector, before_each)
+    if len(found.image_ids):
+        return found
+    if folder is not None:
+        raise UserError(f"{folder}: the network finds nothing in these images: no rehearsal")
+    return None
+
+
+def pictures_of(folder: str | os.PathLike) -> list[Picture]:
+    """At most REHEARSED images of a folder, evenly spaced. Warns of those that cannot be read."""
+    pictures, unreadable = find_pictures([folder])
+    if unreadable:
+        warnings.warn(
+            f"{len(unreadable)} images are not rehearsed; {unreadable[0].path}: "
+            f"{unreadable[0].reason}",
+            MRCNNWarning,
+            stacklevel=3,
+        )
+    return pictures[:: math.ceil(len(pictures) / REHEARSED)] if pictures else []
+
+
+def middle(image: Any) -> np.ndarray:
+    """The middle of a large image, of MIDDLE pixels a side at most."""
+    starts = [max(0, (side - MIDDLE) // 2) for side in image.shape[:2]]
+    return np.asarray(image[tuple(slice(start, start + MIDDLE) for start in starts)])
