@@ -40,7 +40,7 @@ from mrcnn.inference.tiles import HALO, TILE, Mosaic, Tile, tiles_of
 from mrcnn.pixels.exposure import Exposure, measure
 from mrcnn.pixels.molding import adapt_channels
 from mrcnn.results.result import Result
-from mrcnn.weights.description import beside, nouns_of
+from mrcnn.weights.description import beside, nouns_of, own_file
 
 # Scaled and padded images of at most so many pixels are detected as a whole: 2560 x 2560.
 WHOLE_PIXELS = 2560**2
@@ -85,7 +85,7 @@ def load(
                 f"{path}: there is no description {path.stem}.json beside it, so its "
                 "network is unknown: pass the Config that it was trained with"
             )
-        config = description.make_config()
+        config = description.make_config(own_file(path))
         config.PRECISION = precision
 
         from mrcnn.weights.weight_files import ranks_in_file  # Keras: seconds

@@ -79,16 +79,16 @@ class Description:
         """What one and several of the objects are called."""
         return nouns_of(self.classes, self.plural)
 
-    def make_config(self) -> Config:
-        """The configuration of the inference network.
+    def make_config(self, source: object = "this description") -> Config:
+        """The configuration of the inference network. source: what errors call the description.
 
         Raises UserError for keys and values that a configuration cannot have, and where some are
         functions of an application.
         """
         if self.code:
             raise UserError(
-                f"{' and '.join(self.code)} of this network are functions of the application that "
-                "trained it: pass its Config"
+                f"{source}: {' and '.join(self.code)} of this network are functions of the "
+                "application that trained it: pass its Config"
             )
         return self.config_class()()
 
@@ -170,6 +170,9 @@ def read(path: str | Path) -> Description:
         for key in found["config"]:
             if key not in RULES:
                 raise ValueError(f"config has no key {one_line(key)}")
+        for key in _texts(found, "code"):
+            if key not in RULES:
+                raise ValueError(f"code has no key {one_line(key)}")
         classes, number = len(found["classes"]), found["config"].get("NUM_CLASSES")
         if not classes or (number is not None and number != 1 + classes):
             raise ValueError(f"{classes} classes, and NUM_CLASSES is {one_line(number)}")

@@ -367,7 +367,7 @@ def use_sidecar(path: Path, _) -> None:
     found = description.beside(weights)
     if found is None:  # what lies there is no file
         return
-    found.make_config()
+    found.make_config(path)
     PostProcessing.of(found.postprocessing, path)
     settings.beside(weights).applied_to(MicrographConfig)
 

@@ -64,6 +64,7 @@ HOSTILE = {
     "a list for a dictionary": {"config": [["NUM_CLASSES", 2]]},
     "a word for a list": {"classes": "cell"},
     "numbers for names": {"classes": [1]},
+    "code of no such key": {"code": ["\x00"]},
     "no classes": {"classes": []},
     "other classes than the network": {"config": {"NUM_CLASSES": 4}},
     "more than a description": {"plural": "x" * 2**20},
@@ -129,6 +130,8 @@ def test_a_network_with_functions_needs_its_application():
     assert set(described.code) == {"BACKBONE", "COMPUTE_BACKBONE_SHAPE"}
     with pytest.raises(UserError, match="BACKBONE and .* pass its Config"):
         described.make_config()
+    with pytest.raises(UserError, match="^a.json: BACKBONE and "):
+        described.make_config("a.json")
     made = described.config_class(SmallBackbone)()
     assert made.BACKBONE is small_backbone and made.NAME == "small"
 
