@@ -29,6 +29,8 @@ def weight_file(mode: str, weights: str, logs: str, name: str | None = None) -> 
             )
         return None
     if word == "last":
+        import_keras()
+
         from mrcnn.training.checkpoints import find_last
 
         return find_last(logs, name and name.lower())
