@@ -194,7 +194,9 @@ def _refuse(page: tifffile.TiffPage) -> None:
     except Exception as error:
         if "imagecodecs" in str(error):
             name = tifffile.COMPRESSION(page.compression).name
-            raise UserError(f"is compressed with {name}: pip install imagecodecs") from None
+            raise UserError(
+                f'is compressed with {name}: pip install "mrcnn-keras[formats]"'
+            ) from None
         raise UserError(f"cannot be decoded ({str(error)[:200]})") from None
     colours = tifffile.PHOTOMETRIC(page.photometric).name
     if not (

@@ -60,7 +60,7 @@ def planes(path: Path) -> list[Plane]:
     try:
         import zarr
     except ImportError:
-        raise UserError("needs the package zarr: pip install zarr") from None
+        raise UserError('is a Zarr: pip install "mrcnn-keras[formats]"') from None
     if not _has_mark(path):
         raise UserError("is no Zarr array or group (it has neither zarr.json, .zarray nor .zgroup)")
     node = zarr.open(_own_files(path), mode="r")

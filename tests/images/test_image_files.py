@@ -281,7 +281,7 @@ def test_without_imagecodecs_the_reason_says_what_to_install(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == (
-        "(50, 70, 1) a.tif is compressed with LZW: pip install imagecodecs"
+        '(50, 70, 1) a.tif is compressed with LZW: pip install "mrcnn-keras[formats]"'
     )
     assert done.stderr == ""
 
