@@ -23,7 +23,7 @@ def quiet() -> Iterator[None]:
     global _quiet
     before, stdout = _quiet, sys.stdout
     try:
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        with open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere:
             _quiet, sys.stdout = True, nowhere
             yield
     finally:
@@ -57,9 +57,6 @@ class Bar:
         self._done, self._total = 0.0, 0
         self._console = Terminal(
             file=stream,
-            force_terminal=True,
-            force_interactive=True,
-            force_jupyter=False,
             soft_wrap=True,  # the terminal wraps: a path can be copied whole
             markup=False,
             highlight=False,
@@ -135,8 +132,9 @@ class Progress:
         self.started = self.shown = time.monotonic()
         self.done = 0
         self._part = 0.0  # of the step that is under way
-        self._bar = Bar(self.stream) if on_terminal(self.stream) and not _quiet else None
-        if self._bar:
+        self._bar = None
+        if total and on_terminal(self.stream) and not _quiet:
+            self._bar = Bar(self.stream)
             self._bar.show(what, 0, total, self._elapsed)
 
     def __enter__(self) -> Progress:
@@ -223,7 +221,7 @@ def print_table(rows: Mapping[str, str]) -> None:
         table = Table(Column(style="bold", no_wrap=True), values, box=ROUNDED, show_header=False)
         for name, value in rows.items():
             table.add_row(Text(name), Text(value))
-        Console(file=sys.stdout, force_jupyter=False).print(table)
+        Console(file=sys.stdout).print(table)
         return
     width = max(map(len, rows))
     for name, value in rows.items():

@@ -92,7 +92,7 @@ def test_nothing_but_warnings_where_it_is_quiet(capsys):
     with console.quiet(), Progress(1, "detect") as progress:
         progress.message("a.png: inverted")
         progress.step()
-        print("a note")
+        print("a note about \udc80.png")
     output = capsys.readouterr()
     assert output.out == output.err == ""
     print("again")

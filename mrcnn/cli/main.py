@@ -205,9 +205,7 @@ def run(
                     check_keras()
                 with terminable(say):
                     done = command()
-            return (
-                done if isinstance(done, int) else done.present(name or "version", silent, as_json)
-            )
+            return done.present(name or "version", silent, as_json)
         except (UserError, OSError) as error:  # OSError: no permission, disk full
             say(str(error))
             return 2

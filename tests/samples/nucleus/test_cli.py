@@ -1062,6 +1062,7 @@ def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
         str(found),
         "--mpp",
         "0.5",
+        "--quiet",
         "--format",
     ]
     names = ("submission", "pictures", "labels", "geojson", "coco", "measurements")
