@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mrcnn.cli.main import build_parser
+from mrcnn.cli.main import WrongFlags, build_parser
 from mrcnn.cli.settings import Settings
 from mrcnn.config import Config
 from mrcnn.config_rules import RULES
@@ -76,7 +76,7 @@ def spans(page) -> list[str]:
 
 def call(line: str) -> tuple[str, list[str]] | None:
     """(program, arguments) of a line that calls one of PARSERS with a command."""
-    match = re.search(r"(?:^|(?<!from)[\s/])(mrcnn|nucleus\.py) +(?=[a-z])([^#|]+)", line)
+    match = re.search(r"(?:^|(?<!from)[\s/])(mrcnn|nucleus\.py) +(?=[a-z])([^#|>;&]+)", line)
     if match is None or line.startswith(("pip ", "docker build")):
         return None
     # In the image that the Dockerfile makes, what follows its name goes to nucleus.py.
@@ -118,7 +118,7 @@ def test_commands_are_understood(page):
             parser = build_parser(arguments) if program == "mrcnn" else PARSERS[program]
             try:
                 options = parser.parse_args(arguments)
-            except SystemExit:
+            except (SystemExit, WrongFlags):
                 pytest.fail(f"{page}: {line}")
             if hasattr(options, "config"):
                 check_values(options)
@@ -163,6 +163,14 @@ def test_scripts_and_extras_exist(page):
             assert importlib.util.find_spec(module), f"{page}: {line}"
         for names in re.findall(r"pip install .*\[([\w,-]+)\]", line):
             assert set(names.split(",")) <= set(extras), f"{page}: {line}"
+
+
+def test_the_start_lists_every_extra():
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    rows = re.findall(r"^\| (`.+`) \|", text_of("docs/start.md"), re.MULTILINE)
+    listed = set(re.findall(r"`([\w-]+)`", " ".join(rows)))
+    assert set(setup["options.extras_require"]) - {"dev", "docs", "test"} <= listed
 
 
 # ---- Python -------------------------------------------------------------------------------------
