@@ -183,11 +183,18 @@ def display_differences(
     """Draw truth (green) and predictions (red, captioned score / IoU) over the same image.
 
     Args:
-        image: [H, W, C]; gt_box [G, 4] pixels, zero rows are padding; gt_class_id int [G];
-        gt_mask [H, W, G]; pred_box [D, 4]; pred_class_id int [D]; pred_score [D];
-        pred_mask [H, W, D].
+        image: [H, W, C].
+        gt_box: [G, 4] pixels, zero rows are padding.
+        gt_class_id: int [G].
+        gt_mask: [H, W, G].
+        pred_box: [D, 4] pixels.
+        pred_class_id: int [D].
+        pred_score: [D].
+        pred_mask: [H, W, D].
+        class_names: by class id.
+        title, ax, show_mask, show_box: as in display_instances.
         iou_threshold, score_threshold: what counts as a match, as in utils.compute_matches. The
-        IoU in a caption is that of the match, or the largest one where there is none.
+            IoU in a caption is that of the match, or the largest one where there is none.
 
     (matterport: visualize.display_differences)
     """
@@ -232,8 +239,10 @@ def draw_rois(
     """Draw regions of interest (dashed, grey for background), what they were refined to, masks.
 
     Args:
-        image: [H, W, C]; rois, refined_rois: [R, 4] pixels; mask: float [R, h, w], each relative
-        to its ROI; class_ids: int [R], 0 is background.
+        image: [H, W, C].
+        rois, refined_rois: [R, 4] pixels.
+        mask: float [R, h, w], each relative to its ROI.
+        class_ids: int [R], 0 is background.
         limit: more ROIs than this: a random choice is drawn (NumPy's global generator).
 
     Prints how many are positive. (matterport: visualize.draw_rois)
@@ -277,10 +286,12 @@ def draw_boxes(
     """Draw boxes, what they were refined to (solid), masks and captions over an image.
 
     Args:
-        image: [H, W, C]; boxes, refined_boxes: [N, 4] pixels, at least one of the two;
-        masks: [H, W, N]; captions: [N].
+        image: [H, W, C].
+        boxes, refined_boxes: [N, 4] pixels, at least one of the two.
+        masks: [H, W, N].
+        captions: [N].
         visibilities: [N], 0 dotted and grey (without its refined box), 1 dotted in colour (the
-        default), 2 solid.
+            default), 2 solid.
         title, ax: as in display_instances; the figure is not shown, so that more can be drawn.
 
     Raises UserError where both kinds of boxes are missing, and where the masks have another size

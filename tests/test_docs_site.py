@@ -1,8 +1,10 @@
 """The site that docs/conf.py makes; `sh scripts/docs.sh` builds it, which takes a package more."""
 
+import inspect
 import re
 import runpy
 from pathlib import Path
+from pkgutil import resolve_name
 from urllib.parse import unquote
 
 import pytest
@@ -58,3 +60,43 @@ def test_the_reference_has_every_name(module):
     page = (DOCS / "reference" / f"{module.__name__.rpartition('.')[2]}.md").read_text()
     named = set(re.findall(r"autoapi\w+:: [\w.]+\.(\w+)$", page, re.MULTILINE))
     assert set(module.__all__) - named <= {"Dataset", "COCO_MODEL_URL"}
+
+
+# ---- The reference ------------------------------------------------------------------------------
+
+DIRECTIVE = re.compile(r"\.\. autoapi(class|function):: ([\w.]+)(?:\n   :members: (.+))?")
+
+
+def documented() -> list[str]:
+    """The names that the reference shows."""
+    names = []
+    for page in (DOCS / "reference").glob("*.md"):
+        for kind, name, members in DIRECTIVE.findall(page.read_text(encoding="utf-8")):
+            names += [name, *(f"{name}.{member}" for member in members.split(", ") if member)]
+            names += [f"{name}.__init__"] if kind == "class" else []
+    return names
+
+
+def arguments_of(text: str) -> list[str]:
+    """The first lines of the items of a docstring's section Args."""
+    section = re.search(r"^Args:\n((?:[ ]{4}.*\n|\n)+)", f"{text}\n", re.MULTILINE)
+    return re.findall(r"^    (\S.*)$", section[1], re.MULTILINE) if section else []
+
+
+def test_parameters_of_the_reference_exist():
+    """An item that is no `names: words` comes out as a parameter called after its words."""
+    checked = 0
+    for name in documented():
+        value = resolve_name(name)
+        for item in arguments_of(inspect.getdoc(value) or ""):
+            names = re.match(r"([\w, *]+):(?: |$)", item)
+            assert names, f"{name}: {item}"
+            parameters = inspect.signature(value).parameters
+            assert {one.strip(" *") for one in names[1].split(",")} <= set(parameters), name
+            checked += 1
+    assert checked > 100
+
+
+def test_the_reference_describes_all_that_it_shows():
+    for name in documented():
+        assert name.endswith("__init__") or (resolve_name(name).__doc__ or "").strip(), name

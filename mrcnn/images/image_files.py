@@ -68,6 +68,7 @@ class Picture:
 
     @property
     def dtype(self) -> np.dtype:
+        """That of the file's own values."""
         return self.plane.dtype
 
     @property
