@@ -1,9 +1,9 @@
-"""The network for other runtimes: an ONNX file, or a folder with a TensorFlow SavedModel.
+"""The network for other runtimes: an ONNX file, or a folder with a TensorFlow SavedModel. ::
 
     export(mrcnn.load("nucleus"), "nucleus.onnx", size=512)
 
 What was written needs neither this package nor Keras. One image comes in, four tensors go out; mean
-subtraction and anchors are inside. B images (any number), H W the size chosen at export, D rows.
+subtraction and anchors are inside. B images (any number), H W the size chosen at export, D rows::
 
     image      float32 [B, H, W, C]   0 to 255, RGB
     boxes      float32 [B, D, 4]      y1 x1 y2 x2 in pixels of the image, ends exclusive

@@ -105,7 +105,8 @@ class MaskRCNN:
             Detection runs a faster form of it on images of any shape, see `fast_network`.
         epoch: epochs trained so far.
         seconds: time trained so far, validation and checkpoints included.
-        log_dir, checkpoint_path: where training writes.
+        log_dir: folder that training writes into.
+        checkpoint_path: its checkpoints, {epoch:04d} for the epoch.
     """
 
     def __init__(self, mode: str, config, model_dir: str):
@@ -449,7 +450,7 @@ class MaskRCNN:
             verbose: 1 prints what goes in.
 
         Returns:
-            For every image, in order, a dictionary: rois int32 [N, 4] in pixels, class_ids
+            For every image, in order, a dictionary with rois int32 [N, 4] in pixels, class_ids
             int32 [N], scores float32 [N] and masks bool [H, W, N].
         """
         if verbose:
@@ -536,7 +537,7 @@ class MaskRCNN:
             image_metas: [B, M].
 
         Returns:
-            {name: array} in the order asked for.
+            A dictionary of arrays by name, in the order asked for.
         """
         molded = images
         if image_metas is None:

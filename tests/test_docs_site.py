@@ -77,10 +77,10 @@ def documented() -> list[str]:
     return names
 
 
-def arguments_of(text: str) -> list[str]:
-    """The first lines of the items of a docstring's section Args."""
-    section = re.search(r"^Args:\n((?:[ ]{4}.*\n|\n)+)", f"{text}\n", re.MULTILINE)
-    return re.findall(r"^    (\S.*)$", section[1], re.MULTILINE) if section else []
+def items_of(section: str, text: str) -> list[str]:
+    """The first lines of the items of a docstring's section, such as Args."""
+    found = re.search(rf"^{section}:\n((?:[ ]{{4}}.*\n|\n)+)", f"{text}\n", re.MULTILINE)
+    return re.findall(r"^    (\S.*)$", found[1], re.MULTILINE) if found else []
 
 
 def test_parameters_of_the_reference_exist():
@@ -88,7 +88,7 @@ def test_parameters_of_the_reference_exist():
     checked = 0
     for name in documented():
         value = resolve_name(name)
-        for item in arguments_of(inspect.getdoc(value) or ""):
+        for item in items_of("Args", inspect.getdoc(value) or ""):
             names = re.match(r"([\w, *]+):(?: |$)", item)
             assert names, f"{name}: {item}"
             parameters = inspect.signature(value).parameters
@@ -100,3 +100,13 @@ def test_parameters_of_the_reference_exist():
 def test_the_reference_describes_all_that_it_shows():
     for name in documented():
         assert name.endswith("__init__") or (resolve_name(name).__doc__ or "").strip(), name
+
+
+def test_sections_of_the_reference_are_taken_apart_rightly():
+    """Of what is returned, words before a colon would be a type; attributes are named singly."""
+    for name in documented():
+        text = inspect.getdoc(resolve_name(name)) or ""
+        assert not [item for item in items_of("Returns", text) if ": " in item], name
+        for section in ("Attributes", "Raises"):
+            for item in items_of(section, text):
+                assert re.match(r"\w+: ", item), f"{name}: {item}"

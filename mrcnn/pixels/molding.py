@@ -135,11 +135,10 @@ def resize_image(
             ("pad64" and "crop" only).
 
     Returns:
-        image: [H', W', C], same dtype.
-        window: (y1, x1, y2, x2), the part of it that is not padding.
-        scale: factor of enlargement asked for (sides are rounded to whole pixels).
-        padding: [(top, bottom), (left, right), (0, 0)].
-        crop: (y, x, height, width) in the scaled image, or None.
+        The image [H', W', C] of the same dtype; its window (y1, x1, y2, x2) that is not padding;
+        the factor of enlargement asked for (sides are rounded to whole pixels); the padding
+        [(top, bottom), (left, right), (0, 0)]; and the crop (y, x, height, width) in the scaled
+        image, or None.
 
     Raises:
         UserError: the mode is unknown, lacks the size that it needs, or takes no scale.
