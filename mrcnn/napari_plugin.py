@@ -355,6 +355,7 @@ class Panel:
         self.cancel = widgets.PushButton(text="Cancel", enabled=False)
         self.bar = widgets.ProgressBar(visible=False)
         self.status = widgets.Label()
+        self.status.native.setWordWrap(True)
         finding = [self.layer, self.diameter, self.inverted, self.weights, self.all_planes]
         teaching = [self.labels, self.folder, self.add, self.minutes, self.tune]
         self.box = widgets.Container(
@@ -426,7 +427,8 @@ class Panel:
                 return
         said = [str(one.message) for one in caught if issubclass(one.category, MRCNNWarning)]
         count = len(list((folder / IMAGES).glob("*.tif")))
-        said.insert(0, f"{added.name}: added with {added.objects} objects; {count} images now")
+        added_now = f"{added.name}: added, with {added.objects} objects"
+        said.insert(0, f"{added_now}. Images in the training set: {count}")
         self.status.value = "\n".join(said)
 
     def start_fine_tuning(self) -> None:

@@ -8,6 +8,7 @@ from mrcnn import fine_tuning
 from mrcnn.cli.main import main
 from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.presets import FineTuneConfig, inference_config
+from mrcnn.segmenter import Segmenter
 from mrcnn.weights import description
 from tests.cli.test_main import SmallNetwork
 from tests.support.nucleus_models import Finder, FixedModel, segmenter
@@ -43,7 +44,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(FineTuneConfig, "IMAGE_MIN_DIM", 64)
     monkeypatch.setattr(FineTuneConfig, "IMAGE_MAX_DIM", 64)
     monkeypatch.setattr(FineTuneConfig, "IMAGES_PER_GPU", 1)
-    monkeypatch.setattr(fine_tuning, "load", lambda path: segmenter(FixedModel()))
+    monkeypatch.setattr(fine_tuning, "load", lambda path: Segmenter(FixedModel(), ("cell",)))
 
 
 def values_of(path):

@@ -527,17 +527,17 @@ def test_corrected_labels_are_added_with_their_image(panel, said, tmp_path):
     panel.layer.value = other  # the labels are those of the image they were found in all the same
     found.data[60:70, 10:20] = 3
     panel.add.native.click()
-    assert panel.status.value == "cells: added with 3 objects; 1 images now"
+    assert panel.status.value == "cells: added, with 3 objects. Images in the training set: 1"
     found.data[60:70, 10:20] = 0
     panel.add.native.click()
-    assert panel.status.value == "cells_2: added with 2 objects; 2 images now"
+    assert panel.status.value == "cells_2: added, with 2 objects. Images in the training set: 2"
     kept = training_set(panel)
     assert kept.keys() == {"cells", "cells_2"} and kept["cells"][1][65, 15] == 3
     np.testing.assert_array_equal(kept["cells"][0], STACK[0])
     np.testing.assert_array_equal(kept["cells_2"][1], found.data)
     found.data[60:70, 10:20] = 1  # a number that another nucleus has
     panel.add.native.click()
-    assert "several separate pieces" in panel.status.value and not said
+    assert "separate pieces that have the same number" in panel.status.value and not said
 
 
 def test_of_a_stack_the_shown_plane_is_added(panel, tmp_path):

@@ -107,8 +107,8 @@ def warn_of_pieces(labels: np.ndarray, name: str) -> None:
     if several.size:
         listed = ", ".join(map(str, several[:5])) + (", ..." if several.size > 5 else "")
         warnings.warn(
-            f"{quoted(name)}: {several.size} labels have several separate pieces, which count as "
-            f"one object each: {listed}",
+            f"{quoted(name)}: separate pieces that have the same number count as one object; "
+            f"numbers: {listed}",
             MRCNNWarning,
             stacklevel=3,
         )

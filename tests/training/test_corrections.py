@@ -75,5 +75,5 @@ def test_labels_without_their_image_do_not_stay(tmp_path, monkeypatch):
 def test_one_number_for_two_objects_is_said(tmp_path):
     labels = LABELS.copy()
     labels[35:38, 1:4] = 1
-    with pytest.warns(MRCNNWarning, match="'cells': 1 labels have several separate pieces.*: 1$"):
+    with pytest.warns(MRCNNWarning, match="'cells': separate pieces .* one object; numbers: 1$"):
         assert add_to_training_set(tmp_path, "cells", labels, labels).objects == 2
