@@ -1,5 +1,7 @@
 """Fine-tuning: what it changes and leaves, from Python and from the command line."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -63,9 +65,10 @@ def test_from_the_command_line(corrected, weights, quick, tmp_path, capsys):
     data = ["--images", str(corrected / "images"), "--labels", str(corrected / "labels")]
     logs = ["--logs", str(tmp_path / "logs"), "--weights", str(weights)]
     tune = ["train", "--fine-tune", *data, *logs, "--steps", "2", "--precision", "float32"]
-    assert main(tune) == 0
+    assert main([*tune, "--json"]) == 0
     [run] = (tmp_path / "logs").iterdir()
-    assert f"Fine-tuned weights: {run / 'mask_rcnn_cells_0001.h5'}" in capsys.readouterr().out
+    told = json.loads(capsys.readouterr().out)
+    assert told["steps"] == 2 and told["checkpoint"] == str(run / "mask_rcnn_cells_0001.h5")
     assert description.read(run / "model.json") == description.beside(weights)
     assert weights.read_bytes() == bytes_before and not list(run.glob("state*"))
     after = values_of(run / "mask_rcnn_cells_0001.h5")

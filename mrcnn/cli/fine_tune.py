@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from mrcnn.cli.application import Application, need
 from mrcnn.cli.inputs import channel_of
+from mrcnn.cli.summary import Summary
 from mrcnn.errors import UserError
 from mrcnn.presets import FINE_TUNE_MINUTES, FINE_TUNE_STEPS
 
@@ -23,8 +25,8 @@ NO_EFFECT = {
 }
 
 
-def fine_tune(options: argparse.Namespace, app: Application) -> int:
-    """Train a network a little further. Returns the exit code."""
+def fine_tune(options: argparse.Namespace, app: Application) -> Summary:
+    """Train a network a little further on a few images."""
     if not options.fine_tune:
         raise UserError("--rehearse goes with --fine-tune")
     need(options, "images", "labels")
@@ -39,6 +41,12 @@ def fine_tune(options: argparse.Namespace, app: Application) -> int:
 
     from mrcnn.fine_tuning import fine_tune
 
+    began, steps = time.monotonic(), 0
+
+    def count(done: int, total: int) -> None:
+        nonlocal steps
+        steps = done
+
     written = fine_tune(
         options.images,
         options.labels,
@@ -52,6 +60,19 @@ def fine_tune(options: argparse.Namespace, app: Application) -> int:
         seed=options.seed,
         workers=options.workers,
         precision=options.precision,
+        progress=count,
     )
-    print(f"Fine-tuned weights: {written} (--weights last)")
-    return 0
+    seconds = time.monotonic() - began
+    facts = {
+        "steps": steps,
+        "seconds": round(seconds, 3),
+        "checkpoint": written,
+        "output": written.parent,
+    }
+    table = {
+        "Steps": f"{steps}",
+        "Seconds": f"{seconds:.1f}",
+        "Weights": f"{written} (--weights last)",
+        "Loss curve": f"{written.parent / 'loss_curve.png'}",
+    }
+    return Summary(f"{steps} steps of fine-tuning. Weights: {written}", facts, table)
