@@ -8,6 +8,7 @@ import time
 from mrcnn.cli.application import Application, need
 from mrcnn.cli.inputs import channel_of
 from mrcnn.cli.summary import Summary
+from mrcnn.environment import import_keras
 from mrcnn.errors import UserError
 from mrcnn.presets import FINE_TUNE_MINUTES, FINE_TUNE_STEPS
 
@@ -38,6 +39,8 @@ def fine_tune(options: argparse.Namespace, app: Application) -> Summary:
         raise UserError(
             f"--weights {options.weights} is no network to fine-tune: name one that detects"
         )
+
+    import_keras()
 
     from mrcnn.fine_tuning import fine_tune
 

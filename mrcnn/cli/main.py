@@ -1,5 +1,4 @@
 """The console command `mrcnn`: its parser, and how commands are run and fail."""
-# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
