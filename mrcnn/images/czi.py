@@ -44,6 +44,8 @@ _PLACES = "TZRIHVB"
 _BLOCK = b"ZISRAWSUBBLOCK"
 # A level of a pyramid that has less than this share of the full size's pixels has gaps.
 _WHOLE_LEVEL = 0.8
+# Blocks that cover less than this share of the rectangle around them are at places that are wrong.
+_LEAST_COVERED = 1e-3
 # Bytes before the sizes of a block, from there to its directory entry, and the least that follow.
 _SIZES_AT, _ENTRY_AT, _LEAST_ENTRY = 32, 48, 240
 _RAW, _JPEG, _LZW, _JPEG_XR, _ZSTD, _ZSTD_WITH_HEADER = 0, 1, 2, 4, 5, 6
@@ -201,13 +203,20 @@ class _Scene:
             raise UserError(f"has {len(self.channels)} channels of {samples} samples each")
         return dtype, samples
 
+    @functools.cached_property
+    def along(self) -> list[dict[int, int]]:
+        """For each of _PLACES its numbers, counted from 1."""
+        return [
+            {number: count for count, number in enumerate(sorted(set(values)), 1)}
+            for values in zip(*self.places, strict=True)
+        ]
+
     def suffix(self, place: tuple[int, ...]) -> str:
         """What tells a plane from the others of its scene."""
-        along = [sorted(set(values)) for values in zip(*self.places, strict=True)]
         return "_".join(
-            plane_suffix(axis, values.index(number) + 1, len(values))
-            for axis, values, number in zip(_PLACES, along, place, strict=True)
-            if len(values) > 1
+            plane_suffix(axis, counted[number], len(counted))
+            for axis, counted, number in zip(_PLACES, self.along, place, strict=True)
+            if len(counted) > 1
         )
 
     def reader(self, groups: Mapping, place: tuple[int, ...], reduction: int) -> _PlaneReader:
@@ -221,6 +230,8 @@ def _planes_of_scene(scene: _Scene, prefix: str, about: _About) -> tuple[list[Pl
     shape = (*scene.size, len(scene.channels) * samples)
     refuse_claims(len(scene.places), math.prod(shape) * dtype.itemsize, os.path.getsize(scene.path))
     groups, levels = _grouped(scene.full), _levels(scene)
+    if max(map(_area, groups.values())) < _LEAST_COVERED * math.prod(scene.size):
+        raise UserError(f"claims {scene.size} pixels, of which next to none are there")
     has_gaps = any(_area(blocks) < math.prod(scene.size) for blocks in groups.values())
     shown_as = "white" if _ground(dtype, samples) else "0"
     gaps = f"places that were not scanned are taken as {shown_as}" if has_gaps else ""

@@ -127,9 +127,19 @@ class _Frames:
         count = len(self.places)
         with nd2.ND2File(require_regular(self.path)) as file:
             frame = file.read_frame(self.number(index[:count]))
+            if not _is_of_file(frame) and not frame.any():
+                raise UserError("lacks pixels of this plane")  # nd2 gives zeros
             frame = frame.reshape(self.shape[count:])
             # A copy, so that the file need not stay open.
             return np.array(frame[index[count:]])
+
+
+def _is_of_file(frame: np.ndarray) -> bool:
+    """Whether an array shows the memory of something else than an array: a file, or bytes of it."""
+    base: Any = frame
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    return not isinstance(base, np.ndarray)
 
 
 # --- metadata -----------------------------------------------------------------------------------

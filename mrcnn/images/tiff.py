@@ -6,8 +6,11 @@ Shapes: H, W pixels of a page.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +59,7 @@ def planes(path: Path) -> list[Plane]:
     whatever tifffile raises for broken files.
     """
     try:
-        with tifffile.TiffFile(require_regular(path), **_NOT_TAKEN_FOR) as tiff:
+        with _opened(path) as tiff:
             described, absent = companion_of(tiff, path)
         options = {"omexml": described} if described else {}
         notes = [absent] if absent else []
@@ -67,9 +70,28 @@ def planes(path: Path) -> list[Plane]:
         return _planes_of_file(path, [], is_ome=False, is_imagej=False, is_shaped=False)
 
 
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked for than there is: Python takes memory for what is asked
+    for, and tifffile asks for what headers claim."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+@contextlib.contextmanager
+def _opened(path: Path, **options: Any) -> Iterator[tifffile.TiffFile]:
+    """options: of tifffile, such as what not to take the file for."""
+    with (
+        _Bounded(io.FileIO(require_regular(path))) as file,
+        tifffile.TiffFile(file, **_NOT_TAKEN_FOR, **options) as tiff,
+    ):
+        yield tiff
+
+
 def _planes_of_file(path: Path, said: Sequence[str], **options: Any) -> list[Plane]:
     """said: notes of all planes; options: of tifffile, such as what not to take the file for."""
-    with tifffile.TiffFile(require_regular(path), **_NOT_TAKEN_FOR, **options) as tiff:
+    with _opened(path, **options) as tiff:
         stored = stored_bytes(tiff, path)
         series, notes, left_out = choose_series(tiff)
         found: list[Plane] = []

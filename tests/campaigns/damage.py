@@ -107,6 +107,30 @@ IMAGES = (
 )  # fmt: skip
 
 
+def make_microscope(folder: Path, rng: np.random.Generator) -> Path:
+    """A file as microscopes and scanners write it."""
+    from tests.images import test_czi, test_lif, test_nd2, test_slides
+
+    grey, labels = scene(rng)
+    deep = grey.astype(np.uint16) * 200
+    path = folder / ("image.czi", "image.lif", "image.nd2", "image.ndpi")[rng.integers(4)]
+    if path.suffix == ".czi":
+        tiles = [(deep[:, x : x + 32, None], (x, 0), {"Z": z}, 0) for z in (0, 1) for x in (0, 32)]
+        compression = test_czi.ZSTD if rng.random() < 0.5 else "uncompressed:"
+        test_czi.write(path, tiles, compression, **test_czi.MICRONS)
+    elif path.suffix == ".lif":
+        stack = np.stack([deep, deep // 2])
+        test_lif.write(path, *((name, stack, "ZYX", ("Gray",), (0,)) for name in ("a", "b")))
+    elif path.suffix == ".nd2":
+        frames = np.stack([deep] * 6)[..., np.newaxis]
+        places = test_nd2.loop(2, test_nd2.POSITIONS, test_nd2.loop(4, test_nd2.DEPTHS))
+        test_nd2.write(path, frames, ("DAPI",), places)
+    else:
+        colours = np.stack([grey, grey // 2, grey // 3], axis=-1)
+        test_slides.write_ndpi(path, (colours, 0.25, 40), (colours[::2, ::2], 0.5, 20))
+    return path
+
+
 def labelled_image(folder: Path, rng: np.random.Generator) -> np.ndarray:
     """Writes images/a.png; returns its label map."""
     image, labels = scene(rng)
@@ -406,6 +430,7 @@ KINDS = {
     "submission": Kind(make_submission, use_submission, text=True),
     "coco": Kind(make_coco, use_pair, text=True),
     "roi": Kind(make_roi, use_pair),
+    "microscope": Kind(make_microscope, use_image, prepare=blind_segmenter),
 }
 
 

@@ -145,6 +145,11 @@ def test_broken_files_are_one_line_each(tmp_path):
     patch(path, lambda data, number, position, entry: data.__setitem__(position, 0))
     with pytest.raises(UserError, match="a.czi: ends before its pixels do, or its directory"):
         picture_of(path).read()
+    write(
+        path := tmp_path / "far.czi", [(random_pixels(9, 9, 1), (c, c), {}, 0) for c in (0, 9000)]
+    )
+    assert reason(path) == "claims (9009, 9009) pixels, of which next to none are there"
+    path = tmp_path / "a.czi"
     path.write_bytes(good)
 
     def claim(data, number, position, entry):

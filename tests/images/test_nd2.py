@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from mrcnn.errors import UserError
 from mrcnn.images.image_files import find_pictures
 from tests.support.image_files import assert_reads, picture_of, pictures_of, random_pixels, reason
 
@@ -127,6 +128,12 @@ def test_files_that_end_too_early(tmp_path):
     data = (tmp_path / "a.nd2").read_bytes()
     (tmp_path / "a.nd2").write_bytes(data[: len(data) // 2])
     assert reason(tmp_path / "a.nd2")
+    # The table of the file says that its frame is beyond its end: no plane of zeros.
+    place = data.rindex(b"ImageDataSeq|0!") + len(b"ImageDataSeq|0!")
+    far = struct.pack("<Q", 10**6)
+    (tmp_path / "a.nd2").write_bytes(data[:place] + far + data[place + len(far) :])
+    with pytest.raises(UserError, match="a.nd2: lacks pixels of this plane"):
+        picture_of(tmp_path / "a.nd2").read()
 
 
 def test_without_the_reader_the_reason_says_what_to_install(tmp_path, monkeypatch):
