@@ -90,9 +90,18 @@ class PageReader:
     def _from_segments(self, rows: slice, columns: slice, samples: slice) -> np.ndarray:
         page = _decoding_page(file_version(self.path), self.decoder)
         shape = (rows.stop - rows.start, columns.stop - columns.start, samples.stop - samples.start)
+        if min(shape) == 0:
+            return np.empty(shape, self.dtype.newbyteorder("="))
+        # Looked at before memory is taken for what the header claims.
+        last = (
+            slice(rows.stop - 1, rows.stop),
+            slice(columns.stop - 1, columns.stop),
+            slice(samples.stop - 1, samples.stop),
+        )
+        for segment in self._touched(_segment_size(page), *last):
+            if segment.index >= min(len(self.offsets), len(self.counts)):
+                raise UserError("lacks some of its tiles or strips")
         out = np.full(shape, page.nodata, self.dtype.newbyteorder("="))
-        if not out.size:
-            return out
         with open_regular(self.path) as file:
             for segment in self._touched(_segment_size(page), rows, columns, samples):
                 pixels = self._decoded(page, file, segment, rows, columns)
@@ -103,7 +112,7 @@ class PageReader:
     def _touched(
         self, size: tuple[int, int], rows: slice, columns: slice, samples: slice
     ) -> Iterator[Segment]:
-        """The segments, of size (height, width), that a window touches."""
+        """The segments, of size (height, width), that a window touches, in their order."""
         separate, height, width, _ = self.shape
         down, across = -(-height // size[0]), -(-width // size[1])
         apart = range(samples.start, samples.stop) if separate > 1 else range(1)
@@ -120,8 +129,6 @@ class PageReader:
         self, page: tifffile.TiffPage, file: BinaryIO, segment: Segment, rows: slice, columns: slice
     ) -> np.ndarray | None:
         """Pixels of a segment; None where the file leaves it out."""
-        if segment.index >= min(len(self.offsets), len(self.counts)):
-            raise UserError("lacks some of its tiles or strips")
         offset, count = int(self.offsets[segment.index]), int(self.counts[segment.index])
         if not offset or not count:
             return None
