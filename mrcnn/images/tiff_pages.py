@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
@@ -138,10 +139,11 @@ class PageReader:
         refuse_expansion(claimed, count)
 
         def decode() -> np.ndarray:
+            # Python takes memory for all that is asked for.
+            if offset + count > os.fstat(file.fileno()).st_size:
+                raise UserError("ends before its pixels do")
             file.seek(offset)
             data = file.read(count)
-            if len(data) < count:
-                raise UserError("ends before its pixels do")
             return page.decode(
                 data, segment.index, jpegtables=self.jpeg_tables, jpegheader=page.jpegheader
             )[0][0]

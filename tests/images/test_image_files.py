@@ -551,6 +551,26 @@ def test_a_large_compressed_strip_is_decoded_once(tmp_path, monkeypatch):
     assert tiff_pages._last._block is block
 
 
+def test_what_a_tiff_claims_takes_no_memory(tmp_path):
+    pixels = random_pixels(64, 64)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, bigtiff=True, compression="zlib", rowsperstrip=64)
+    for code, value, said in (
+        (279, 2**60, "ends before its pixels do"),  # StripByteCounts
+        (257, 2**23, "lacks some of its tiles or strips"),  # ImageLength
+    ):
+        path = tmp_path / f"{code}.tif"
+        path.write_bytes((tmp_path / "a.tif").read_bytes())
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            tag = tiff.pages[0].tags[code]
+            tag.overwrite(value, dtype="Q")
+        tracemalloc.start()
+        with pytest.raises(UserError, match=said):
+            picture_of(path).read()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**24
+
+
 def test_threads_read_at_the_same_time(tmp_path):
     pixels = random_pixels(300, 400, 3)
     tifffile.imwrite(
