@@ -243,7 +243,10 @@ class ImageDataset(Dataset):
     def load_standardised(self, image_id: int, config: Config) -> np.ndarray:
         """Return uint8 RGB [H, W, 3] from the files' own values, as detection takes them."""
         image = self.open_image(image_id)
-        return to_rgb(image, measure(image, config))
+        try:
+            return to_rgb(image, measure(image, config))
+        except UserError as error:  # of values without a range; it knows no name
+            raise UserError(f"{self.image_reference(image_id)}: {error}") from error
 
 
 def _numbers_by_source(infos: list[dict[str, Any]]) -> dict[str, int]:

@@ -320,7 +320,10 @@ def use_image(path: Path, segmenter) -> str | None:
         pixels = picture.read()
         if pixels.shape != picture.shape:
             return f"another shape than announced: {pixels.shape} for {picture.shape}"
-        segmenter.detect(pixels, diameter=30)
+        try:
+            segmenter.detect(pixels, diameter=30)
+        except UserError as error:  # `detect` names the image
+            raise UserError(f"{path}: {error}") from error
     return None
 
 

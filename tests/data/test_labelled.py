@@ -119,6 +119,14 @@ def test_a_stack_and_its_label_stack_are_pairs_of_planes(tmp_path):
         find_pairs(tmp_path, tmp_path)
 
 
+def test_an_image_without_finite_values_is_named(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.full(SIZE, np.nan, np.float32))
+    write_labels(tmp_path / "a_mask.tif", label_image())
+    dataset = load(find_pairs(tmp_path, tmp_path))
+    with pytest.raises(UserError, match="^a: the image has no finite values"):
+        dataset.load_image(0)
+
+
 def test_planes_with_labels_of_their_own(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", stack_of(3), imagej=True, metadata={"axes": "ZYX"})
     write_labels(tmp_path / "a_z002_mask.tif", LABEL_STACK[1].astype(np.int32))
