@@ -12,6 +12,7 @@ from mrcnn import utils
 from mrcnn.errors import UserError
 from mrcnn.training.log import read_log
 from samples.shapes import shapes
+from tests.support.tiny import SmallConfig
 
 SCRIPT = Path(shapes.__file__)
 
@@ -22,7 +23,8 @@ class TinyConfig(shapes.ShapesConfig):
     IMAGES_PER_GPU = 1
     STEPS_PER_EPOCH = 3
     VALIDATION_STEPS = 1
-    BACKBONE = "resnet50"
+    BACKBONE = staticmethod(SmallConfig.BACKBONE)
+    COMPUTE_BACKBONE_SHAPE = staticmethod(SmallConfig.COMPUTE_BACKBONE_SHAPE)
     TOP_DOWN_PYRAMID_SIZE = 32
     FPN_CLASSIF_FC_LAYERS_SIZE = 64
     RPN_CONV_CHANNELS = 32

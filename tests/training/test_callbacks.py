@@ -265,6 +265,22 @@ def test_rate_changes_every_few_steps():
     assert clock.rates == pytest.approx([1.0] * C.RATE_EVERY + [0.5] * C.RATE_EVERY, rel=1e-5)
 
 
+def test_a_plateau_lowers_the_rate_and_goes_on():
+    rates = []
+
+    class Rates(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    x = np.ones((2, 3), "float32")
+    plateau = C.Plateau(2, 1e-9)  # so small a rate that the loss stays
+    fit([plateau, Rates()], epochs=6, validation=(x, x.sum(axis=1, keepdims=True)))
+    assert rates == [pytest.approx(rate) for rate in (1e-9, 1e-9, 1e-9, 1e-10, 1e-10, 1e-11)]
+    rates.clear()
+    fit([C.Plateau(2, 1e-9, plateau.seen), Rates()], epochs=1)
+    assert rates == [pytest.approx(1e-11)]
+
+
 def test_time_that_ends_during_validation_ends_the_run():
     clock, budget, saved = fit_within(8.0)
     assert clock.steps == 4 and clock.now == 9.0

@@ -76,9 +76,10 @@ def make(folder, config=SquaresConfig):
     return MaskRCNN("training", config(), str(folder))
 
 
-def train(model, epochs, layers="all", rate=0.01, **kwargs):
+def train(model, epochs, layers="all", rate=0.01, validate=False, **kwargs):
+    """validate: only where it matters, for its graph takes seconds."""
     squares = Squares().fill()
-    model.train(squares, squares, rate, epochs, layers, **kwargs)
+    model.train(squares, squares if validate else None, rate, epochs, layers, **kwargs)
     return model
 
 
@@ -100,7 +101,7 @@ def log_rows(model):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of four epochs in one go."""
-    return train(make(tmp_path_factory.mktemp("logs")), 4)
+    return train(make(tmp_path_factory.mktemp("logs")), 4, validate=True)
 
 
 def test_a_run_leaves_its_files(finished):
@@ -124,7 +125,7 @@ def test_same_seed_same_weights(finished, tmp_path):
     model = make(tmp_path)
     taken = Path(model.log_dir)
     with locked(taken):  # by another run of the same minute
-        train(model, 4)
+        train(model, 4, validate=True)
         assert Path(model.log_dir) != taken and [p.name for p in taken.iterdir()] == [LOCK]
     assert_same(weights_of(model), weights_of(finished))
 
@@ -135,17 +136,18 @@ class AveragedConfig(SquaresConfig):
     TRAIN_BN = None
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        pytest.param(SquaresConfig, id="plain"),
-        # Has all that the plain one has: enough for the other backends.
-        pytest.param(AveragedConfig, id="averaged", marks=pytest.mark.backend),
-    ],
-)
-def test_resumed_equals_uninterrupted(tmp_path, config):
-    whole = train(make(tmp_path / "whole", config), 3)
-    broken = make(tmp_path / "broken", config)
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """A run of three epochs, its weights at the end, and what a `WeightRecorder` kept."""
+    recorder = WeightRecorder()
+    model = make(tmp_path_factory.mktemp("averaged"), AveragedConfig)
+    train(model, 3, validate=True, custom_callbacks=[recorder])
+    return model, weights_of(model), recorder
+
+
+def interrupted_and_resumed(folder, config, epochs):
+    """A run that stops after its first epoch and goes on in another model, without validation."""
+    broken = make(folder, config)
 
     class Cut(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -155,29 +157,41 @@ def test_resumed_equals_uninterrupted(tmp_path, config):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(broken, 3, custom_callbacks=[Cut()])
-    resumed = make(tmp_path / "broken", config)
+        train(broken, epochs, custom_callbacks=[Cut()])
+    resumed = make(folder, config)
     resumed.load_weights(resumed.find_last())
     assert resumed.epoch == 1
-    train(resumed, 3)
+    train(resumed, epochs)
     assert resumed.log_dir == broken.log_dir
-    for path, value in weights_of(whole).items():
+    return resumed
+
+
+def test_resumed_equals_uninterrupted(finished, tmp_path):
+    resumed = interrupted_and_resumed(tmp_path, SquaresConfig, 4)
+    for path, value in weights_of(finished).items():
+        np.testing.assert_allclose(weights_of(resumed)[path], value, atol=1e-6, err_msg=path)
+    assert [row["epoch"] for row in log_rows(resumed)] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.backend  # has all that the plain run has: enough for the other backends
+def test_resumed_equals_uninterrupted_with_an_average(averaged, tmp_path):
+    resumed = interrupted_and_resumed(tmp_path, AveragedConfig, 3)
+    for path, value in averaged[1].items():
         np.testing.assert_allclose(weights_of(resumed)[path], value, atol=1e-6, err_msg=path)
     assert [row["epoch"] for row in log_rows(resumed)] == ["1", "2", "3"]
 
 
-def test_checkpoints_and_validation_have_the_average(tmp_path):
-    recorder = WeightRecorder()
-    model = train(make(tmp_path, AveragedConfig), 2, custom_callbacks=[recorder])
+def test_checkpoints_and_validation_have_the_average(averaged):
+    model, _, recorder = averaged
     average, done, expected = recorder.steps[0], 0, []
-    for step in (8, 9, 16, 18):
+    for step in (8, 9, 16, 18, 24, 27):
         kept = min(0.9, (1 + step) / (10 + step)) ** (step - done)
         average = [
             kept * old + (1 - kept) * new
             for old, new in zip(average, recorder.steps[step], strict=True)
         ]
         done = step
-        expected += [average] if step in (9, 18) else []
+        expected += [average] if step in (9, 18, 27) else []
     for number, (wanted, raw) in enumerate(zip(expected, recorder.ends, strict=True), start=1):
         model.load_weights(model.checkpoint_path.format(epoch=number))
         saved = model.keras_model.get_weights()
@@ -189,29 +203,33 @@ def test_checkpoints_and_validation_have_the_average(tmp_path):
             np.testing.assert_array_equal(values[3], values[4])
 
 
-def test_a_stage_begins_with_the_average_of_the_one_before(tmp_path):
-    model = train(make(tmp_path, AveragedConfig), 1, layers="heads")
-    kept = weights_of(model)
+def test_a_stage_begins_with_the_average_of_the_one_before(averaged):
+    model, kept, _ = averaged
     model.load_weights(model.find_last())
+    assert model.epoch == 3
     assert_same(weights_of(model), kept)
     recorder = WeightRecorder()
-    train(model, 2, custom_callbacks=[recorder])
+    train(model, 4, layers="heads", custom_callbacks=[recorder])
     for one, other in zip(recorder.steps[0], kept.values(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_batch_norms_are_frozen_and_learn_by_stage(tmp_path):
+def test_layers_and_batch_norms_are_frozen_and_learn_by_stage(tmp_path):
     class Learning(SquaresConfig):
         TRAIN_BN = None
 
     model = make(tmp_path, Learning)
 
-    def moved(epochs, freeze):
+    def moved(epochs, layers, freeze):
         before = weights_of(model)
-        train(model, epochs, freeze_bn=freeze)
+        train(model, epochs, layers, freeze_bn=freeze)
         return {path for path, value in weights_of(model).items() if (value != before[path]).any()}
 
-    frozen, learning = moved(1, True), moved(2, False)
+    frozen, learning = moved(1, "heads", True), moved(2, "all", False)
+    assert frozen and not any("res" in path for path in frozen)
+    assert any("rpn_conv_shared" in path for path in frozen)
+    assert any("fpn_p2" in path for path in frozen) and any("mrcnn_mask" in p for p in frozen)
+    assert any("res" in path for path in learning)
     statistics = {path for path in learning if "/moving_" in path}
     assert {path.split("/")[0] for path in statistics} == {
         "mrcnn_class_bn1",
@@ -339,16 +357,6 @@ def test_stage_that_is_done_is_skipped(finished, capsys):
     assert_same(weights_of(finished), before)
 
 
-def test_frozen_layers_do_not_move(tmp_path):
-    model = make(tmp_path)
-    before = weights_of(model)
-    train(model, 1, layers="heads")
-    moved = {path for path, value in weights_of(model).items() if (value != before[path]).any()}
-    assert moved and not any("res" in path for path in moved)
-    assert any("rpn_conv_shared" in path for path in moved)
-    assert any("fpn_p2" in path for path in moved) and any("mrcnn_mask" in path for path in moved)
-
-
 @pytest.mark.parametrize(
     "layers, inside, outside",
     [
@@ -420,12 +428,33 @@ def test_optimizers(tiny_config):
     assert isinstance(adam, keras.optimizers.Adam) and adam.clipnorm is None
 
 
+def test_the_first_step_is_traced_once(tiny_config):
+    class Counting(fit.TrainingModel):
+        calls = 0
+
+        def compute_loss(self, *args, **kwargs):
+            Counting.calls += 1
+            return super().compute_loss(*args, **kwargs)
+
+    numbers = keras.Input((3,))
+    mean = keras.ops.mean(keras.layers.Dense(1)(numbers))
+    model = Counting(numbers, [mean] * 5, tiny_config)
+    fit.compile_model(model, fit.make_optimizer(tiny_config, 0.1))
+    model.train_on_batch(np.ones((2, 3), "float32"))
+    assert Counting.calls == 1
+
+
 def test_loss_that_is_not_finite_stops_and_names_the_images(tmp_path):
-    model = train(make(tmp_path), 1)
-    kernel = model.keras_model.get_layer("mrcnn_class_logits").kernel
-    kernel.assign(np.full(kernel.shape, np.nan, "float32"))
+    model = make(tmp_path)
+
+    class Spoil(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                kernel = model.keras_model.get_layer("mrcnn_class_logits").kernel
+                kernel.assign(np.full(kernel.shape, np.nan, "float32"))
+
     with pytest.raises(UserError, match="picture") as caught:
-        train(model, 2)
+        train(model, 2, custom_callbacks=[Spoil()])
     assert "mask_rcnn_squares_0001.h5" in str(caught.value) and "\n" not in str(caught.value)
     assert not (Path(model.log_dir) / "mask_rcnn_squares_0002.h5").exists()
 
@@ -511,7 +540,6 @@ def test_without_validation_the_training_loss_counts():
     assert run.rates == [0.8, 0.8, 0.08]
 
 
-@pytest.mark.backend
 def test_a_plateau_run_goes_on_with_its_rate(tmp_path):
     model = make(tmp_path, PlateauConfig)
 
@@ -522,14 +550,14 @@ def test_a_plateau_run_goes_on_with_its_rate(tmp_path):
             Rates.seen.append(float(self.model.optimizer.learning_rate))
 
     # A rate so small that the loss moves by chance only.
-    train(model, 6, rate=1e-9, custom_callbacks=[Rates()])
+    train(model, 6, rate=1e-9, validate=True, custom_callbacks=[Rates()])
     first = list(Rates.seen)
     assert first[0] == pytest.approx(1e-9) and first[-1] < 1e-9
     again = make(tmp_path, PlateauConfig)
     again.load_weights(again.find_last())
     state = again._resume["plateau"]
     Rates.seen.clear()
-    train(again, 7, rate=1e-9, custom_callbacks=[Rates()])
+    train(again, 7, rate=1e-9, validate=True, custom_callbacks=[Rates()])
     assert Rates.seen == [pytest.approx(1e-9 / 10 ** state["divisions"])]
     assert state["divisions"] > 0
 

@@ -49,7 +49,12 @@ def files():
         *(ROOT / "weights").rglob("*"),
         *FOLDER.rglob("*"),
     }
-    return {path for path in found if "__pycache__" not in path.parts}
+    # scripts/test.sh makes environments meanwhile.
+    return {
+        path
+        for path in found
+        if "__pycache__" not in path.parts and not path.name.startswith(".venv")
+    }
 
 
 # ---- The files -----------------------------------------------------------------------------------
