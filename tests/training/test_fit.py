@@ -77,7 +77,7 @@ def make(folder, config=SquaresConfig):
 
 
 def train(model, epochs, layers="all", rate=0.01, validate=False, **kwargs):
-    """validate: only where it matters, for its graph takes seconds."""
+    """validate: where it matters, for its graph takes seconds. It draws random numbers, too."""
     squares = Squares().fill()
     model.train(squares, squares if validate else None, rate, epochs, layers, **kwargs)
     return model
@@ -146,7 +146,7 @@ def averaged(tmp_path_factory):
 
 
 def interrupted_and_resumed(folder, config, epochs):
-    """A run that stops after its first epoch and goes on in another model, without validation."""
+    """A run that stops after its first epoch and goes on in another model."""
     broken = make(folder, config)
 
     class Cut(keras.callbacks.Callback):
@@ -157,11 +157,11 @@ def interrupted_and_resumed(folder, config, epochs):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(broken, epochs, custom_callbacks=[Cut()])
+        train(broken, epochs, validate=True, custom_callbacks=[Cut()])
     resumed = make(folder, config)
     resumed.load_weights(resumed.find_last())
     assert resumed.epoch == 1
-    train(resumed, epochs)
+    train(resumed, epochs, validate=True)
     assert resumed.log_dir == broken.log_dir
     return resumed
 
