@@ -5,6 +5,7 @@ Only regular files are opened: a named pipe or a device would block, or never en
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
@@ -51,8 +52,17 @@ def require_regular(path: str | os.PathLike) -> Path:
     return Path(path)
 
 
+class BoundedReader(io.BufferedReader):
+    """An open file of which no more is asked for than there is: Python takes memory for what is
+    asked for, and libraries ask for what headers claim."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """A regular file, open for reading in binary.
+    """A regular file, open for reading in binary; see `BoundedReader`.
 
     Raises UserError as `require_regular` does, and where the file cannot be opened.
     """
@@ -60,7 +70,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     try:
         # Not blocking, in case that a pipe has taken the file's place since it was looked at.
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-        return os.fdopen(os.open(path, flags), "rb")
+        return BoundedReader(io.FileIO(os.open(path, flags)))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 

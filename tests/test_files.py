@@ -39,3 +39,11 @@ def test_every_refusal_is_one_short_line():
         with pytest.raises(UserError) as error:
             require_regular(path)
         assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_no_more_is_asked_of_a_file_than_it_has(tmp_path):
+    (tmp_path / "a").write_bytes(b"0123456789")
+    with open_regular(tmp_path / "a") as file:
+        assert file.read(4) == b"0123" and file.read(2**62) == b"456789" and file.read(9) == b""
+        file.seek(2)
+        assert file.read() == b"23456789"

@@ -10,7 +10,6 @@ import contextlib
 import io
 import logging
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import tifffile
 
 from mrcnn.errors import UserError
-from mrcnn.files import require_regular
+from mrcnn.files import BoundedReader, require_regular
 from mrcnn.images.planes import (
     Level,
     PixelSize,
@@ -70,20 +69,11 @@ def planes(path: Path) -> list[Plane]:
         return _planes_of_file(path, [], is_ome=False, is_imagej=False, is_shaped=False)
 
 
-class _Bounded(io.BufferedReader):
-    """A file of which no more is asked for than there is: Python takes memory for what is asked
-    for, and tifffile asks for what headers claim."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
-        return super().read(left if size is None or size < 0 else min(size, left))
-
-
 @contextlib.contextmanager
 def _opened(path: Path, **options: Any) -> Iterator[tifffile.TiffFile]:
     """options: of tifffile, such as what not to take the file for."""
     with (
-        _Bounded(io.FileIO(require_regular(path))) as file,
+        BoundedReader(io.FileIO(require_regular(path))) as file,
         tifffile.TiffFile(file, **_NOT_TAKEN_FOR, **options) as tiff,
     ):
         yield tiff
