@@ -1,4 +1,4 @@
-"""Zeiss CZI files: their directory by the package czifile, their blocks by imagecodecs.
+"""Zeiss CZI files: their directory by the package czifile; their blocks are read in `czi_blocks`.
 
 A CZI file is a heap of blocks: rectangles of one channel, time, depth and scene, at full size or,
 of a pyramid, reduced. Windows are put together from the blocks that they touch, no others are
@@ -13,20 +13,18 @@ from __future__ import annotations
 import functools
 import math
 import os
-import struct
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from mrcnn.errors import UserError, one_line
-from mrcnn.files import open_regular, require_regular
+from mrcnn.files import require_regular
+from mrcnn.images.czi_blocks import PLACES, Block, block_of, decoded
 from mrcnn.images.planes import (
-    FileVersion,
     Level,
     PixelSize,
     Plane,
@@ -35,45 +33,13 @@ from mrcnn.images.planes import (
     pixel_size,
     plane_suffix,
     refuse_claims,
-    refuse_expansion,
 )
 
 MAGIC = b"ZISRAWFILE"
-# Time, depth, rotation, illumination, phase, view, block: planes follow each other along these.
-_PLACES = "TZRIHVB"
-_BLOCK = b"ZISRAWSUBBLOCK"
 # A level of a pyramid that has less than this share of the full size's pixels has gaps.
 _WHOLE_LEVEL = 0.8
 # Blocks that cover less than this share of the rectangle around them are at places that are wrong.
 _LEAST_COVERED = 1e-3
-# Bytes before the sizes of a block, from there to its directory entry, and the least that follow.
-_SIZES_AT, _ENTRY_AT, _LEAST_ENTRY = 32, 48, 240
-_RAW, _JPEG, _LZW, _JPEG_XR, _ZSTD, _ZSTD_WITH_HEADER = 0, 1, 2, 4, 5, 6
-_DECODED_TO_RGB = (_JPEG, _JPEG_XR)  # the others have blue first
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A rectangle of pixels, and where in the file it is."""
-
-    scene: int
-    channel: int
-    place: tuple[int, ...]  # along _PLACES
-    order: int  # later ones lie on top
-    top: int
-    left: int
-    height: int
-    width: int
-    stored: tuple[int, int, int]  # h, w, samples: smaller than height, width in a pyramid
-    dtype: np.dtype
-    compression: int
-    position: int  # bytes
-    entry_bytes: int
-
-    @property
-    def reduction(self) -> int:
-        """How many pixels of the full size one of this block stands for, along each side."""
-        return max(1, round(max(self.height / self.stored[0], self.width / self.stored[1])))
 
 
 def is_picture(start: bytes) -> bool:
@@ -96,9 +62,9 @@ def planes(path: Path) -> list[Plane]:
     with czifile.CziFile(require_regular(path)) as czi:
         if not czi.header.directory_position:
             raise UserError("has no directory of its blocks: it was not closed when it was written")
-        blocks = [_block(entry, number) for number, entry in enumerate(czi.subblock_directory)]
+        blocks = [block_of(entry, number) for number, entry in enumerate(czi.subblock_directory)]
         about = _About.of(czi.metadata() or "")
-    scenes: dict[int, list[_Block]] = defaultdict(list)
+    scenes: dict[int, list[Block]] = defaultdict(list)
     for block in blocks:
         scenes[block.scene].append(block)
     # Reduced blocks may be of no scene: they show all of them.
@@ -118,43 +84,6 @@ def planes(path: Path) -> list[Plane]:
     return [replace(plane, left_out=tuple(left_out)) for plane in found]
 
 
-def _block(entry: Any, number: int) -> _Block:
-    """From an entry of czifile, whose classes differ before 2026 (the last for Python 3.11)."""
-    if hasattr(entry, "dimension_entries"):
-        sides = {d.dimension: (d.start, d.size, d.stored_size) for d in entry.dimension_entries}
-        entry_bytes = 32 + 20 * len(entry.dimension_entries)
-    else:
-        sizes = zip(entry.start, entry.shape, entry.stored_shape, strict=True)
-        sides = dict(zip(entry.dims[:-1], sizes, strict=False))
-        sides |= {"S": (max(0, entry.scene_index), 1, 1), "M": (entry.mosaic_index, 1, 1)}
-        entry_bytes = entry.storage_size
-    (top, height, rows), (left, width, columns) = sides["Y"], sides["X"]
-
-    def start(axis: str) -> int:
-        return int(sides.get(axis, (0, 1, 1))[0])
-
-    if any(sides.get(axis, (0, 1, 1))[1] > 1 for axis in f"C{_PLACES}"):
-        raise UserError("has blocks of several planes, which is not supported: save it as OME-TIFF")
-    stored = (int(rows) or int(height), int(columns) or int(width), int(entry.shape[-1]))
-    if min(height, width, *stored) <= 0:
-        raise UserError("has blocks without pixels: its directory is damaged")
-    return _Block(
-        start("S"),
-        start("C"),
-        tuple(map(start, _PLACES)),
-        start("M") * 2**32 + number,
-        int(top),
-        int(left),
-        int(height),
-        int(width),
-        stored,
-        np.dtype(entry.dtype).base,
-        int(entry.compression),
-        int(entry.file_position),
-        int(entry_bytes),
-    )
-
-
 # --- planes -------------------------------------------------------------------------------------
 
 
@@ -163,10 +92,10 @@ class _Scene:
     """The blocks of a scene, in order. Raises UserError where they do not fit together."""
 
     path: Path
-    blocks: Sequence[_Block]
+    blocks: Sequence[Block]
 
     @functools.cached_property
-    def full(self) -> list[_Block]:
+    def full(self) -> list[Block]:
         """The blocks at full size."""
         return [block for block in self.blocks if block.reduction == 1]
 
@@ -205,7 +134,7 @@ class _Scene:
 
     @functools.cached_property
     def along(self) -> list[dict[int, int]]:
-        """For each of _PLACES its numbers, counted from 1."""
+        """For each of PLACES its numbers, counted from 1."""
         return [
             {number: count for count, number in enumerate(sorted(set(values)), 1)}
             for values in zip(*self.places, strict=True)
@@ -215,7 +144,7 @@ class _Scene:
         """What tells a plane from the others of its scene."""
         return "_".join(
             plane_suffix(axis, counted[number], len(counted))
-            for axis, counted, number in zip(_PLACES, self.along, place, strict=True)
+            for axis, counted, number in zip(PLACES, self.along, place, strict=True)
             if len(counted) > 1
         )
 
@@ -261,9 +190,9 @@ def _planes_of_scene(scene: _Scene, prefix: str, about: _About) -> tuple[list[Pl
     return found, len(scene.places) - len(found)
 
 
-def _grouped(blocks: Iterable[_Block]) -> dict[tuple, list[_Block]]:
+def _grouped(blocks: Iterable[Block]) -> dict[tuple, list[Block]]:
     """The blocks of each (place, channel), the lowest first."""
-    groups: dict[tuple, list[_Block]] = defaultdict(list)
+    groups: dict[tuple, list[Block]] = defaultdict(list)
     for block in sorted(blocks, key=lambda block: block.order):
         groups[block.place, block.channel].append(block)
     return dict(groups)
@@ -286,7 +215,7 @@ def _levels(scene: _Scene) -> list[tuple[tuple[int, int], dict, int]]:
     return found
 
 
-def _area(blocks: Iterable[_Block]) -> int:
+def _area(blocks: Iterable[Block]) -> int:
     return sum(block.height * block.width for block in blocks)
 
 
@@ -295,7 +224,7 @@ class _PlaneReader:
     """Windows of a plane, of the blocks of each of its channels."""
 
     path: str
-    blocks: list[list[_Block]]
+    blocks: list[list[Block]]
     origin: tuple[int, int]  # top, left
     reduction: int
 
@@ -333,7 +262,7 @@ class _PlaneReader:
         touched = np.all(boxes * [1, 1, -1, -1] < window, axis=1)
         version = file_version(self.path)
         for index in np.flatnonzero(touched).tolist():
-            pixels = _decoded(version, blocks[index])
+            pixels = decoded(version, blocks[index])
             top, left = boxes[index, :2].tolist()
             y1, x1 = max(rows.start, top), max(columns.start, left)
             y2 = min(rows.stop, top + pixels.shape[0])
@@ -348,68 +277,6 @@ class _PlaneReader:
 def _ground(dtype: np.dtype, samples: int) -> int:
     """The value of what was not scanned: of colours, which are of slides, that of light."""
     return 255 if samples >= 3 and dtype == np.uint8 else 0
-
-
-# --- blocks -------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=8)
-def _decoded(version: FileVersion, block: _Block) -> np.ndarray:
-    """Pixels [h, w, samples] of a block; the last ones are kept, since windows overlap."""
-    with open_regular(version.path) as file:
-        file.seek(block.position)
-        head = file.read(_ENTRY_AT)
-        if len(head) < _ENTRY_AT or not head.startswith(_BLOCK):
-            raise UserError("ends before its pixels do, or its directory is damaged")
-        metadata, _, count = struct.unpack_from("<iiq", head, _SIZES_AT)
-        start = _ENTRY_AT + max(_LEAST_ENTRY, block.entry_bytes) + max(0, metadata)
-        file.seek(block.position + start)
-        claimed = math.prod(block.stored) * block.dtype.itemsize
-        refuse_expansion(claimed, count)
-        data = file.read(max(0, min(count, version.size)))
-    if len(data) < count:
-        raise UserError("ends before its pixels do")
-    # ZEN writes blocks as they are where compressing them would not pay.
-    compression = _RAW if len(data) == claimed else block.compression
-    pixels = _decompressed(data, compression, block, claimed)
-    if block.stored[2] >= 3 and compression not in _DECODED_TO_RGB:
-        pixels = pixels[..., [2, 1, 0, *range(3, block.stored[2])]]
-    pixels.setflags(write=False)
-    return pixels
-
-
-def _decompressed(data: bytes, compression: int, block: _Block, claimed: int) -> np.ndarray:
-    """Pixels [h, w, samples]; claimed: bytes that they should have."""
-    import imagecodecs
-
-    height, width, samples = block.stored
-    if compression in _DECODED_TO_RGB:
-        decode = imagecodecs.jpeg_decode if compression == _JPEG else imagecodecs.jpegxr_decode
-        return decode(data).reshape(height, -1, samples).astype(block.dtype, copy=False)
-    if compression == _LZW:
-        data = imagecodecs.lzw_decode(data, out=claimed)
-    elif compression == _ZSTD:
-        data = imagecodecs.zstd_decode(data, out=claimed)
-    elif compression == _ZSTD_WITH_HEADER:
-        data = _zstd_with_header(data, block.dtype.itemsize, claimed)
-    elif compression != _RAW:
-        raise UserError(f"has blocks compressed by method {compression}, which is not supported")
-    # Of reduced blocks at an edge, some writers say one row more than there is.
-    values = np.frombuffer(data, block.dtype)
-    return values[: values.size // (width * samples) * width * samples].reshape(-1, width, samples)
-
-
-def _zstd_with_header(data: bytes, item: int, claimed: int) -> bytes:
-    """What the method zstd1 has: a header of 1 byte, or of 3 of which the last one says whether all
-    low bytes of 16-bit values come before all high ones."""
-    import imagecodecs
-
-    header = data[0]
-    decoded = bytes(imagecodecs.zstd_decode(data[header:], out=claimed))
-    if header == 3 and data[1] == 1 and data[2] & 1 and item == 2:
-        halves = np.frombuffer(decoded, np.uint8).reshape(2, -1)
-        return halves.T.tobytes()
-    return decoded
 
 
 # --- metadata -----------------------------------------------------------------------------------
