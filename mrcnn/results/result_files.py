@@ -219,6 +219,15 @@ def measurements(
     return table
 
 
+def enlarged(table: pd.DataFrame, factor: float) -> pd.DataFrame:
+    """Measurements in pixels that are so many times smaller, such as those of the full size where a
+    level of a pyramid was measured. Columns in microns stay."""
+    if factor == 1:
+        return table
+    powers = {"centroid_y": 1, "centroid_x": 1, **dict(IN_MICRONS.values())}
+    return table.assign(**{column: table[column] * factor**n for column, n in powers.items()})
+
+
 def intensities(labels: np.ndarray, image: Any) -> dict[str, np.ndarray]:
     """Mean, smallest and largest grey level of every label: float64 [largest label + 1] each.
 

@@ -162,13 +162,15 @@ class ResultWriter:
         if self.table or self.report:
             measured = result.to_dataframe()
         if self.report:
+            # The side of a pixel that the report was given is that of the full size.
+            factor = result.reduction if self.report.microns is not None else 1.0
             memory["report"] = self.report.add(
                 name,
                 shown,
                 shown_labels,
-                measured,
+                result_files.enlarged(measured, factor),
                 link=files.get("pictures"),
-                shape=result.labels.shape,
+                shape=[round(side * factor) for side in result.labels.shape],
                 taken=str(taken),
             )
         if self.table:

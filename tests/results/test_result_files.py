@@ -1,6 +1,7 @@
 """Result files, read back by what their own worlds read them with: the same instances."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,11 @@ import pytest
 import tifffile
 
 from mrcnn.errors import UserError
+from mrcnn.config import Config
+from mrcnn.pixels.exposure import measure
 from mrcnn.results import result_files
+from mrcnn.results.result import Result
+from mrcnn.results.writers import ResultWriter
 
 SCORES = np.array([0.95, 0.8, 0.75])
 
@@ -211,3 +216,26 @@ def test_cells_that_spreadsheets_would_run_are_text():
         assert result_files.guarded(text) == f"'{text}"
     for text in ("a=1", "-dash", "+plus 2.png", "", "7"):
         assert result_files.guarded(text) == text
+
+
+def test_a_report_of_a_smaller_level_is_in_the_microns_that_were_given(tmp_path):
+    image = np.zeros((30, 40), np.uint8)
+    image[5:9, 5:9] = 200
+    found = Result(
+        (image > 0).astype(np.int32),
+        np.ones(1),
+        np.ones(1, np.int32),
+        ("object",),
+        image,
+        measure(image, Config()),
+        microns=0.5,
+        reduction=2.0,
+    )
+    writer = ResultWriter(tmp_path, ["report", "measurements"], {}, microns=0.25)
+    writer.add("a", found)
+    writer.close(True)
+    page = (tmp_path / "index.html").read_text()
+    assert float(re.search(r'"median_area": ?([0-9.]+)', page)[1]) == 64  # of the full size
+    assert re.search(r'"height": ?60, ?"width": ?80', page)
+    table = pd.read_csv(tmp_path / "measurements.csv")
+    assert table["area"][0] == 16 and table["area_um2"][0] == 4 == 64 * 0.25**2
