@@ -1,5 +1,9 @@
 """The two ways this package complains: an error the user can fix, and a warning."""
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 
 class UserError(ValueError):
     """Bad input: one line that names what is wrong and what to do about it.
@@ -17,6 +21,17 @@ class MRCNNWarning(UserWarning):
 
     def __str__(self) -> str:
         return printable(super().__str__())
+
+
+def with_warnings(function: Callable, *arguments: Any, **options: Any) -> tuple[Any, list[str]]:
+    """What a function returns, and the texts of the warnings of this package that it gave."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MRCNNWarning)
+        result = function(*arguments, **options)
+    for one in caught:
+        if not issubclass(one.category, MRCNNWarning):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return result, [str(one.message) for one in caught if issubclass(one.category, MRCNNWarning)]
 
 
 class MissingFileError(UserError, FileNotFoundError):

@@ -24,11 +24,11 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,8 @@ PARTS, GRID, PART_SIDE = 5, 8, 384
 # Of an image that is to be made this small or smaller, a smaller level of its pyramid is read.
 LARGEST_REDUCED = 0.5
 NOTHING = Detections(np.zeros(0), [])
+# Labels int32 [h, w] of 1 to n, scores [n] and class ids [n].
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 # Label maps of more pixels are files.
 PIXELS_IN_MEMORY = 2**27
 
@@ -104,6 +106,65 @@ def load(
     model.load_weights(path, by_name=True).demand_all()
     settings = PostProcessing.of(description.postprocessing, path) if description else DEFAULTS
     return Segmenter(model, classes, settings, plural=description.plural if description else "")
+
+
+class Look(NamedTuple):
+    """How an image is seen, as `Segmenter.look` has decided."""
+
+    exposure: Exposure
+    scale: float | None  # of the level that is looked at; None where it is taken as it is
+    of_whole: float | None  # the same, of the image at full size
+    reduction: float  # how many times as large the level's pixels are
+    microns: float | None  # side of the level's pixels
+    tile: int | None  # side of the tiles in pixels of the scaled image; None: one forward pass
+
+    def tiles(self, shape: Sequence[int]) -> list[Tile]:
+        """The tiles of the level, of this shape."""
+        return tiles_of(shape, self.scale or 1.0, self.tile)
+
+    def level(self, image: Any) -> Any:
+        """The level of an image that this is about."""
+        return _level(image, self.of_whole)[0]
+
+    def joined(
+        self,
+        shape: Sequence[int],
+        found: Iterable[Found],
+        settings: PostProcessing,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Found:
+        """The instances of the level, of this shape, from those of its tiles in their order.
+
+        settings: of the post-processing; progress: called with the tiles done and their number.
+        """
+        tiles = self.tiles(shape)
+        mosaic = Mosaic(shape, settings, HALO / (self.scale or 1.0), _zeros(shape[:2]))
+        for number, (tile, one) in enumerate(zip(tiles, found, strict=True), 1):
+            mosaic.add(tile, *one)
+            if progress:
+                progress(number, len(tiles))
+        return mosaic.finish()
+
+    def result(
+        self,
+        image: Any,
+        labels: np.ndarray,
+        scores: np.ndarray,
+        class_ids: np.ndarray,
+        classes: Sequence[str],
+    ) -> Result:
+        """What was found in the level."""
+        return Result(
+            labels,
+            scores,
+            class_ids,
+            tuple(classes),
+            image,
+            self.exposure,
+            self.microns,
+            self.scale,
+            self.reduction,
+        )
 
 
 class Segmenter:
@@ -194,6 +255,24 @@ class Segmenter:
                 )
                 for one in image
             ]
+        level, look = self.look(
+            image, diameter=diameter, microns=microns, inverted=inverted, tile=tile
+        )
+        return self.find(level, look, progress)
+
+    def look(
+        self,
+        image: Any,
+        *,
+        diameter: float | None = None,
+        microns: float | None = None,
+        inverted: bool | None = None,
+        tile: int | None = None,
+    ) -> tuple[Any, Look]:
+        """The first half of `detect`: how one image is going to be seen. Arguments as there.
+
+        Returns the image, or the level of its pyramid that is needed, and the rest.
+        """
         check_process()
         for name, value in (("diameter", diameter), ("microns", microns)):
             _check_size(name, value)
@@ -201,30 +280,40 @@ class Segmenter:
         image, reduction = _level(whole, self._expected_scale(diameter, microns))
         exposure = measure(image, self.exposure_config, inverted)
         if exposure.warning:
-            warnings.warn(exposure.warning, MRCNNWarning, stacklevel=2)
+            warnings.warn(exposure.warning, MRCNNWarning, stacklevel=3)
         scale = self._scale_of(
             image, exposure, diameter and diameter / reduction, microns and microns * reduction
         )
+        of_whole = None
         if scale is not None:
             of_whole = scale / reduction
             image, reduction = _level(whole, of_whole)
             scale = of_whole * reduction
         if image is not whole:
             _say_level(reduction)
-        height, width = (int(side) for side in image.shape[:2])
-        if tile is None and (scale is None or _padded_pixels(image.shape, scale) <= WHOLE_PIXELS):
-            found = self._forward(self._pixels(image, exposure), scale)
-            labels, chosen = resolve(found, (height, width), self.settings)
-            scores = np.asarray(found.scores, np.float64)[chosen]
-            class_ids = _classes(found)[chosen]
-        else:
-            labels, scores, class_ids = self._detect_tiles(
-                image, exposure, scale or 1.0, tile or TILE, progress
-            )
+        if tile is None and scale is not None and _padded_pixels(image.shape, scale) > WHOLE_PIXELS:
+            tile = TILE
+        if tile is not None and tile <= 2 * HALO:
+            raise UserError(f"tiles of {tile} pixels are too small: more than {2 * HALO} needed")
         microns = microns and microns * reduction
-        return Result(
-            labels, scores, class_ids, self.classes, image, exposure, microns, scale, reduction
-        )
+        return image, Look(exposure, scale, of_whole, reduction, microns, tile)
+
+    def find(
+        self, image: Any, look: Look, progress: Callable[[int, int], None] | None = None
+    ) -> Result:
+        """The second half of `detect`: the instances of what `look` has returned."""
+        if look.tile is None:
+            found = self._forward(self._pixels(image, look.exposure), look.scale)
+            shape = tuple(int(side) for side in image.shape[:2])
+            labels, chosen = resolve(found, shape, self.settings)
+            scores, class_ids = (
+                np.asarray(found.scores, np.float64)[chosen],
+                _classes(found)[chosen],
+            )
+        else:
+            found = self.find_tiles(image, look, look.tiles(image.shape))
+            labels, scores, class_ids = look.joined(image.shape, found, self.settings, progress)
+        return look.result(image, labels, scores, class_ids, self.classes)
 
     def _pixels(self, image: Any, exposure: Exposure, window: tuple = ()) -> np.ndarray:
         """uint8 [h, w, C] of a window of an image, as the network takes it."""
@@ -282,24 +371,14 @@ class Segmenter:
 
     # ---- Tiles -------------------------------------------------------------------------------
 
-    def _detect_tiles(
-        self,
-        image: Any,
-        exposure: Exposure,
-        scale: float,
-        side: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> tuple:
-        if side <= 2 * HALO:
-            raise UserError(f"tiles of {side} pixels are too small: more than {2 * HALO} needed")
-        tiles = tiles_of(image.shape, scale, side)
+    def find_tiles(self, image: Any, look: Look, tiles: Sequence[Tile]) -> Iterator[Found]:
+        """What is in each of some tiles of an image, in their order; see `Look.joined`."""
         # What is small is judged on the whole image.
         settings = dataclasses.replace(self.settings, min_typical_area=None, min_area=None)
-        mosaic = Mosaic(image.shape, self.settings, HALO / scale, _zeros(image.shape[:2]))
 
         def read(tile: Tile) -> np.ndarray:
             y1, x1, y2, x2 = tile.window
-            return self._pixels(image, exposure, (slice(y1, y2), slice(x1, x2)))
+            return self._pixels(image, look.exposure, (slice(y1, y2), slice(x1, x2)))
 
         # The next tile is read during the forward pass of one.
         with ThreadPoolExecutor(1) as reader:
@@ -310,12 +389,9 @@ class Segmenter:
                     coming = reader.submit(read, tiles[number])
                 found = NOTHING  # on the glass around a slide
                 if pixels.any():
-                    found = self._forward(pixels, scale)
+                    found = self._forward(pixels, look.scale or 1.0)
                 labels, chosen = resolve(found, tile.shape, settings)
-                mosaic.add(tile, labels, np.asarray(found.scores)[chosen], _classes(found)[chosen])
-                if progress:
-                    progress(number, len(tiles))
-        return mosaic.finish()
+                yield labels, np.asarray(found.scores)[chosen], _classes(found)[chosen]
 
 
 def _level(image: Any, scale: float | None) -> tuple[Any, float]:

@@ -16,6 +16,7 @@ LEVELS = [
     ["config"],
     ["presets", "images", "pixels", "weights"],
     ["data", "network", "results"],
+    ["distributed"],
     ["evaluation", "inference", "matterport", "parallel_model", "training", "utils"],
     ["model", "visualize"],
     ["segmenter"],

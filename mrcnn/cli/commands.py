@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,8 +22,8 @@ from mrcnn.cli.application import Application, Found, need
 from mrcnn.cli.fine_tune import fine_tune
 from mrcnn.cli.flags import MAX_STEPS
 from mrcnn.cli.inputs import Input
-from mrcnn.cli.models import build_model
-from mrcnn.cli.runs import detected, predictions_of, run_detect, run_evaluate, ways_of
+from mrcnn.cli.models import Recipe, build_model
+from mrcnn.cli.runs import OnCluster, detected, predictions_of, run_detect, run_evaluate, ways_of
 from mrcnn.cli.summary import Summary
 from mrcnn.config import Config
 from mrcnn.data.augment import flip_left_right
@@ -34,6 +34,7 @@ from mrcnn.environment import import_keras
 from mrcnn.errors import UserError, one_line
 from mrcnn.files import open_regular
 from mrcnn.images.contents import contents_of
+from mrcnn.images.listing import RUN_LOG
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 from mrcnn.results.run_log import RunLog, forget
@@ -153,10 +154,15 @@ def inference_config(options: argparse.Namespace, app: Application) -> Config:
 def inference_model(options: argparse.Namespace, app: Application, chosen: PostProcessing) -> Any:
     """A `MaskRCNN` that detects."""
     config = inference_config(options, app)
+    configure(options, config, chosen)
+    return build_model("inference", config, options.weights, options.logs)
+
+
+def configure(options: argparse.Namespace, config: Config, chosen: PostProcessing) -> None:
+    """Set what the flags of a detection ask for."""
     config.PRECISION = options.precision
     # The post-processing has the last word, and merging variants needs the less sure ones too.
     config.DETECTION_MIN_CONFIDENCE = min(config.DETECTION_MIN_CONFIDENCE or 0.0, chosen.min_score)
-    return build_model("inference", config, options.weights, options.logs)
 
 
 def segmenter(options: argparse.Namespace, app: Application) -> Segmenter:
@@ -208,24 +214,82 @@ def detect(options: argparse.Namespace, app: Application) -> Summary:
     left_out = {"Left out": "; ".join(found.left_out)} if found.left_out else {}
     with locked(output):
         about = {"settings": settings_of(options, formats), "weights": weights_of(options, app)}
+        if options.resume:
+            require_begun(output, options)
         log = RunLog(output, about | {"images": states_of(found, inputs)}, options.overwrite)
         if log.complete:
             return found_before(options, app, log, formats)
+        with detecting(options, app) as (detector, settings):
+            return run_detect(
+                detector,
+                inputs,
+                output,
+                formats,
+                options.mpp,
+                found.unreadable,
+                facts(options, settings) | left_out,
+                app.writers(output, formats, log.lengths),
+                log,
+                diameter=options.diameter,
+                tile=options.tile,
+                inverted={"auto": None, "yes": True, "no": False}[options.invert],
+            )
+
+
+@contextlib.contextmanager
+def detecting(
+    options: argparse.Namespace, app: Application
+) -> Iterator[tuple[Any, PostProcessing]]:
+    """What `run_detect` detects with, and the settings: a network in this process, or with
+    --workers and --scheduler those of a cluster."""
+    if not (options.workers or options.scheduler):
         detector = segmenter(options, app)
-        return run_detect(
-            detector,
-            inputs,
-            output,
-            formats,
-            options.mpp,
-            found.unreadable,
-            facts(options, detector.settings) | left_out,
-            app.writers(output, formats, log.lengths),
-            log,
-            diameter=options.diameter,
-            tile=options.tile,
-            inverted={"auto": None, "yes": True, "no": False}[options.invert],
+        yield detector, detector.settings
+        return
+    from mrcnn.distributed import cluster, team
+
+    known, recipe = described_detector(options, app)
+    own = options.scheduler is None
+    with contextlib.ExitStack() as stack:
+        where = (
+            cluster.local_cluster(options.workers)
+            if own
+            else cluster.running_cluster(options.scheduler)
         )
+        client = stack.enter_context(where)
+        print(f"Dashboard: {cluster.dashboard_of(client) or 'none'}")
+        found = team.team_of(client, recipe, recipe.settings, recipe.classes, own)
+        workers = stack.enter_context(found)
+        workers.wait_until_ready(print)
+        yield OnCluster(workers, known.nouns), recipe.settings
+
+
+def described_detector(options: argparse.Namespace, app: Application) -> tuple[Description, Recipe]:
+    """What is known of the network, and how workers make the detector that `segmenter` gives."""
+    path = app.weight_file(options, "inference")
+    known = app.description(path)
+    chosen = postprocessing(options, known)
+    config = app.inference_class(path, app.settings(options, path))()
+    configure(options, config, chosen)
+    return known, Recipe.of(
+        options.weights,
+        path,
+        config,
+        classes=known.classes,
+        settings=chosen,
+        variants=tta.variants_of(options.tta),
+        plural=known.plural,
+    )
+
+
+def require_begun(output: Path, options: argparse.Namespace) -> None:
+    """Raise UserError unless --resume finds a run; `RunLog` says whether it is this one."""
+    if options.overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    if options.output is None:
+        raise UserError("--resume needs --output, the folder of the run")
+    if not (output / RUN_LOG).is_file():
+        raise UserError(f"{output}: no run to resume there; without --resume one begins")
 
 
 def found_before(
@@ -258,7 +322,7 @@ def list_contents(options: argparse.Namespace) -> Summary:
 # What the results do not depend on, or what `RunLog` compares by its content.
 NO_SETTINGS = {"command", "output", "overwrite", "logs", "weights", "inputs", "limit", "list",
                "dataset", "subset", "images", "labels", "no_pictures", "quiet", "json",
-               "version"}  # fmt: skip
+               "version", "workers", "scheduler", "resume"}  # fmt: skip
 
 
 def settings_of(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, Any]:

@@ -351,6 +351,29 @@ def add_result_flags(
         "only large ones, into tiles of 768)",
     )
     add_overwrite_flag(parser)
+    add(
+        "--resume",
+        action="store_true",
+        help="demand that --output has this run's beginning, of which only what is missing is done "
+        "(default: it is done where it is there)",
+    )
+    add_cluster_flags(parser)
+
+
+def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="detect in N processes, which share the processor's cores (Dask; default: in this "
+        "one)",
+    )
+    where.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="detect on the workers of a running Dask cluster: tcp://host:8786",
+    )
 
 
 def add_overwrite_flag(parser: argparse.ArgumentParser) -> None:

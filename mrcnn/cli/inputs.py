@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mrcnn.errors import UserError
@@ -19,17 +20,20 @@ class Input(NamedTuple):
     """One image to come."""
 
     name: str  # of its result files
-    load: Callable[[], Any]  # gives the image as `Segmenter.detect` takes it, or a UserError
+    load: Callable[
+        [], Any
+    ]  # can be pickled; gives the image as `Segmenter.detect` takes it, or a UserError
     microns: float | None = None  # side of a pixel, where the file says so
     about: About | None = None  # what of its file it is
     state: Callable[[], str] = str  # gives a text that changes when the file does
+    picture: Any = None  # the image itself, where it need not be read as a whole
 
 
 def of_dataset(dataset) -> list[Input]:
     """The images of a prepared data set, in its order."""
 
     def loader(number: int) -> Callable[[], Any]:
-        return lambda: dataset.open_image(number)
+        return partial(dataset.open_image, number)
 
     def state(number: int) -> Callable[[], str]:
         return lambda: str(dataset.fingerprint(number))
@@ -68,6 +72,10 @@ def of_files(
         size = picture.dtype.itemsize * picture.shape[0] * picture.shape[1] * picture.shape[2]
         # Of a pyramid the scale says how much is needed: it is known later.
         is_lazy = size > MOST_BYTES or len(picture.levels) > 1
-        return (lambda: picture) if is_lazy else picture.read
+        return partial(_itself, picture) if is_lazy else picture.read
 
-    return [Input(p.name, loader(p), p.mpp, p.about, p.state) for p in pictures], unreadable
+    return [Input(p.name, loader(p), p.mpp, p.about, p.state, p) for p in pictures], unreadable
+
+
+def _itself(picture: Any) -> Any:
+    return picture

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from mrcnn.config import Config
 from mrcnn.environment import import_keras
 from mrcnn.errors import MissingFileError, UserError
+from mrcnn.files import open_regular
 from mrcnn.weights.download import PRETRAINED, PUBLIC_FILES, resolve_weights
+
+if TYPE_CHECKING:
+    from mrcnn.inference.postprocess import PostProcessing
+    from mrcnn.inference.tta import Variant
+    from mrcnn.segmenter import Segmenter
 
 NAMED_WEIGHTS = ", ".join(f"'{name}'" for name in ("last", *PUBLIC_FILES, *PRETRAINED))
 
@@ -71,3 +82,47 @@ def _load(model, path: str | None, weights: str):
     path = path or model.get_imagenet_weights()
     print(f"Weights: {path}")
     return model.load_weights(path, by_name=True)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How another process makes a detector from a weight file that it can read, too."""
+
+    weights: str  # a name of PRETRAINED, or an absolute path
+    digest: str  # of the file's content, see `digest_of`
+    config: Mapping[str, Any]  # every key
+    classes: Sequence[str]
+    settings: PostProcessing
+    variants: Sequence[Variant]
+    plural: str
+
+    @classmethod
+    def of(cls, weights: str, path: str, config: Config, **others: Any) -> Recipe:
+        """weights: a name or the path; path: of the file; others: the rest of the fields."""
+        name = weights.lower() if weights.lower() in PRETRAINED else os.path.abspath(path)
+        keys = {key: getattr(config, key) for key in config.to_dict()}
+        return cls(name, digest_of(path), keys, **others)
+
+    def make(self) -> Segmenter:
+        """The detector. Raises UserError where the weights are not those of the first process."""
+        import_keras()
+
+        from mrcnn.model import MaskRCNN
+        from mrcnn.segmenter import Segmenter
+        from mrcnn.weights.weight_files import ranks_in_file
+
+        path = resolve_weights(self.weights)
+        if digest_of(path) != self.digest:
+            raise UserError(f"{path}: is not the weight file that the run was started with")
+        config = Config()
+        vars(config).update(self.config)
+        config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
+        model = MaskRCNN("inference", config, tempfile.gettempdir())  # writes nothing there
+        model.load_weights(path, by_name=True).demand_all()
+        return Segmenter(model, self.classes, self.settings, self.variants, self.plural)
+
+
+def digest_of(path: str) -> str:
+    """A digest of a file's content."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -40,8 +40,9 @@ def run_overlapped(
     work: Callable[[Any, Any], Any],
     write: Callable[[Any, Outcome], Any],
     report: Callable[[Any, Outcome], None],
+    ahead: int = AHEAD,
 ) -> None:
-    """Take every item through the stages.
+    """Take every item through the stages; so many are read before their turn.
 
     `write` gets the Outcome of `read` and `work`; `report` gets the Outcome of `write` (the
     earlier error, where there was one), in the calling thread and in the order of the items.
@@ -85,7 +86,7 @@ def run_overlapped(
 
     with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(AHEAD) as readers:
         try:
-            for _ in range(AHEAD):
+            for _ in range(ahead):
                 read_next()
             while reading:
                 item, future = reading.popleft()

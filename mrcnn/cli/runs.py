@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrcnn.cli.inputs import Input
-from mrcnn.cli.pipeline import Outcome, run_overlapped
+from mrcnn.cli.pipeline import AHEAD, Outcome, run_overlapped
 from mrcnn.cli.summary import Summary, timing, timing_text
 from mrcnn.console import Progress
 from mrcnn.data.dataset import Dataset
-from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.distributed.far_result import Wanted
+from mrcnn.errors import UserError, with_warnings
 from mrcnn.evaluation.crowds import only, outside_crowds, split_crowds
 from mrcnn.evaluation.evaluation import Evaluation, Kinds, figure, report_figures, timed
 from mrcnn.results import drawing
@@ -31,6 +31,9 @@ from mrcnn.results.result_files import measurements
 from mrcnn.results.run_log import RunLog
 from mrcnn.results.taken import Taken
 from mrcnn.results.writers import ImageWriter, ResultWriter
+
+if TYPE_CHECKING:
+    from mrcnn.distributed.team import Team
 
 # Images on the contact sheet of what an evaluation found hardest.
 WORST = 20
@@ -43,6 +46,7 @@ def each_image(
     read: Callable[[int], Any],
     work: Callable[[int, Any, Progress], Any],
     write: Callable[[int, Outcome], str],
+    ahead: int = AHEAD,
 ) -> None:
     """Take the numbers of the images, which have these names, through the stages of
     `run_overlapped`.
@@ -66,11 +70,50 @@ def each_image(
             lambda number, value: work(number, value, progress),
             write,
             report,
+            ahead,
         )
 
 
+class Here:
+    """Detection in this process, for `run_detect`."""
+
+    ahead = AHEAD
+
+    def __init__(self, segmenter: Any):
+        self.segmenter, self.nouns = segmenter, segmenter.nouns
+
+    def begin(self, item: Input, formats: Sequence[str], how: Mapping[str, Any]) -> Any:
+        """Read an image, in another thread."""
+        return item.load()
+
+    def result(
+        self, image: Any, item: Input, how: Mapping[str, Any], progress: Callable[[int, int], None]
+    ) -> tuple[Any, list[str]]:
+        """Its result, and the warnings; image: of `begin`."""
+        return with_warnings(self.segmenter.detect, image, progress=progress, **how)
+
+
+class OnCluster:
+    """Detection by the workers of a cluster, for `run_detect`."""
+
+    def __init__(self, team: Team, nouns: tuple[str, str]):
+        self.team, self.nouns = team, nouns
+        self.ahead = team.ahead
+
+    def begin(self, item: Input, formats: Sequence[str], how: Mapping[str, Any]) -> Any:
+        """Give out an image."""
+        # Extra formats want labels and scores alone.
+        return self.team.submit(item.load, how, Wanted.of(formats), item.picture is not None)
+
+    def result(
+        self, given: Any, item: Input, how: Mapping[str, Any], progress: Callable[[int, int], None]
+    ) -> tuple[Any, list[str]]:
+        """Its result, and the warnings; given: of `begin`."""
+        return self.team.result(given, item.picture, progress)
+
+
 def run_detect(
-    segmenter: Any,
+    detecting: Any,
     inputs: Sequence[Input],
     output: Path,
     formats: Sequence[str],
@@ -84,7 +127,7 @@ def run_detect(
     """Detect in images into the folder `output`.
 
     Args:
-        segmenter: a `mrcnn.segmenter.Segmenter`.
+        detecting: a `mrcnn.segmenter.Segmenter`, or `OnCluster`.
         inputs: the images.
         formats: of `writers.FORMATS`.
         microns: side of a pixel, in place of what the files say.
@@ -97,24 +140,22 @@ def run_detect(
     Returns:
         What was found; among the images that failed are those of `unreadable`.
     """
-    writer = ResultWriter(output, formats, facts or {}, microns, segmenter.nouns, extra, log)
+    place = detecting if isinstance(detecting, OnCluster) else Here(detecting)
+    writer = ResultWriter(output, formats, facts or {}, microns, place.nouns, extra, log)
     failed, count = dict(unreadable or {}), len(inputs) + len(unreadable or {})
     earlier = len(log.done) if log else 0
     inputs = left_to_do(writer, inputs, failed)
     names = [item.name for item in inputs]
     warn_of_long(names)
 
-    def read(number: int) -> Any:
-        return inputs[number].load()
+    def how_of(number: int) -> dict[str, Any]:
+        return {**how, "microns": microns or inputs[number].microns}
 
-    def work(number: int, image: Any, progress: Progress) -> Any:
-        result, warned = with_warnings(
-            segmenter.detect,
-            image,
-            microns=microns or inputs[number].microns,
-            progress=progress.within,
-            **how,
-        )
+    def read(number: int) -> Any:
+        return place.begin(inputs[number], formats, how_of(number))
+
+    def work(number: int, begun: Any, progress: Progress) -> Any:
+        result, warned = place.result(begun, inputs[number], how_of(number), progress.within)
         taken = taken_of(result, inputs[number], microns, warned)
         progress.message(f"{names[number]}: {taken}")
         return result, taken
@@ -124,7 +165,7 @@ def run_detect(
 
     complete, began = False, time.monotonic()
     try:
-        each_image(names, "detect", failed, read, work, write)
+        each_image(names, "detect", failed, read, work, write, place.ahead)
         complete = True
     except KeyboardInterrupt:
         again = "; the same command goes on from there" if log else ""
@@ -205,17 +246,6 @@ def taken_of(result: Any, image: Input, microns: float | None, warned: Sequence[
         return Taken.of(result, microns_from="--mpp" if microns else "", notes=warned)
     channels, plane, source, notes = image.about
     return Taken.of(result, channels, plane, "--mpp" if microns else source, (*notes, *warned))
-
-
-def with_warnings(function: Callable, *arguments: Any, **options: Any) -> tuple[Any, list[str]]:
-    """What a function returns, and the texts of the warnings of this package that it gave."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", MRCNNWarning)
-        result = function(*arguments, **options)
-    for one in caught:
-        if not issubclass(one.category, MRCNNWarning):
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    return result, [str(one.message) for one in caught if issubclass(one.category, MRCNNWarning)]
 
 
 def predictions_of(segmenter: Any) -> Predict:

@@ -11,6 +11,7 @@ nor channels is one of its own.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import tempfile
@@ -60,6 +61,13 @@ class Picture:
     channels: tuple[str, ...]  # names, () where they are not known
     plane: Plane = field(repr=False)
     part: slice = field(repr=False)  # of the plane's channels
+    scale: float | None = field(default=None, repr=False)  # what `reduced` was given, of a level
+
+    def __reduce__(self) -> tuple:
+        """For pickle: a few words, from which another process opens the file again."""
+        absolute = os.path.abspath(self.path)
+        place = self.plane.suffix, self.part.start, self.part.stop, self.scale
+        return _reopened, (self.name, self.path, absolute, self.channels, place, self.shape)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -114,7 +122,7 @@ class Picture:
                     indices=None,
                     levels=(),
                 )
-                return replace(self, plane=plane)
+                return replace(self, plane=plane, scale=scale)
         return self
 
     def read(self, window: Window | None = None) -> np.ndarray:
@@ -153,6 +161,40 @@ class Picture:
         gone."""
         files = self.plane.files or (self.path,)
         return "\n".join([self.plane.suffix, str(self.part), *map(file_state, files)])
+
+
+def _reopened(
+    name: str,
+    path: Path,
+    absolute: str,
+    channels: tuple[str, ...],
+    place: tuple[str, int, int, float | None],
+    shape: tuple[int, int, int],
+) -> Picture:
+    """An image as `Picture.__reduce__` describes it. Raises UserError where it is gone."""
+    # Messages name a file as the other process did, where that is the same file here.
+    path = path if os.path.abspath(path) == absolute else Path(absolute)
+    suffix, start, stop, scale = place
+    try:
+        plane = _planes_of(path, _changed(path)).get(suffix)
+    except Exception as error:
+        raise UserError(f"{path}: {reason_of(error, path)}") from error
+    picture = plane and Picture(name, path, channels, plane, slice(start, stop))
+    if picture and scale is not None:
+        picture = picture.reduced(scale)
+    if picture is None or picture.shape != shape:
+        raise UserError(f"{path}: was changed after it was looked at")
+    return picture
+
+
+@functools.lru_cache(maxsize=8)
+def _planes_of(path: Path, changed: int) -> dict[str, Plane]:
+    """The planes of a file by their suffixes; changed: for the cache, when it was."""
+    return {plane.suffix: plane for plane in planes_in(path)}
+
+
+def _changed(path: Path) -> int:
+    return os.stat(path).st_mtime_ns
 
 
 def _cut_off(one: slice, size: int) -> slice:

@@ -1,6 +1,7 @@
 """Images in real files, read back whole and by windows; files found, broken, from elsewhere."""
 
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -1001,3 +1002,26 @@ def test_results_are_not_taken_for_images(tree, tmp_path):
             listing.picture_paths([tmp_path / named], tmp_path / "data" / "found")
     with pytest.warns(MRCNNWarning, match="old: left out: results"):
         find_pictures([tmp_path / "data"])
+
+
+def test_images_are_sent_to_other_processes_by_a_few_words(tmp_path):
+    pixels = random_pixels(3, 2, 64, 96)
+    with tifffile.TiffWriter(tmp_path / "a.tif", ome=True) as writer:
+        writer.write(pixels, subifds=1, metadata={"axes": "ZCYX"})
+        writer.write(pixels[:, :, ::2, ::2], subfiletype=1)
+    picture = find_pictures([tmp_path], channel=2)[0][1]
+    for sent, expected in (
+        (picture, pixels[1, 1]),
+        (picture.reduced(0.5), pixels[1, 1, ::2, ::2]),
+        (picture.read, None),
+    ):
+        packed = pickle.dumps(sent)
+        assert len(packed) < 1000
+        got = pickle.loads(packed)
+        np.testing.assert_array_equal(
+            *((got(), picture.read()) if expected is None else (got[:, :][..., 0], expected))
+        )
+    packed = pickle.dumps(picture)
+    tifffile.imwrite(tmp_path / "a.tif", pixels[0, 0])
+    with pytest.raises(UserError, match="a.tif: was changed after it was looked at"):
+        pickle.loads(packed)

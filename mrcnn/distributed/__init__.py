@@ -1,0 +1,1 @@
+"""Detection on the workers of a Dask cluster; needs the package distributed."""

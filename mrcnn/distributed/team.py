@@ -1,0 +1,156 @@
+"""The workers of a cluster in the place of a detector: images are given out, results come back.
+
+One image is one task; Dask repeats the tasks of a worker that dies. An image of many tiles is
+looked at by one worker and then cut up: its tiles go to all workers, group by group, and are put
+together here in their order, as `Segmenter.find` does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import Any
+
+from mrcnn.distributed import worker
+from mrcnn.distributed.cluster import detecting
+from mrcnn.distributed.far_result import Wanted
+from mrcnn.distributed.worker import WorkerError
+from mrcnn.errors import UserError, reason_of
+from mrcnn.results.result import Result
+
+# Images that are given out and not finished, for each thread of the workers: while one is worked
+# on, the next one is there.
+AHEAD = 3
+# Tiles that one task looks at, and such tasks given out for each thread.
+GROUP, GROUPS_AHEAD = 8, 2
+
+
+class Team:
+    """The workers of a client."""
+
+    def __init__(self, client: Any, key: str, settings: Any, classes: Sequence[str]):
+        """key: of `cluster.detecting`; settings, classes: of the detector."""
+        self.client, self.key = client, key
+        self.settings, self.classes = settings, tuple(classes)
+
+    @property
+    def threads(self) -> int:
+        """Tasks that the workers do at the same time, 1 at least."""
+        with self._lost():
+            return max(1, sum(self.client.nthreads().values()))
+
+    @property
+    def ahead(self) -> int:
+        """Images to give out before the first one is asked for."""
+        return AHEAD * self.threads
+
+    def wait_until_ready(self, say: Callable[[str], None]) -> None:
+        """Wait for the first worker that has made its detector.
+
+        say: takes a line where there is no worker yet. Raises UserError where a worker cannot.
+        """
+        with self._lost():
+            if not self.client.nthreads():
+                say("no workers yet: waiting for the first one")
+                self.client.wait_for_workers(1)
+        made = self._give_out(partial(worker.ready, self.key))
+        try:
+            say(f"ready: {self._of(made)}")
+        except WorkerError as error:
+            raise UserError(str(error)) from None
+
+    def submit(
+        self, load: Callable[[], Any], how: Mapping[str, Any], wanted: Wanted, spread: bool
+    ) -> Any:
+        """Give out an image. Arguments as of `worker.detect`; returns what `result` takes."""
+        return self._give_out(partial(worker.detect, self.key, load, dict(how), wanted, spread))
+
+    def result(
+        self, given: Any, image: Any, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[Result, list[str]]:
+        """What has become of an image, and the warnings.
+
+        given: of `submit`; image: to be read in parts, where it may be spread.
+        Raises UserError and MemoryError as `Segmenter.detect`, and WorkerError where no image is
+        to blame.
+        """
+        found, warned = self._of(given)
+        if isinstance(found, Result):
+            return found, warned
+        look, shape = found
+        level = look.level(image)
+        labels, scores, class_ids = look.joined(
+            shape, self._tiles(image, look, shape), self.settings, progress
+        )
+        return look.result(level, labels, scores, class_ids, self.classes), warned
+
+    def _tiles(self, image: Any, look: Any, shape: Sequence[int]) -> Iterator[tuple]:
+        """What is in all tiles of an image, in their order; few are in memory."""
+        tiles = look.tiles(shape)
+        groups = (tiles[start : start + GROUP] for start in range(0, len(tiles), GROUP))
+
+        def give_out(tiles: Sequence[Any]) -> Any:
+            # Before the images that are waiting: this one comes first.
+            return self._give_out(partial(worker.find_tiles, self.key, image, look, tiles), 10)
+
+        for group in in_order(groups, give_out, self._of, GROUPS_AHEAD * self.threads):
+            for labels, *others in group:
+                yield labels.unpacked(), *others
+
+    def _give_out(self, task: Callable[[], Any], priority: int = 0) -> Any:
+        """A task in one piece: Dask would look for its own objects in arguments."""
+        with self._lost():
+            return self.client.submit(task, pure=False, priority=priority)
+
+    def _of(self, future: Any) -> Any:
+        """The result of a task. Raises as `result`."""
+        from distributed import KilledWorker
+        from distributed.comm import CommClosedError
+
+        try:
+            return future.result()
+        except KilledWorker as error:
+            raise UserError(
+                f"{error.allowed_failures + 1} workers died over it (out of memory?)"
+            ) from None
+        except (CancelledError, CommClosedError, TimeoutError) as error:
+            raise self._gone(error) from None
+
+    @contextlib.contextmanager
+    def _lost(self) -> Iterator[None]:
+        """Turn what Dask says of a scheduler that has gone into a WorkerError."""
+        try:
+            yield
+        except WorkerError:
+            raise
+        except (OSError, RuntimeError) as error:
+            raise self._gone(error) from None
+
+    def _gone(self, error: BaseException) -> WorkerError:
+        address = getattr(self.client.scheduler, "address", "?")
+        return WorkerError(f"the scheduler at {address} is gone ({reason_of(error, 120)})")
+
+
+def in_order(
+    items: Any, give_out: Callable[[Any], Any], result: Callable[[Any], Any], ahead: int
+) -> Iterator[Any]:
+    """The results of all items, in their order, of which so many are given out at a time."""
+    waiting: deque[Any] = deque()
+    for item in items:
+        waiting.append(give_out(item))
+        if len(waiting) >= ahead:
+            yield result(waiting.popleft())
+    while waiting:
+        yield result(waiting.popleft())
+
+
+@contextlib.contextmanager
+def team_of(
+    client: Any, detector: Any, settings: Any, classes: Sequence[str], own: bool = False
+) -> Iterator[Team]:
+    """The workers of a client as a team, for the block; arguments as of `cluster.detecting`."""
+    with detecting(client, detector, own) as key:
+        yield Team(client, key, settings, classes)

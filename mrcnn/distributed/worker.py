@@ -1,0 +1,128 @@
+"""What happens on a worker: one detector in the process, made once, for all that it is sent.
+
+How the detector is made comes to every worker, also to those that start later, by `Detecting`;
+tasks only name it. At most MOST_DETECTORS stay in memory: a client that was killed leaves its own.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from distributed import WorkerPlugin
+
+from mrcnn.distributed.far_result import FarResult, PackedLabels, Wanted
+from mrcnn.errors import UserError, with_warnings
+
+MOST_DETECTORS = 2
+# Images of more tiles are for the whole cluster, others for one worker.
+SPREAD_ABOVE = 64
+
+_described: dict[str, bytes] = {}
+_detectors: dict[str, Any] = {}
+_lock = threading.Lock()
+
+
+class WorkerError(OSError):
+    """A worker that cannot detect, a cluster that is gone: no image is to blame."""
+
+
+class Detecting(WorkerPlugin):
+    """Tells workers how a detector is made."""
+
+    def __init__(self, key: str, description: bytes, own: bool):
+        """
+        Args:
+            key: unlike all others.
+            description: a pickled `Segmenter`, or what has a method `make` that gives one.
+            own: whether the workers are this program's own, which Ctrl-C reaches too: the program
+                ends them.
+        """
+        self.name, self.key, self.description, self.own = f"mrcnn-{key}", key, description, own
+
+    def setup(self, worker: Any) -> None:
+        _described[self.key] = self.description
+        if self.own and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def teardown(self, worker: Any) -> None:
+        _described.pop(self.key, None)
+        _detectors.pop(self.key, None)
+
+
+def detector_of(key: str) -> Any:
+    """The detector of this process. Raises WorkerError where it cannot be made."""
+    with _lock:
+        if key not in _detectors:
+            try:
+                made = pickle.loads(_described[key])
+                made = made.make() if hasattr(made, "make") else made
+            except (UserError, ImportError, KeyError) as error:
+                raise WorkerError(f"{here()}: cannot detect: {error}") from None
+            while len(_detectors) >= MOST_DETECTORS:
+                del _detectors[next(iter(_detectors))]
+            _detectors[key] = made
+        return _detectors[key]
+
+
+def here() -> str:
+    """This worker, in words."""
+    from distributed import get_worker
+
+    return f"worker {get_worker().address} on {socket.gethostname()}"
+
+
+def versions() -> dict[str, str]:
+    """What results depend on, of this process."""
+    import keras
+    import numpy
+
+    return {
+        "Python": "{}.{}".format(*sys.version_info),
+        "Keras": keras.__version__,
+        "the backend": keras.backend.backend(),
+        "NumPy": numpy.__version__,
+    }
+
+
+def ready(key: str) -> str:
+    """Make the detector; this worker, in words."""
+    detector_of(key)
+    return here()
+
+
+def detect(
+    key: str, load: Callable[[], Any], how: Mapping[str, Any], wanted: Wanted, may_spread: bool
+) -> tuple[Any, list[str]]:
+    """Detect in one image.
+
+    Args:
+        key: of the detector.
+        load: gives the image.
+        how: arguments of `Segmenter.look`.
+        may_spread: whether an image of many tiles is only looked at.
+
+    Returns:
+        A `FarResult`, or a `Look` and the shape of its level for images of more than SPREAD_ABOVE
+        tiles; and the warnings.
+    """
+    detector = detector_of(key)
+
+    def work() -> Any:
+        level, look = detector.look(load(), **how)
+        if may_spread and look.tile and len(look.tiles(level.shape)) > SPREAD_ABOVE:
+            return look, tuple(level.shape)
+        return FarResult.of(detector.find(level, look), wanted)
+
+    return with_warnings(work)
+
+
+def find_tiles(key: str, image: Any, look: Any, tiles: Sequence[Any]) -> list[tuple]:
+    """What is in some tiles of an image: packed labels, scores and classes of each."""
+    found = detector_of(key).find_tiles(look.level(image), look, tiles)
+    return [(PackedLabels.of(labels), *others) for labels, *others in found]

@@ -1,0 +1,28 @@
+"""A cluster of two processes for all tests of the room, and a network built in seconds."""
+
+import pytest
+
+from tests.campaigns.network import make_images, small_model
+
+
+@pytest.fixture(scope="session")
+def client():
+    pytest.importorskip("distributed")
+    from mrcnn.distributed.cluster import local_cluster
+
+    with local_cluster(2) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder with images/, and the weight file start.h5 of the small network."""
+    from mrcnn.weights import description
+
+    folder = tmp_path_factory.mktemp("data")
+    make_images(folder, 5)
+    model = small_model()
+    model.save_weights(folder / "start.h5")
+    known = description.describe(model.config, ("cell",), {"min_score": 0.0}, "cells")
+    description.write(description.own_file(folder / "start.h5"), known)
+    return folder
