@@ -30,7 +30,7 @@ class Config:
     # Short name of the experiment; log folders begin with it (lower-cased).
     NAME: str | None = None
 
-    # Number of devices that share per batch.
+    # Devices that share a batch, those of all processes together; see docs/training-devices.md.
     GPU_COUNT = 1
 
     # Images per device and step; BATCH_SIZE = IMAGES_PER_GPU * GPU_COUNT.

@@ -76,7 +76,7 @@ from mrcnn.network.rpn import ProposalLayer, build_rpn_model, rpn_graph
 from mrcnn.pixels import molding, unmolding
 from mrcnn.pixels.image_meta import compose_image_meta, parse_image_meta, parse_image_meta_graph
 from mrcnn.pixels.molding import mold_image, unmold_image
-from mrcnn.training import checkpoints, fit
+from mrcnn.training import checkpoints, devices, fit
 from mrcnn.training.run import Asked, StageRun
 from mrcnn.weights import weight_files
 from mrcnn.weights.download import resolve_weights
@@ -153,17 +153,13 @@ class MaskRCNN:
         check_sides(shape)
         if mode == "inference":
             return inference_model(config, self.bank, shape)
-        inputs = training_inputs(config, shape)
-        outputs = training_outputs(inputs, config, self.bank, shape)
-        model = fit.TrainingModel(inputs, outputs, config, name="mask_rcnn_training")
-        if config.GPU_COUNT == 1:
-            return model
-        from mrcnn.parallel_model import ParallelModel
-
-        parallel = ParallelModel(model, config.GPU_COUNT)
-        wrapped = fit.TrainingModel(inputs, parallel(inputs), config, name="parallel")
-        wrapped.inner_model = model
-        return wrapped
+        devices.check(config.GPU_COUNT, config.BATCH_SIZE)
+        with devices.scope(config.GPU_COUNT):
+            inputs = training_inputs(config, shape)
+            outputs = training_outputs(inputs, config, self.bank, shape)
+            model = fit.TrainingModel(inputs, outputs, config, name="mask_rcnn_training")
+        devices.synchronize_batch_norms(model, config.GPU_COUNT)
+        return model
 
     def __copy__(self) -> Self:
         """Another model of the same layers and weights, which may get a `config` of its own."""
@@ -292,7 +288,7 @@ class MaskRCNN:
     def claim_log_dir(self) -> None:
         """Make the folder of a new run, that no other run has; `log_dir`, if that is so. A resumed
         run, and one that has a folder, keeps it."""
-        if self._has_folder:
+        if self._has_folder or not devices.is_chief():
             return
         self._has_folder = True
         if Path(self.log_dir).is_dir() and not (Path(self.log_dir) / LOCK).exists():
@@ -300,6 +296,12 @@ class MaskRCNN:
         folder = checkpoints.claim_run_folder(self.model_dir, self._name(), self.log_dir)
         self.log_dir = str(folder)
         self.checkpoint_path = checkpoints.checkpoint_path(folder, self._name())
+
+    @property
+    def output_dir(self) -> str:
+        """Where this process writes: `log_dir`, or, of several processes that train together, all
+        but the first a folder that goes when they end."""
+        return self.log_dir if devices.is_chief() else str(devices.scratch_folder())
 
     @property
     def resumed_layers(self) -> str | None:
@@ -333,7 +335,8 @@ class MaskRCNN:
         scheduled = config.LEARNING_SCHEDULE in ("cosine", "step") or config.LEARNING_WARMUP_STEPS
         if total_steps is not None and scheduled:
             rate = fit.make_schedule(config, learning_rate, total_steps)
-        fit.compile_model(self.keras_model, fit.make_optimizer(config, rate))
+        with devices.scope(config.GPU_COUNT):
+            fit.compile_model(self.keras_model, fit.make_optimizer(config, rate))
 
     @keras_defaults()
     def train(
@@ -394,15 +397,20 @@ class MaskRCNN:
             start_epoch=self.epoch,
             no_augmentation_sources=no_augmentation_sources,
             proposer=self.proposer,
+            part=devices.processes(),
         )
         validation = None
         if val_dataset is not None and self.config.VALIDATION_STEPS:
             validation = BatchLoader(
-                val_dataset, self.config, training=False, proposer=self.proposer
+                val_dataset,
+                self.config,
+                training=False,
+                proposer=self.proposer,
+                part=devices.processes(),
             )
         self._fit_shape(loader, validation)
         self.claim_log_dir()
-        with locked(self.log_dir, again=True):
+        with locked(self.output_dir, again=True), devices.scope(self.config.GPU_COUNT):
             run.prepare()
             run.fit(loader, validation, custom_callbacks or ())
 

@@ -5,6 +5,9 @@ outputs are put together again. Without enough GPUs the slices run on the defaul
 result is the same, nothing is gained. Under JAX compiled code ignores device scopes;
 `keras.distribution` serves there.
 
+`MaskRCNN` does not use it: `training.devices` trains on several devices. It stays for programs that
+wrap models themselves, as matterport's do.
+
 Shapes: B images of the whole batch.
 """
 

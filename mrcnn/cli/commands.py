@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -58,13 +59,18 @@ def train(options: argparse.Namespace, app: Application) -> Summary:
     data = app.training_data(options, known.classes[0])
     augmentation = chosen.augmentation(MICROGRAPHS)
     base = app.training_class(path, chosen)
+    batch = options.batch_size or base.IMAGES_PER_GPU * options.devices
+    if batch % options.devices:
+        raise UserError(
+            f"--batch-size {batch} cannot be divided among --devices {options.devices}: it counts "
+            "the crops of all devices"
+        )
 
     class TrainConfig(base):
-        IMAGES_PER_GPU = options.batch_size or base.IMAGES_PER_GPU
-        STEPS_PER_EPOCH = options.steps or min(
-            MAX_STEPS, max(1, round(data.images / IMAGES_PER_GPU))
-        )
-        VALIDATION_STEPS = max(1, round(24 / IMAGES_PER_GPU)) if options.validate else 0
+        GPU_COUNT = options.devices
+        IMAGES_PER_GPU = batch // options.devices
+        STEPS_PER_EPOCH = options.steps or min(MAX_STEPS, max(1, round(data.images / batch)))
+        VALIDATION_STEPS = max(1, round(24 / batch)) if options.validate else 0
         SEED = options.seed
         PRECISION = options.precision
         CACHE_DIR = options.cache
@@ -72,7 +78,8 @@ def train(options: argparse.Namespace, app: Application) -> Summary:
 
     model = build_model("training", TrainConfig(), options.weights, options.logs)
     model.claim_log_dir()
-    folder = Path(model.log_dir)
+    folder = Path(model.output_dir)
+    _see_the_split(Path(model.log_dir), folder)
     detecting = app.inference_class(path, chosen)()
     with locked(folder):
         description.write(folder / description.RUN_FILE, described(detecting, known, chosen))
@@ -89,12 +96,23 @@ def train(options: argparse.Namespace, app: Application) -> Summary:
         return trained(model, datasets, model.epoch - epochs, time.monotonic() - began)
 
 
+def _see_the_split(run: Path, folder: Path) -> None:
+    """Let a process that writes elsewhere divide the images as the run that it resumes."""
+    if folder != run and (run / "split.csv").is_file():
+        shutil.copy(run / "split.csv", folder)
+
+
 def trained(model: Any, datasets: Sequence[Dataset | None], epochs: int, seconds: float) -> Summary:
     """What a training has done. datasets: for training and, or None, for validation; epochs,
     seconds: of this run."""
-    from mrcnn.training.checkpoints import newest  # Keras: seconds
+    from mrcnn.training import devices  # Keras: seconds
+    from mrcnn.training.checkpoints import newest
     from mrcnn.training.log import read_log
 
+    if not devices.is_chief():
+        number, count = devices.processes()
+        done = f"process {number} of {count} is done; process 0 has written the run's files"
+        return Summary(done, {"epochs": model.epoch, "process": number})
     folder = Path(model.log_dir)
     train_images, val_images = (len(one.image_ids) if one else 0 for one in datasets)
     last = (read_log(folder / "training.csv") or [{}])[-1]

@@ -20,6 +20,7 @@ NO_EFFECT = {
     "schedule": None,
     "epochs": None,
     "batch_size": None,
+    "devices": 1,
     "cache": None,
     "split": None,
     "val_share": 0.2,

@@ -193,7 +193,16 @@ def add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=positive,
         metavar="N",
-        help=f"crops per batch (default: {MicrographConfig.IMAGES_PER_GPU})",
+        help="crops per batch, over all devices (default: "
+        f"{MicrographConfig.IMAGES_PER_GPU} for each)",
+    )
+    parser.add_argument(
+        "--devices",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="GPUs to divide every batch among, those of all processes together (default: "
+        "%(default)s); TensorFlow and JAX; for several machines see docs/training-devices.md",
     )
 
 

@@ -64,6 +64,10 @@ def build_model(mode: str, config: Config, weights: str, logs: str) -> Any:
     from mrcnn.model import MaskRCNN  # Keras: seconds
     from mrcnn.network.precision import explain
 
+    if mode == "training":
+        from mrcnn.training import devices
+
+        devices.processes()  # connected before the backend looks for its devices
     print(explain(config.PRECISION))
     model = MaskRCNN(mode=mode, config=config, model_dir=logs)
     report = _load(model, path, weights)

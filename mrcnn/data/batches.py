@@ -54,6 +54,7 @@ class BatchLoader(keras.utils.PyDataset):
     start_epoch: the epoch to begin with, to go on as if the earlier ones had been run.
     proposer: without USE_RPN_ROIS, makes `input_rois` of the batch's molded images; by default they
         are random regions around the objects.
+    part: (i, n): of every batch only the i-th of n equal parts, for n processes that share it.
 
     `loader[i]` is a tuple of one dictionary:
         input_image         float32 [B, H, W, C], molded
@@ -79,6 +80,7 @@ class BatchLoader(keras.utils.PyDataset):
         training: bool = True,
         start_epoch: int = 0,
         proposer: Callable[[np.ndarray], np.ndarray] | None = None,
+        part: tuple[int, int] = (0, 1),
     ):
         super().__init__(workers=max(1, config.DATA_WORKERS), use_multiprocessing=False)
         if len(dataset.image_ids) == 0:
@@ -95,6 +97,7 @@ class BatchLoader(keras.utils.PyDataset):
         self.plain_sources = frozenset(no_augmentation_sources or ())
         self.epoch = start_epoch
         self.proposer = proposer
+        self.part = part
         self.image_shape: tuple[int, ...] | None = None  # all images must have it, where given
         self.reader = ImageReader(dataset, config)
         taken = None if self.weights is None else int(np.count_nonzero(self.weights))
@@ -123,7 +126,8 @@ class BatchLoader(keras.utils.PyDataset):
     def _batch(self, index: int) -> tuple[dict[str, np.ndarray]]:
         batch: dict[str, np.ndarray] = {}
         shapes = set() if self.image_shape is None else {tuple(self.image_shape)}
-        for row, position in enumerate(self._positions(index)):
+        positions = self._own(self._positions(index))
+        for row, position in enumerate(positions):
             entry = self._entry(position)
             shapes.add(entry["input_image"].shape)
             if len(shapes) > 1:
@@ -133,7 +137,7 @@ class BatchLoader(keras.utils.PyDataset):
                 )
             for key, array in entry.items():
                 if row == 0:
-                    batch[key] = np.empty((self.config.BATCH_SIZE, *array.shape), array.dtype)
+                    batch[key] = np.empty((len(positions), *array.shape), array.dtype)
                 batch[key][row] = array
         if self.proposer is not None and not self.config.USE_RPN_ROIS:
             batch["input_rois"] = self.proposer(batch["input_image"])
@@ -168,6 +172,12 @@ class BatchLoader(keras.utils.PyDataset):
         epoch = self.epoch if self.training else 0
         start = (epoch * self.steps + index) * batch
         return range(start, start + batch)
+
+    def _own(self, positions: range) -> range:
+        """This process's part of a batch's places."""
+        own, count = self.part
+        each = len(positions) // count
+        return positions[own * each : (own + 1) * each]
 
     def _image_at(self, position: int) -> int:
         """The id of the image at a place of the endless sequence."""

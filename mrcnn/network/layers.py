@@ -38,7 +38,7 @@ class BatchNorm(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         training = training if self.mode is None else self.mode
         training = bool(training) and self.trainable
-        if mask is None and self._has_fused_kernel(inputs):
+        if mask is None and self._has_fused_kernel(inputs, training):
             return self._call_fused(inputs, training)
         if training:
             return super().call(inputs, training=True, mask=mask)
@@ -46,13 +46,14 @@ class BatchNorm(keras.layers.BatchNormalization):
         offset = self.beta - self.moving_mean * scale
         return inputs * ops.cast(scale, inputs.dtype) + ops.cast(offset, inputs.dtype)
 
-    def _has_fused_kernel(self, inputs):
+    def _has_fused_kernel(self, inputs, training):
         return (
             keras.backend.backend() == "tensorflow"
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
             and keras.backend.standardize_dtype(inputs.dtype) in ("bfloat16", "float16", "float32")
-            and not (self.renorm or self.synchronized)
+            and not self.renorm
+            and not (training and self.synchronized)  # by `training.devices`
         )
 
     def _call_fused(self, inputs, training):

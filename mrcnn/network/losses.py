@@ -5,16 +5,23 @@ equation 16 for the region proposals. Each is a mean over what it sees in the wh
 matterport; a batch in which a loss sees nothing gives zero. The two box losses also come with the
 report's divisors (`Config.BOX_LOSS_MEAN`).
 
+On several devices a loss is this device's share: the mean of the shares is the loss of the whole
+batch, since each is divided by what all devices see (`replicas`).
+
 Shape shorthand: B images, A anchors, T sampled regions, K classes.
 """
 
 from keras import ops
 
+from mrcnn.network.replicas import mean_over_replicas, replica_count
+
 
 def _masked_mean(values, mask):
     """Mean of `values` where `mask` is True; zero where it never is."""
     mask = ops.cast(mask, "float32")
-    return ops.sum(ops.where(mask > 0, values, 0.0)) / ops.maximum(ops.sum(mask), 1.0)
+    count = mean_over_replicas(ops.sum(mask))  # so many each, in the mean
+    least = 1.0 / replica_count()  # one in all
+    return ops.sum(ops.where(mask > 0, values, 0.0)) / ops.maximum(count, least)
 
 
 def smooth_l1_loss(y_true, y_pred):

@@ -21,6 +21,7 @@ from mrcnn.network.boxes import (
     overlaps_graph,
     scale_boxes_graph,
 )
+from mrcnn.network.replicas import random_uniform
 from mrcnn.network.roi_align import bilinear_grid, sample_positions
 
 # Paper section 3.9.4: an anchor is positive above the first, negative below the second.
@@ -140,7 +141,7 @@ class RpnTargetLayer(layers.Layer):
 
         total = int(self.config.RPN_TRAIN_ANCHORS_PER_IMAGE)
         shape = (ops.shape(gt_boxes)[0], self.anchors.shape[0])
-        priority = keras.random.uniform(shape, seed=self.seed_generator)
+        priority = random_uniform(shape, self.seed_generator)
         index, positive, used = positives_first(positive, negative, total // 2, total, priority)
         match = ops.where(positive, 1, ops.where(used, -1, 0))
 
@@ -327,7 +328,7 @@ class RoiTargetLayer(layers.Layer):
         if self.config.TRAIN_GT_AS_ROIS:
             count += gt_boxes.shape[1]
         shape = (ops.shape(proposals)[0], count)
-        priority = keras.random.uniform(shape, seed=self.seed_generator)
+        priority = random_uniform(shape, self.seed_generator)
         return detection_targets(proposals, gt_class_ids, gt_boxes, gt_masks, self.config, priority)
 
     def compute_output_shape(self, input_shape):

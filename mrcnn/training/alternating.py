@@ -32,7 +32,7 @@ from mrcnn.network.boxes import denorm_boxes_graph
 from mrcnn.network.compiled import compiled
 from mrcnn.network.layers import LayerBank
 from mrcnn.network.models import feature_maps, proposals_of
-from mrcnn.training import state
+from mrcnn.training import devices, state
 from mrcnn.weights import weight_files
 
 RPN_LOSSES = tuple(name for name in LOSS_NAMES if name.startswith("rpn"))
@@ -116,9 +116,11 @@ def train_alternating(
 
     Raises:
         UserError: as `MaskRCNN.train`; a checkpoint of another kind of training; no time or epochs
-            for a step.
+            for a step; several processes.
         RuntimeError: a layer that was to stay as it is has moved.
     """
+    if devices.processes()[1] > 1:
+        raise UserError("alternating training is not supported in several processes: use one")
     model.claim_log_dir()
     folder, steps = Path(model.log_dir), four_steps(model.config)
     reached = _reached_step(model, steps)

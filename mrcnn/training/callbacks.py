@@ -171,7 +171,7 @@ class AverageWeights(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         # The optimizer's counter goes on in a run that is resumed.
-        self._step = self._updated = int(self.model.optimizer.iterations)
+        self._step = self._updated = int(ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def on_train_batch_end(self, batch, logs=None):
         self._step += 1
@@ -203,41 +203,54 @@ class TimeBudget(keras.callbacks.Callback):
     are within the time, as long as those of the epoch before took.
     """
 
-    def __init__(self, elapsed: Callable[[], float], start: float, end: float, schedule: Any):
+    def __init__(
+        self,
+        elapsed: Callable[[], float],
+        start: float,
+        end: float,
+        schedule: Any,
+        agreed: Callable[[float], float] = float,
+    ):
         """
         Args:
             elapsed: seconds of training so far, those of earlier runs included.
             start, end: the stretch of time, on the same clock.
             schedule: a `training.LearningSchedule`; its `total` is the steps planned. The
                 optimizer must have been made with a number as its learning rate.
+            agreed: of the times that several processes give it, the one for all, so that they
+                have the same rate and stop at the same step. See `devices.agreed`.
         """
         super().__init__()
         self.elapsed, self.start, self.end, self.schedule = elapsed, start, end, schedule
+        self.agreed = agreed
         self.used_up = False
         self._epoch_end_seconds = 0.0
 
     def on_train_begin(self, logs=None):
-        self._step = int(self.model.optimizer.iterations)
+        self._step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
         self._last_step_end = None
         self._set_rate()
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._last_step_end is not None:
-            self._epoch_end_seconds = self.elapsed() - self._last_step_end
+            self._epoch_end_seconds = self._now() - self._last_step_end
 
     def on_train_batch_end(self, batch, logs=None):
         self._step += 1
-        self._last_step_end = self.elapsed()
+        self._last_step_end = self._now()
         if self._step % RATE_EVERY == 0:
             sync_weights(self.model)
             self._set_rate()
         self._check(self._last_step_end + self._epoch_end_seconds)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._check(self.elapsed())
+        self._check(self._now())
 
     def seconds_left(self) -> float:
         return max(0.0, self.end - self.elapsed())
+
+    def _now(self) -> float:
+        return self.agreed(self.elapsed())
 
     def _check(self, now: float) -> None:
         if now >= self.end:
@@ -245,7 +258,7 @@ class TimeBudget(keras.callbacks.Callback):
 
     def _set_rate(self) -> None:
         span = self.end - self._epoch_end_seconds - self.start
-        share = (self.elapsed() - self.start) / span if span > 0 else 1.0
+        share = (self._now() - self.start) / span if span > 0 else 1.0
         share = min(1.0, max(share, float(self.schedule.progress(self._step))))
         self.model.optimizer.learning_rate = float(self.schedule.at(self._step, share))
 

@@ -16,7 +16,8 @@ from mrcnn.config_rules import LOSS_NAMES
 from mrcnn.errors import UserError, quoted
 from mrcnn.network.layers import BatchNorm
 from mrcnn.network.models import WeightsOnly, compiles_whole_graphs
-from mrcnn.training import tensorboard
+from mrcnn.network.replicas import replica_count
+from mrcnn.training import devices, tensorboard
 from mrcnn.training.callbacks import (
     AverageWeights,
     Checkpoint,
@@ -95,7 +96,17 @@ class TrainingModel(WeightsOnly):
         for tracker, loss in zip(self.loss_trackers, y_pred, strict=True):
             tracker.update_state(loss)
         total = sum(w * loss for w, loss in zip(self.loss_weights, y_pred, strict=True))
-        return total + self.l2_penalty()
+        # On several devices the sum over them is minimised.
+        return (total + self.l2_penalty()) / replica_count()
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        # Between processes TensorFlow's Keras takes the mean over the first axis of every value.
+        one_axis = devices.BACKEND == "tensorflow" and devices.processes()[1] > 1
+        return {name: value[None] for name, value in logs.items()} if one_axis else logs
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        pass  # TensorFlow on several devices: Keras would take a batch to build what is built
 
     def l2_penalty(self):
         """The weight decay of the kernels that train, a scalar."""
@@ -266,6 +277,7 @@ def fit(
     Returns:
         Keras's history.
     """
+    count = loader.config.GPU_COUNT
     log_dir = Path(log_dir)
     log_dir.mkdir(parents=True, exist_ok=True)
     csv_path = log_dir / "training.csv"
@@ -283,8 +295,8 @@ def fit(
     progress = ProgressLine(seconds_left=getattr(rate_callback, "seconds_left", None))
     try:
         return model.fit(
-            loader,
-            validation_data=validation,
+            devices.batches(loader, count),
+            validation_data=devices.batches(validation, count),
             initial_epoch=first_epoch,
             epochs=epochs,
             shuffle=False,  # the loader shuffles, reproducibly

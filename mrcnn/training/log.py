@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import keras
+from keras import ops
 
 from mrcnn.atomic import atomic_path
 from mrcnn.config_rules import LOSS_NAMES
@@ -32,7 +33,7 @@ class CSVLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         row = {
             "epoch": epoch + 1,
-            "learning_rate": float(self.model.optimizer.learning_rate),
+            "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "seconds": round(self.clock() - self._start, 3),
             **{name: logs[name] for name in _ordered(logs or {})},
         }

@@ -11,8 +11,8 @@ import keras
 
 from mrcnn.console import duration_text
 from mrcnn.data.batches import BatchLoader
-from mrcnn.errors import UserError
-from mrcnn.training import checkpoints, fit, state
+from mrcnn.errors import UserError, reason_of
+from mrcnn.training import checkpoints, devices, fit, state
 from mrcnn.training.averaging import WeightAverage
 from mrcnn.training.callbacks import Plateau, TimeBudget
 
@@ -72,7 +72,7 @@ class StageRun:
         if asked.seconds is not None:
             schedule = fit.make_schedule(config, asked.learning_rate, steps)
             began = self.start["stage_seconds"]
-            self.budget = TimeBudget(self.clock, began, asked.seconds, schedule)
+            self.budget = TimeBudget(self.clock, began, asked.seconds, schedule, devices.agreed)
         # Under a time budget the rate is a number, which the budget changes.
         owner.compile(asked.learning_rate, total_steps=None if self.budget else steps)
         if config.WEIGHT_AVERAGING is not None:
@@ -86,6 +86,7 @@ class StageRun:
                 if self.resumes
                 else "A new stage, a new optimizer"
             )
+        devices.demand_same_weights(owner.keras_model)
 
     def fit(
         self,
@@ -102,7 +103,8 @@ class StageRun:
             f"Epochs {owner.epoch + 1} to {until}, layers {asked.layers}, learning rate "
             f"{asked.learning_rate}"
         )
-        _say(f"Logs, loss curve and checkpoints: {owner.log_dir}")
+        if devices.is_chief():
+            _say(f"Logs, loss curve and checkpoints: {owner.log_dir}")
         try:
             fit.fit(
                 owner.keras_model,
@@ -110,7 +112,7 @@ class StageRun:
                 validation,
                 owner.epoch,
                 asked.epochs,
-                owner.log_dir,
+                owner.output_dir,
                 self.save,
                 self.last_checkpoint,
                 callbacks,
@@ -118,10 +120,14 @@ class StageRun:
                 self.budget or self.plateau,
             )
         except KeyboardInterrupt:
-            last = self.last_checkpoint()
-            said = f"Stopped. Go on from {last}" if last else "Stopped before the first checkpoint"
-            print(said, file=sys.stderr, flush=True)
+            print(f"Stopped{self._remains()}", file=sys.stderr, flush=True)
             raise
+        except devices.lost_connections() as error:
+            devices.leave()
+            raise UserError(
+                "another process of this training has ended, or cannot be reached "
+                f"({reason_of(error)}){self._remains()}"
+            ) from error
         finally:
             if self.average:
                 self.average.apply()
@@ -133,19 +139,26 @@ class StageRun:
         owner = self.owner
         # What is left of a used-up budget is too short for a step: it counts as spent.
         spent = self.asked.seconds if self.budget and self.budget.used_up else 0
-        owner.epoch, owner.seconds = epoch, max(spent, self.clock())
+        owner.epoch, owner.seconds = epoch, max(spent, devices.agreed(self.clock()))
         progress = {"epoch": epoch, "seconds": owner.seconds, "stage": asdict(self.asked)}
         if self.plateau:
             progress["plateau"] = self.plateau.seen
         checkpoints.save(
             owner.keras_model,
-            owner.log_dir,
+            owner.output_dir,
             owner._name(),
             epoch,
             {**progress, **self.start},
             self.config.CHECKPOINTS_TO_KEEP,
             self.average,
         )
+
+    def _remains(self) -> str:
+        """End of a message about a run that stops: what it leaves."""
+        last = self.last_checkpoint()
+        if last:
+            return f". Go on from {last}"
+        return " before the first checkpoint" if devices.is_chief() else ""
 
     def last_checkpoint(self) -> str | None:
         """Path of the newest checkpoint of the run."""

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import keras
+from keras import ops
 
 from mrcnn.atomic import file_system_errors
 from mrcnn.errors import UserError
@@ -42,7 +43,9 @@ class TensorBoardLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
         training = {f"epoch_{k}": v for k, v in logs.items() if not k.startswith("val_")}
-        training["epoch_learning_rate"] = float(self.model.optimizer.learning_rate)
+        training["epoch_learning_rate"] = float(
+            ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        )
         validation = {
             f"epoch_{k.removeprefix('val_')}": v for k, v in logs.items() if k.startswith("val_")
         }

@@ -4,9 +4,13 @@ Keras writes an update as a dozen elementwise operations and the clipping as hal
 which reads and writes every parameter. The arithmetic, the variables and their names are Keras's.
 
 Only for the TensorFlow backend: the others compile such operations into one by themselves.
+On several devices the gradients are summed over them before they are clipped; Keras clips each
+device's own, whose sum has another length than the whole batch's gradient.
 """
 
 import keras
+
+from mrcnn.network.replicas import sum_over_replicas
 
 
 def sum_of_squares(tensor):
@@ -18,6 +22,12 @@ def sum_of_squares(tensor):
 
 class _ClippedInOnePass:
     """`clipnorm`, by the norm of every gradient."""
+
+    def _clip_gradients(self, grads):
+        return super()._clip_gradients(sum_over_replicas(list(grads)))
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return grads_and_vars  # they are sums already
 
     def _clip_by_norm(self, values, axes=None):
         import tensorflow as tf
