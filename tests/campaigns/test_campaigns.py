@@ -14,7 +14,7 @@ import pytest
 
 from mrcnn.errors import UserError
 from tests.campaigns.__main__ import SHORT
-from tests.campaigns.common import Case, Tally, isolated, torn_file, verdict
+from tests.campaigns.common import Case, Tally, isolated, torn_file, verdict, wrong_message
 from tests.campaigns.damage import with_checksums
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,8 +59,13 @@ def refuse(message: str):
     ],
 )
 def test_a_refusal_is_one_line_that_names_the_file(message, wrong):
-    found = verdict(lambda: refuse(message), "a.png")
+    found = wrong_message(message, ["a.png"])
     assert found is None if wrong is None else wrong in found
+
+
+def test_errors_that_refuse_are_judged_by_their_message():
+    assert verdict(lambda: refuse("a.png: is empty"), "a.png") is None
+    assert "does not name the file" in verdict(lambda: refuse("is empty"), "a.png")
 
 
 def test_other_errors_are_wrong_and_say_where():
