@@ -61,10 +61,9 @@ def _tensorflow_processes() -> tuple[int, int]:
         if "cluster" not in described:
             return 0, 1
         # In TensorFlow's order: a chief, where one is named, comes before the workers.
-        cluster = described["cluster"]
-        tasks = [
-            (kind, i) for kind in ("chief", "worker") for i in range(len(cluster.get(kind, ())))
-        ]
+        chiefs, workers = (described["cluster"].get(kind, ()) for kind in ("chief", "worker"))
+        tasks = [("chief", number) for number in range(len(chiefs))]
+        tasks += [("worker", number) for number in range(len(workers))]
         own = described["task"]["type"], int(described["task"]["index"])
         if own not in tasks:
             raise ValueError(f"task {own[0]} {own[1]} is not in the cluster")

@@ -479,12 +479,10 @@ def test_only_so_many_checkpoints(tmp_path):
     assert names == ["mask_rcnn_squares_0002.h5", "mask_rcnn_squares_0003.h5"]
 
 
-def test_regions_from_outside_and_two_slices_a_batch(tmp_path):
+def test_regions_from_outside_and_whole_masks(tmp_path):
     class Outside(SquaresConfig):
         USE_RPN_ROIS = False
         USE_MINI_MASK = False
-        GPU_COUNT = 2
-        IMAGES_PER_GPU = 1
 
     model = train(make(tmp_path, Outside), 1)
     assert np.isfinite(float(log_rows(model)[0]["loss"]))
