@@ -16,6 +16,7 @@ OBJECT_MICRONS, and what it finds counts within MICRONS_RANGE.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -34,6 +35,7 @@ import numpy as np
 
 from mrcnn.environment import check_keras, check_process
 from mrcnn.errors import MRCNNWarning, UserError, one_line, reason_of
+from mrcnn.images.image_files import open_image
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, Detections, PostProcessing, resolve
 from mrcnn.inference.tiles import HALO, TILE, Mosaic, Tile, tiles_of
@@ -260,6 +262,59 @@ class Segmenter:
         )
         return self.find(level, look, progress)
 
+    def map(self, images: Any, *, client: Any = None, errors: str = "raise", **how: Any) -> Any:
+        """Find the instances of many images, one after the other.
+
+        Args:
+            images: a `dask.array`, or images as `detect` takes them or paths of image files, as
+                many as there may be: few are in memory.
+            client: a `distributed.Client`, whose workers detect; by default this process does.
+                Files are read by the workers, arrays go there through the scheduler.
+            errors: "raise", or "return" to get the UserError or MemoryError of an image in the
+                place of its result, and go on.
+            how: diameter, microns, inverted and tile, as for `detect`.
+
+        Returns:
+            An iterator of `Result`s in the order of the images. Of a `dask.array`, a lazy one of
+            labels, see `mrcnn.distributed.arrays.labels_of`.
+
+        Raises:
+            UserError: errors is none of these; when a result is asked for, what `detect` raises.
+            OSError: the cluster is gone, or a worker cannot detect.
+        """
+        if errors not in ("raise", "return"):
+            raise UserError(
+                f'errors = {one_line(repr(errors))} is not allowed: "raise" or "return"'
+            )
+        if hasattr(images, "__dask_graph__"):
+            from mrcnn.distributed.arrays import labels_of
+
+            if client is not None or errors != "raise":
+                raise UserError(
+                    "client and errors are not for a dask.array: what computes it decides"
+                )
+            return labels_of(self, images, **how)
+        return self._results(images, client, errors, how)
+
+    def _results(
+        self, images: Iterable[Any], client: Any, errors: str, how: dict[str, Any]
+    ) -> Iterator[Result | Exception]:
+        opened = (_or_error(_opened, image) for image in images)
+        if client is None:
+            found = (
+                image if isinstance(image, Exception) else _or_error(self.detect, image, **how)
+                for image in opened
+            )
+        else:
+            from mrcnn.distributed.team import results
+
+            found = results(self, opened, client, how)
+        with contextlib.closing(found):
+            for one in found:
+                if isinstance(one, Exception) and errors == "raise":
+                    raise one
+                yield one
+
     def look(
         self,
         image: Any,
@@ -392,6 +447,21 @@ class Segmenter:
                     found = self._forward(pixels, look.scale or 1.0)
                 labels, chosen = resolve(found, tile.shape, settings)
                 yield labels, np.asarray(found.scores)[chosen], _classes(found)[chosen]
+
+
+def _opened(image: Any) -> Any:
+    """An image for `Segmenter.map`: a file's without its pixels, or an array."""
+    if isinstance(image, str | os.PathLike):
+        return open_image(Path(image))
+    return _array(image)
+
+
+def _or_error(function: Callable, *arguments: Any, **options: Any) -> Any:
+    """What a function returns, or the error of an image that it raises."""
+    try:
+        return function(*arguments, **options)
+    except (UserError, MemoryError) as error:
+        return error
 
 
 def _level(image: Any, scale: float | None) -> tuple[Any, float]:

@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from mrcnn.errors import UserError, reason_of
 
 PATIENCE = 20  # seconds in which a scheduler has to answer
 ATTEMPTS = 8  # to reach all workers, of which some may just have died
+# How long a worker that died may take to start again, before Dask gives it up; it loads Python and
+# its libraries, on a machine that is busy. Seconds after which those given up are replaced.
+LOST, REPLACED = "60s", 5
 CLOSING = 4  # seconds for a client or cluster to close
 # What libraries take the number of their threads from.
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -49,9 +53,11 @@ def environment_of(workers: int) -> dict[str, str]:
 def local_cluster(workers: int) -> Iterator[Any]:
     """A client of so many worker processes, which end with the block."""
     require_distributed()
+    import dask
     from distributed import Client, LocalCluster
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": LOST}))
         cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -63,9 +69,28 @@ def local_cluster(workers: int) -> Iterator[Any]:
             env=environment_of(workers),
         )
         stack.callback(_close, cluster)
+        stack.enter_context(_replaced(cluster, workers))
         client = Client(cluster)
         stack.callback(_close, client)
         yield client
+
+
+@contextlib.contextmanager
+def _replaced(cluster: Any, workers: int) -> Iterator[None]:
+    """In the block, have new workers take the place of those that Dask has given up: it starts one
+    that died again, but once that fails (killed while it starts), no more."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(REPLACED):
+            with contextlib.suppress(Exception):
+                cluster.scale(workers)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextlib.contextmanager

@@ -68,6 +68,14 @@ class FarResult(Result):
         table = result.to_dataframe() if wanted.table else None
         return cls(**known, table=table, shown=result.preview() if wanted.shown else None)
 
+    def beside(self, image: Any) -> Result:
+        """The result with its image, of which this is the whole file."""
+        known = {name: getattr(self, name) for name in Result.__dataclass_fields__}
+        if self.reduction != 1:
+            # The level that was looked at; a little less, for the quotient is rounded.
+            image = image.reduced(self.scale / self.reduction * (1 - 1e-9))
+        return Result(**{**known, "image": image})
+
     def to_dataframe(self) -> pd.DataFrame:
         if self.table is None:
             raise RuntimeError("the table was not asked for")

@@ -8,17 +8,18 @@ together here in their order, as `Segmenter.find` does it.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any
 
 from mrcnn.distributed import worker
 from mrcnn.distributed.cluster import detecting
-from mrcnn.distributed.far_result import Wanted
+from mrcnn.distributed.far_result import FarResult, Wanted
 from mrcnn.distributed.worker import WorkerError
-from mrcnn.errors import UserError, reason_of
+from mrcnn.errors import MRCNNWarning, UserError, reason_of
 from mrcnn.results.result import Result
 
 # Images that are given out and not finished, for each thread of the workers: while one is worked
@@ -135,7 +136,7 @@ class Team:
 
 
 def in_order(
-    items: Any, give_out: Callable[[Any], Any], result: Callable[[Any], Any], ahead: int
+    items: Iterable[Any], give_out: Callable[[Any], Any], result: Callable[[Any], Any], ahead: int
 ) -> Iterator[Any]:
     """The results of all items, in their order, of which so many are given out at a time."""
     waiting: deque[Any] = deque()
@@ -154,3 +155,44 @@ def team_of(
     """The workers of a client as a team, for the block; arguments as of `cluster.detecting`."""
     with detecting(client, detector, own) as key:
         yield Team(client, key, settings, classes)
+
+
+def results(
+    detector: Any, images: Iterable[Any], client: Any, how: Mapping[str, Any]
+) -> Iterator[Result | Exception]:
+    """What is in images, in their order, found by the workers of a client.
+
+    Args:
+        detector: a `Segmenter`.
+        images: arrays, or `Picture`s, which the workers read themselves.
+        how: arguments of `Segmenter.look`.
+
+    Yields a `Result`, or the UserError or MemoryError of an image.
+    """
+    from mrcnn.images.image_files import Picture
+
+    with team_of(client, detector, detector.settings, detector.classes) as team:
+
+        def give_out(image: Any) -> tuple[Any, Any]:
+            if isinstance(image, Exception):
+                return image, None
+            is_file = isinstance(image, Picture)
+            return image, team.submit(partial(_itself, image), how, Wanted(), is_file)
+
+        def result(given: tuple[Any, Any]) -> Result | Exception:
+            image, future = given
+            if future is None:
+                return image
+            try:
+                found, warned = team.result(future, image)
+            except (UserError, MemoryError) as error:
+                return error
+            for text in warned:
+                warnings.warn(text, MRCNNWarning, stacklevel=3)
+            return found.beside(image) if isinstance(found, FarResult) else found
+
+        yield from in_order(images, give_out, result, team.ahead)
+
+
+def _itself(image: Any) -> Any:
+    return image

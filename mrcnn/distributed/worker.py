@@ -6,11 +6,12 @@ tasks only name it. At most MOST_DETECTORS stay in memory: a client that was kil
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import socket
-import sys
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,12 +56,15 @@ class Detecting(WorkerPlugin):
         _detectors.pop(self.key, None)
 
 
-def detector_of(key: str) -> Any:
-    """The detector of this process. Raises WorkerError where it cannot be made."""
+def detector_of(key: str, description: bytes | None = None) -> Any:
+    """The detector of this process. description: where `Detecting` has not brought it.
+
+    Raises WorkerError where it cannot be made.
+    """
     with _lock:
         if key not in _detectors:
             try:
-                made = pickle.loads(_described[key])
+                made = pickle.loads(description or _described[key])
                 made = made.make() if hasattr(made, "make") else made
             except (UserError, ImportError, KeyError) as error:
                 raise WorkerError(f"{here()}: cannot detect: {error}") from None
@@ -70,24 +74,32 @@ def detector_of(key: str) -> Any:
         return _detectors[key]
 
 
+class Shipped:
+    """A detector as a part of a Dask graph: in another process it is made when it is needed."""
+
+    def __init__(self, detector: Any = None, key: str = "", description: bytes | None = None):
+        self.detector, self.key = detector, key or uuid.uuid4().hex
+        self.description = description
+
+    def __reduce__(self) -> tuple:
+        import cloudpickle
+
+        self.description = self.description or cloudpickle.dumps(self.detector)
+        return Shipped, (None, self.key, self.description)
+
+    def get(self) -> Any:
+        """The detector."""
+        return self.detector or detector_of(self.key, self.description)
+
+
 def here() -> str:
     """This worker, in words."""
     from distributed import get_worker
 
-    return f"worker {get_worker().address} on {socket.gethostname()}"
-
-
-def versions() -> dict[str, str]:
-    """What results depend on, of this process."""
-    import keras
-    import numpy
-
-    return {
-        "Python": "{}.{}".format(*sys.version_info),
-        "Keras": keras.__version__,
-        "the backend": keras.backend.backend(),
-        "NumPy": numpy.__version__,
-    }
+    try:
+        return f"worker {get_worker().address} on {socket.gethostname()}"
+    except ValueError:  # of another of Dask's schedulers
+        return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def ready(key: str) -> str:
