@@ -202,6 +202,20 @@ class SmallNetwork(MicrographConfig):
     PRECISION = "float32"
 
 
+@pytest.mark.parametrize(
+    "batch, message",
+    [
+        ("3", "--batch-size 3 cannot be divided among --devices 64"),
+        ("64", "GPU_COUNT = 64 (--devices): this process has"),
+    ],
+)
+def test_devices_that_cannot_share_a_batch_are_one_line(labelled, batch, message, capsys):
+    images, labels = map(str, labelled)
+    train = ["train", "--images", images, "--labels", labels, "--weights", "nucleus"]
+    assert main([*train, "--logs", images, "--devices", "64", "--batch-size", batch]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_training_takes_the_network_from_the_description(labelled, tmp_path, capsys):
     from mrcnn.model import MaskRCNN
 
