@@ -4,7 +4,7 @@
     weights = mrcnn.fine_tune("corrections/images", "corrections/labels", "nucleus")
     mrcnn.load(weights).detect(image)
 
-What keeps a network from forgetting, see `FineTuneConfig` and LAYERS: a low rate, few steps, the
+What keeps a network from forgetting, see `FineTuneConfig` and `Recipe`: a low rate, few steps, the
 early stages of the backbone and the statistics of all batch norms as they are, the average of the
 weights on the way, and rehearsal: a share of the training are images that the network already
 knows, with its own detections as their labels.
@@ -19,6 +19,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,20 @@ from mrcnn.segmenter import Segmenter, load
 from mrcnn.weights import description
 from mrcnn.weights.download import resolve_weights
 
-LAYERS = "4+"  # what trains: the last stages of the backbone and all above it
-REHEARSAL = 1 / 3  # of the crops
 REHEARSED, MIDDLE = 12, 1024  # images, and pixels a side, at most
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is fine-tuned, beside `FineTuneConfig`."""
+
+    layers: str = "4+"  # what trains: the last stages of the backbone and all above it
+    factor: float = 1.0  # of LEARNING_RATE
+    freeze_bn: bool = True  # whether the statistics of the batch norms stay as they are
+    rehearsal: float = 1 / 3  # share of the crops; 0 for none
+
+
+RECIPE = Recipe()
 
 
 def fine_tune(
@@ -56,6 +68,7 @@ def fine_tune(
     seed: int = 0,
     workers: int = 1,
     precision: str = "auto",
+    recipe: Recipe = RECIPE,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Train a network a little further on a few images.
@@ -71,6 +84,7 @@ def fine_tune(
         seed: of order and augmentation.
         workers: threads that prepare batches.
         precision: of the convolutions: "auto", "float32" or "bfloat16".
+        recipe: what trains, and how.
         progress: called after every step with the steps done and those that there will be, as far
             as is known yet. An error that it raises ends the training and leaves nothing.
 
@@ -88,8 +102,10 @@ def fine_tune(
         )
     taught = labelled_images(images, labels, known.classes[0], channel)
     report = progress or (lambda done, total: None)
-    rehearsed = rehearsal(load(path), rehearse, lambda: report(0, steps))
-    data = Mixture(taught, [(rehearsed, REHEARSAL)]) if rehearsed else taught
+    data: Dataset = taught
+    if recipe.rehearsal:
+        rehearsed = rehearsal(load(path), rehearse, lambda: report(0, steps))
+        data = Mixture(taught, [(rehearsed, recipe.rehearsal)]) if rehearsed else taught
     config = training_config(path, known)
     config.STEPS_PER_EPOCH, config.SEED, config.DATA_WORKERS = steps, seed, workers
     config.PRECISION = precision
@@ -99,15 +115,17 @@ def fine_tune(
     model = MaskRCNN("training", config, str(logs))
     model.load_weights(path, by_name=True).demand_all()
     model.set_log_dir()  # a run of its own, even from the checkpoint of another
+    others = set(Path(logs).glob("*"))
     model.claim_log_dir()
     folder = Path(model.log_dir)
     try:
         with locked(folder):
             description.write(folder / description.RUN_FILE, known)
             report(0, steps)
-            return _train(model, data, minutes, report)
+            return _train(model, data, recipe, minutes, report)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder not in others:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
@@ -135,7 +153,11 @@ def training_config(path: Path, known: description.Description) -> FineTuneConfi
 
 
 def _train(
-    model: Any, data: Dataset, minutes: float | None, report: Callable[[int, int], None]
+    model: Any,
+    data: Dataset,
+    recipe: Recipe,
+    minutes: float | None,
+    report: Callable[[int, int], None],
 ) -> Path:
     """Train one epoch of the configured steps; returns the weight file."""
     import keras
@@ -155,12 +177,12 @@ def _train(
     model.train(
         data,
         None,
-        learning_rate=model.config.LEARNING_RATE,
+        learning_rate=model.config.LEARNING_RATE * recipe.factor,
         epochs=1,
-        layers=LAYERS,
+        layers=recipe.layers,
         augmentation=MICROGRAPHS,
         custom_callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=step_done)],
-        freeze_bn=True,
+        freeze_bn=recipe.freeze_bn,
         time_budget=limit,
     )
     # Nobody goes on with these minutes: what the optimizer knew is three times the weights' size.
