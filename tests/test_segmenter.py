@@ -196,7 +196,7 @@ def test_tensors_of_other_libraries(rng, finder):
         found = finder.detect(tensor)
         np.testing.assert_array_equal(found.labels, expected.labels)
         assert found.to_dataframe().equals(expected.to_dataframe())
-    with pytest.raises(UserError, match=r"Lazy gives no NumPy array \(it is on a device, and has gradients\)"):
+    with pytest.raises(UserError, match=r"no NumPy array \(it is on a device, and has gradients\)"):
         finder.detect(Lazy(None))
 
 
