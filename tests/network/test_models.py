@@ -134,7 +134,6 @@ def test_batch_of_two_equals_two_singles(inference):
             np.testing.assert_allclose(np.asarray(array)[0], outputs[name][i], atol=1e-3)
 
 
-@pytest.mark.backend
 def test_eager_equals_compiled(inference):
     _, model, pictures, metas, outputs = inference
     eager = model([ops.convert_to_tensor(pictures), ops.convert_to_tensor(metas)], training=False)
