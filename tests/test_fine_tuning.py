@@ -134,7 +134,7 @@ def test_weights_without_description_are_refused(corrected, tmp_path):
 class Blind(Finder):
     """Finds nothing."""
 
-    def detect_patches(self, images, probabilities=False, zooms=None):
+    def detect_patches(self, images, probabilities=False, scales=None):
         return [{"scores": np.zeros(0), "patches": []} for _ in images]
 
 

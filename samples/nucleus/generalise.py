@@ -98,6 +98,7 @@ def run_fold(
         "steps": min(options.steps, STEPS_PER_CHECKPOINT),
         "schedule": None,
         "batch_size": None,
+        "devices": 1,
         "cache": None,
         "val_share": 0.0,
         "validate": False,

@@ -209,11 +209,13 @@ class Submission:
         self.path = Path(path)
         self._rows: dict[str, list[tuple[int, str]]] = {}
         # One image's masks fit one field; csv's own limit of 128 KiB is too small for large ones.
-        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         try:
             self._read(csv.reader(io.StringIO(_text_of(self.path), newline="")))
         except csv.Error as error:
             raise UserError(f"{self.path}: cannot be read ({error})") from None
+        finally:
+            csv.field_size_limit(before)  # it is one for all readers of the process
         self._scores = self._read_scores(self.path.with_name("scores.csv"))
         unlike = [i for i in self._rows if self._scores and self.scores(i) is None]
         if unlike:

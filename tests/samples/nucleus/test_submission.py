@@ -270,6 +270,7 @@ def test_named_pipes_and_long_fields(tmp_path):
     runs = " ".join(f"{2 * i + 1} 1" for i in range(40_000))
     (tmp_path / "long.csv").write_text(f"ImageId,EncodedPixels\na,{runs}\n")
     assert (Submission(tmp_path / "long.csv").labels("a", (300, 300)) > 0).sum() == 40_000
+    assert csv.field_size_limit() == 128 * 1024  # of the process, as before
 
 
 def test_names_that_are_no_utf_8(tmp_path):
