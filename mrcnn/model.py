@@ -410,7 +410,8 @@ class MaskRCNN:
             )
         self._fit_shape(loader, validation)
         self.claim_log_dir()
-        with locked(self.output_dir, again=True), devices.scope(self.config.GPU_COUNT):
+        count = self.config.GPU_COUNT
+        with locked(self.output_dir, again=True), devices.scope(count, run.remains):
             run.prepare()
             run.fit(loader, validation, custom_callbacks or ())
 

@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,11 @@ def _tensorflow_processes() -> tuple[int, int]:
         return 0, 1
     try:
         described = json.loads(text)
-        if "cluster" not in described:
+        cluster = described.get("cluster")
+        if not cluster:
             return 0, 1
         # In TensorFlow's order: a chief, where one is named, comes before the workers.
-        chiefs, workers = (described["cluster"].get(kind, ()) for kind in ("chief", "worker"))
+        chiefs, workers = (cluster.get(kind, ()) for kind in ("chief", "worker"))
         tasks = [("chief", number) for number in range(len(chiefs))]
         tasks += [("worker", number) for number in range(len(workers))]
         own = described["task"]["type"], int(described["task"]["index"])
@@ -188,11 +189,22 @@ def _demand(enough: bool, count: int, found: int, total: int) -> None:
 
 
 @contextlib.contextmanager
-def scope(count: int) -> Iterator[None]:
-    """Within the block Keras makes variables for, and trains on, so many devices."""
+def scope(count: int, remains: Callable[[], str] = str) -> Iterator[None]:
+    """Within the block Keras makes variables for, and trains on, so many devices.
+
+    Raises UserError where another process has gone; remains: gives the end of that message, what
+    the run leaves.
+    """
     chosen = distribution(count)
-    with chosen.scope() if chosen is not None else contextlib.nullcontext():
-        yield
+    try:
+        with chosen.scope() if chosen is not None else contextlib.nullcontext():
+            yield
+    except lost_connections() as error:
+        leave()
+        raise UserError(
+            "another process of this training has ended, or cannot be reached "
+            f"({reason_of(error)}){remains()}"
+        ) from error
 
 
 def synchronize_batch_norms(model: keras.Model, count: int) -> None:

@@ -11,7 +11,7 @@ import keras
 
 from mrcnn.console import duration_text
 from mrcnn.data.batches import BatchLoader
-from mrcnn.errors import UserError, reason_of
+from mrcnn.errors import UserError
 from mrcnn.training import checkpoints, devices, fit, state
 from mrcnn.training.averaging import WeightAverage
 from mrcnn.training.callbacks import Plateau, TimeBudget
@@ -120,14 +120,8 @@ class StageRun:
                 self.budget or self.plateau,
             )
         except KeyboardInterrupt:
-            print(f"Stopped{self._remains()}", file=sys.stderr, flush=True)
+            print(f"Stopped{self.remains()}", file=sys.stderr, flush=True)
             raise
-        except devices.lost_connections() as error:
-            devices.leave()
-            raise UserError(
-                "another process of this training has ended, or cannot be reached "
-                f"({reason_of(error)}){self._remains()}"
-            ) from error
         finally:
             if self.average:
                 self.average.apply()
@@ -153,7 +147,7 @@ class StageRun:
             self.average,
         )
 
-    def _remains(self) -> str:
+    def remains(self) -> str:
         """End of a message about a run that stops: what it leaves."""
         last = self.last_checkpoint()
         if last:

@@ -4,11 +4,11 @@
 
 A RUN is FOLDER,DEVICES,EPOCHS or FOLDER,DEVICES,EPOCHS,OTHER, which resumes OTHER, the folder of
 another run, as that was after its first epoch. Epochs are of five steps, batches of four images.
-Writes FOLDER.npz: the losses of the steps, and all weights at the end. Devices are made of the
-processor; several processes come from the environment.
+Writes FOLDER.npy, the losses of the steps. Devices are made of the processor; several processes
+come from the environment.
 
-The rate is low: differences of rounding grow with the steps, until one of them turns a proposal
-into another.
+The rate is low and the images have noise: differences of rounding grow with the steps, until one
+of them turns a proposal into another, which is soonest where many score the same.
 
 DIE_AT_STEP=N in the environment: the process kills itself after N steps.
 """
@@ -51,6 +51,11 @@ def train(folder: Path, count: int, epochs: int, other: Path | None) -> None:
         STEPS_PER_EPOCH = STEPS
         LEARNING_SCHEDULE = "constant"  # which does not depend on the epochs asked for
 
+    class Noisy(Squares):
+        def load_image(self, image_id):
+            noise = np.random.default_rng(int(image_id)).integers(0, 30, (64, 64, 3), np.uint8)
+            return super().load_image(image_id) + noise
+
     class Recorder(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             losses.append([logs[name] for name in sorted(logs)])
@@ -66,10 +71,9 @@ def train(folder: Path, count: int, epochs: int, other: Path | None) -> None:
     if other is not None:
         shutil.copytree(other / "half", folder, dirs_exist_ok=True)
         model.load_weights(model.find_last())
-    squares, began = Squares().fill(8), model.epoch
+    squares, began = Noisy().fill(8), model.epoch
     model.train(squares, None, RATE, epochs, "all", custom_callbacks=[Recorder()])
-    weights = {w.path: keras.ops.convert_to_numpy(w) for w in model.keras_model.weights}
-    np.savez(f"{folder}.npz", losses=losses, **weights)
+    np.save(f"{folder}.npy", losses)
 
 
 def main() -> None:
