@@ -43,10 +43,12 @@ def cores() -> int:
 
 
 def environment_of(workers: int) -> dict[str, str]:
-    """Environment variables of one of so many workers: together they have a thread a core."""
+    """Environment variables of one of so many workers: together they have a thread a core, unless
+    the variables say otherwise already."""
     threads = str(max(1, cores() // workers))
     # A GPU's memory is not to be taken by the first worker alone.
-    return {**dict.fromkeys(THREADS, threads), "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    chosen = {name: os.environ.get(name, threads) for name in THREADS}
+    return {**chosen, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 @contextlib.contextmanager

@@ -25,8 +25,19 @@ from mrcnn.results.result import Result
 # Images that are given out and not finished, for each thread of the workers: while one is worked
 # on, the next one is there.
 AHEAD = 3
+# How often an image is given out again over which Dask has given up, after four deaths of its
+# worker: also those of an innocent image, where workers are killed one after the other.
+AGAIN = 2
 # Tiles that one task looks at, and such tasks given out for each thread.
 GROUP, GROUPS_AHEAD = 8, 2
+
+
+class Given:
+    """A task that is given out."""
+
+    def __init__(self, task: Callable[[], Any], priority: int, future: Any):
+        self.task, self.priority, self.future = task, priority, future
+        self.deaths = 0  # of workers, over which it was given out again
 
 
 class Team:
@@ -65,12 +76,12 @@ class Team:
 
     def submit(
         self, load: Callable[[], Any], how: Mapping[str, Any], wanted: Wanted, spread: bool
-    ) -> Any:
+    ) -> Given:
         """Give out an image. Arguments as of `worker.detect`; returns what `result` takes."""
         return self._give_out(partial(worker.detect, self.key, load, dict(how), wanted, spread))
 
     def result(
-        self, given: Any, image: Any, progress: Callable[[int, int], None] | None = None
+        self, given: Given, image: Any, progress: Callable[[int, int], None] | None = None
     ) -> tuple[Result, list[str]]:
         """What has become of an image, and the warnings.
 
@@ -93,7 +104,7 @@ class Team:
         tiles = look.tiles(shape)
         groups = (tiles[start : start + GROUP] for start in range(0, len(tiles), GROUP))
 
-        def give_out(tiles: Sequence[Any]) -> Any:
+        def give_out(tiles: Sequence[Any]) -> Given:
             # Before the images that are waiting: this one comes first.
             return self._give_out(partial(worker.find_tiles, self.key, image, look, tiles), 10)
 
@@ -101,24 +112,27 @@ class Team:
             for labels, *others in group:
                 yield labels.unpacked(), *others
 
-    def _give_out(self, task: Callable[[], Any], priority: int = 0) -> Any:
+    def _give_out(self, task: Callable[[], Any], priority: int = 0) -> Given:
         """A task in one piece: Dask would look for its own objects in arguments."""
         with self._lost():
-            return self.client.submit(task, pure=False, priority=priority)
+            future = self.client.submit(task, pure=False, priority=priority)
+        return Given(task, priority, future)
 
-    def _of(self, future: Any) -> Any:
+    def _of(self, given: Given) -> Any:
         """The result of a task. Raises as `result`."""
         from distributed import KilledWorker
         from distributed.comm import CommClosedError
 
-        try:
-            return future.result()
-        except KilledWorker as error:
-            raise UserError(
-                f"{error.allowed_failures + 1} workers died over it (out of memory?)"
-            ) from None
-        except (CancelledError, CommClosedError, TimeoutError) as error:
-            raise self._gone(error) from None
+        for attempt in range(AGAIN + 1):
+            try:
+                return given.future.result()
+            except KilledWorker as error:
+                given.deaths += error.allowed_failures + 1
+            except (CancelledError, CommClosedError, TimeoutError) as error:
+                raise self._gone(error) from None
+            if attempt < AGAIN:
+                given.future = self._give_out(given.task, given.priority).future
+        raise UserError(f"{given.deaths} workers died over it (out of memory?)")
 
     @contextlib.contextmanager
     def _lost(self) -> Iterator[None]:

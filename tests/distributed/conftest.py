@@ -13,10 +13,13 @@ collect_ignore_glob = [] if HAS_EXTRA else ["test_*.py"]
 
 @pytest.fixture(scope="session")
 def client():
-    from mrcnn.distributed.cluster import local_cluster
+    from mrcnn.distributed.cluster import cores, local_cluster
 
-    with local_cluster(2) as client:
-        yield client
+    with pytest.MonkeyPatch.context() as patch:
+        # As many as this process has: scores depend on them in their last bits.
+        patch.setenv("TF_NUM_INTRAOP_THREADS", str(cores()))
+        with local_cluster(2) as client:
+            yield client
 
 
 @pytest.fixture(scope="session")
