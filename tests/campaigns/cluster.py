@@ -161,10 +161,11 @@ def kill_scheduler(data: Path, folder: Path, rng: np.random.Generator) -> list[s
         code = run.wait(90)
         if code != 2 or "Traceback" in run.output:
             wrong.append(f"exit code {code} without a scheduler: {run.last_line()}")
-        elif "is gone" not in run.last_line():
-            wrong.append(f"says another thing: {run.last_line()}")
+        elif "is gone" not in run.output:
+            wrong.append(f"says another thing: {run.output[-300:]}")
         wrong.append(torn_file(folder))
-    print(f"  killed after {finished(folder)} of {IMAGES}: {run.last_line()}", flush=True)
+    gone = [line for line in run.output.splitlines() if "is gone" in line]
+    print(f"  killed after {finished(folder)} of {IMAGES}: {gone}", flush=True)
     with cluster() as (address, _):
         run = Launched(mrcnn(*command(data, folder, "--scheduler", address, "--resume")))
         if run.wait(LONGEST_RUN) != 0:
