@@ -138,7 +138,7 @@ def cluster() -> Iterator[tuple[str, subprocess.Popen]]:
             found[0] for line in scheduler.stdout if (found := re.findall(r"tcp://[\d.:]+", line))
         )
         quiet["stdout"] = subprocess.DEVNULL
-        how = ["--nworkers", "2", "--nthreads", "1", "--death-timeout", "20"]
+        how = ["--nworkers", "2", "--nthreads", "1", "--death-timeout", "300"]
         started.append(subprocess.Popen([*dask, "worker", address, *local, *how], **quiet))
         yield address, scheduler
     finally:
