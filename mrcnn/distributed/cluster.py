@@ -101,7 +101,7 @@ def running_cluster(address: str) -> Iterator[Any]:
     require_distributed()
     from distributed import Client
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is wrong is said below
+    _silence()  # what is wrong is said below, and by `Team`
     try:
         client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError, TypeError) as error:
@@ -113,6 +113,13 @@ def running_cluster(address: str) -> Iterator[Any]:
         yield client
     finally:
         _close(client)
+
+
+def _silence() -> None:
+    """Keep Dask's tracebacks off the screen; its loggers have levels of their own."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.split(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _close(one: Any) -> None:

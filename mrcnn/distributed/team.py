@@ -146,7 +146,9 @@ class Team:
 
     def _gone(self, error: BaseException) -> WorkerError:
         address = getattr(self.client.scheduler, "address", "?")
-        return WorkerError(f"the scheduler at {address} is gone ({reason_of(error, 120)})")
+        return WorkerError(
+            f"the scheduler at {address} is gone ({reason_of(error, 60)}): results so far are whole"
+        )
 
 
 def in_order(
