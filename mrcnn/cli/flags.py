@@ -359,14 +359,18 @@ def add_result_flags(
         help="cut every image into tiles of this side, in pixels of the scaled image (default: "
         "only large ones, into tiles of 768)",
     )
+    add_rerun_flags(parser)
+    add_cluster_flags(parser)
+
+
+def add_rerun_flags(parser: argparse.ArgumentParser) -> None:
     add_overwrite_flag(parser)
-    add(
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="demand that --output has this run's beginning, of which only what is missing is done "
         "(default: it is done where it is there)",
     )
-    add_cluster_flags(parser)
 
 
 def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
