@@ -146,8 +146,8 @@ class Config:
     POST_NMS_ROIS_INFERENCE = 1000
 
     # (new) Detection: PRE_NMS_LIMIT, POST_NMS_ROIS_INFERENCE and DETECTION_MAX_INSTANCES are for
-    # 1024 x 1024 pixels of network input, and grow and shrink with its area in steps of two (down
-    # to an eighth). False: they are the same for images of all sizes.
+    # up to 1024 x 1024 pixels of network input, and grow with its area above that, in steps of two.
+    # False: they are the same for images of all sizes.
     LIMITS_PER_MEGAPIXEL = False
 
     # Standard deviations of (dy, dx, log dh, log dw): box deltas are divided by them.

@@ -343,13 +343,19 @@ def validate(config: Any, keys: list[str]) -> None:
     Raises:
         UserError: one line that names the key, its value and what is allowed.
     """
-    for key, (is_allowed, allowed) in RULES.items():
-        if not is_allowed(getattr(config, key)):
-            raise UserError(f"{key} = {_shown(getattr(config, key))} is not allowed: {allowed}")
+    for key in RULES:
+        check_value(key, getattr(config, key))
     for key, is_allowed, allowed in RULES_BETWEEN_KEYS:
         if not is_allowed(config):
             raise UserError(f"{key} = {_shown(getattr(config, key))} is not allowed: {allowed}")
     _warn_about_unknown_keys(keys)
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raise UserError where a key cannot have this value, whatever other keys have."""
+    is_allowed, allowed = RULES[key]
+    if not is_allowed(value):
+        raise UserError(f"{key} = {_shown(value)} is not allowed: {allowed}")
 
 
 def _warn_about_unknown_keys(keys: list[str]) -> None:

@@ -151,3 +151,11 @@ def test_the_side_of_training_crops_has_no_effect_on_detection():
         IMAGE_MIN_DIM = IMAGE_MAX_DIM = 512
 
     assert inference_config(LargeCrops)().IMAGE_MIN_DIM == 0
+
+
+@pytest.mark.parametrize("setting", ["LEARNING_RATE='.true'", "NO_KEY=1", "SEED=1"])
+def test_a_wrong_setting_in_a_file_names_the_file(setting, tmp_path):
+    how = {"preset": None, "config": [setting], "schedule": None}
+    (tmp_path / OLD_FILE).write_text(json.dumps(how))
+    with pytest.raises(UserError, match=f"{OLD_FILE}: its settings are damaged"):
+        beside(tmp_path / "weights.h5")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mrcnn.config import Config
-from mrcnn.config_rules import RULES
+from mrcnn.config_rules import RULES, check_value
 from mrcnn.data.micrographs import MicrographAugmentation
 from mrcnn.errors import UserError, quoted
 from mrcnn.presets import PRESETS
@@ -138,7 +138,7 @@ def _of(found: Mapping[str, Any], path: str | Path) -> Settings:
         if settings.preset is not None and settings.preset not in PRESETS:
             raise ValueError(f"there is no preset {settings.preset}")
         for setting in settings.config:
-            _parsed(setting)
+            check_value(*_parsed(setting))
     except (KeyError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error
     return settings

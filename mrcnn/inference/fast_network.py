@@ -36,7 +36,6 @@ from mrcnn.network.models import (
 from mrcnn.weights.matching import shorten
 
 MEGAPIXEL = 1024**2
-SMALLEST_FACTOR = 1 / 8  # the limits of images of 362 x 362 pixels hold for all smaller ones
 FINDERS_KEPT = 8
 ANCHOR_SETS_KEPT = 16  # one per image size, about 4 MB per megapixel
 
@@ -51,19 +50,19 @@ class Found(NamedTuple):
     rois: np.ndarray  # [B, R, 4]
 
 
-def limit_factor(config, shape) -> float:
+def limit_factor(config, shape) -> int:
     """What LIMITS_PER_MEGAPIXEL multiplies the limits by, for molded images (H, W, ...): a power
-    of two, so that there are few graphs; 1 without it."""
+    of two, so that there are few graphs; 1 without it, and for all images up to a megapixel."""
     if not config.LIMITS_PER_MEGAPIXEL:
-        return 1.0
-    return 2.0 ** math.ceil(math.log2(max(shape[0] * shape[1] / MEGAPIXEL, SMALLEST_FACTOR)))
+        return 1
+    return 2 ** math.ceil(math.log2(max(shape[0] * shape[1] / MEGAPIXEL, 1)))
 
 
-def with_limits(config, factor: float):
+def with_limits(config, factor: int):
     """A copy of a configuration with that many times as many candidates, proposals, detections."""
     config = copy.copy(config)
     for key in ("PRE_NMS_LIMIT", "POST_NMS_ROIS_INFERENCE", "DETECTION_MAX_INSTANCES"):
-        setattr(config, key, math.ceil(getattr(config, key) * factor))
+        setattr(config, key, getattr(config, key) * factor)
     return config
 
 
