@@ -9,7 +9,7 @@ nothing so.
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -25,6 +25,13 @@ from mrcnn.pixels.object_size import object_scale
 FIRST_FACTORS = (1.0, 1 / 3, 2.0)
 MORE_PASSES = 2
 MUCH_SMALLER = 0.7
+# Before these, an image that would have more pixels is seen at this share of the scale: a quarter
+# of the time, and enough where that asks for a scale at most so many times as large.
+COARSE, COARSE_PIXELS, COARSE_ENOUGH = 0.5, 384**2, 1.5
+# The scale of a forward pass is kept where what is found asks for one at most so many times as
+# large or small: networks know objects of half to twice OBJECT_SIZE. The detection then uses what
+# that forward pass has found.
+NEAR = 1.25
 # No scale makes an image larger than this many pixels, some 5 GB of memory.
 MOST_PIXELS = 16e6
 
@@ -88,14 +95,23 @@ def _find_scale(network: FastNetwork, image: np.ndarray, config, first: float | 
         wanted = object_scale(boxes, config)
         return None if wanted is None else min(_rounded(wanted), most)
 
+    given = first is not None
     first = first or molding.scale_factor(image.shape, None, None, config.IMAGE_MIN_SCALE, "pad64")
+    if not given and first**2 * math.prod(image.shape[:2]) > COARSE_PIXELS:
+        at = min(COARSE * first, most)
+        wanted = asked_at(at)
+        if wanted is not None and wanted <= COARSE_ENOUGH * at:
+            return _settled(asked_at, at, wanted)
     for factor in FIRST_FACTORS:
         at = min(first * factor, most)
         wanted = asked_at(at)
         if wanted is not None:
-            break
-    else:
-        return min(first, most)
+            return _settled(asked_at, at, wanted)
+    return min(first, most)
+
+
+def _settled(asked_at: Callable[[float], float | None], at: float, wanted: float) -> float:
+    """The scale to detect at, where a forward pass at one scale asks for another."""
     # Of objects that are far too large for the scale, the network finds parts.
     for _ in range(MORE_PASSES):
         if wanted >= MUCH_SMALLER * at:
@@ -104,7 +120,7 @@ def _find_scale(network: FastNetwork, image: np.ndarray, config, first: float | 
         if closer is None:
             return at  # where something was found
         at, wanted = wanted, closer
-    return wanted
+    return at if 1 / NEAR <= wanted / at <= NEAR else wanted
 
 
 def _rounded(scale: float) -> float:

@@ -123,6 +123,8 @@ class FastNetwork:
             lambda: [ops.stack([ops.sum(ops.cast(v, "float32")) for v in watched])], watched, []
         )
         self._folded: np.ndarray | None = None
+        # What the last forward pass without masks took and found, which a detection may follow.
+        self._last: tuple[np.ndarray, np.ndarray, list] | None = None
 
     def __call__(self, images: np.ndarray, metas: np.ndarray, masks: bool = True) -> Found:
         """
@@ -162,8 +164,8 @@ class FastNetwork:
 
     def _run(self, images, metas, with_masks) -> Found:
         self._fold_if_changed()
-        find = self._finder(limit_factor(self.config, images.shape[1:3]))
-        found = find(images, metas, self.anchors(*images.shape[1:3]))
+        found = self._find(images, metas)
+        self._last = None if with_masks else (images, metas, found)
         detections, classes, deltas, rois = map(ops.convert_to_numpy, found[:4])
         if not np.isfinite(classes).all():
             raise UserError(
@@ -180,6 +182,13 @@ class FastNetwork:
             shape = (len(images), 0, *self.config.MASK_SHAPE, classes.shape[-1])
             masks = np.zeros(shape, np.float32)
         return Found(detections, classes, deltas, masks, rois)
+
+    def _find(self, images, metas) -> list:
+        """The outputs of `_find_graph`, those of the last forward pass where that took the same."""
+        if self._last is not None and all(map(np.array_equal, self._last, (images, metas))):
+            return self._last[2]
+        find = self._finder(limit_factor(self.config, images.shape[1:3]))
+        return find(images, metas, self.anchors(*images.shape[1:3]))
 
     def _find_graph(self, config, image, meta, anchors):
         """Without masks: [detections, classes, deltas, rois, and the maps to pool from]."""
@@ -209,7 +218,7 @@ class FastNetwork:
             _refuse_not_finite(self.source)
         if self._folded is None or not np.array_equal(sums, self._folded):
             fold(self.source, self.bank)
-            self._folded = sums
+            self._folded, self._last = sums, None
 
 
 def padded_count(count: int, steps: int = 8) -> int:

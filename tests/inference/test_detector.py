@@ -81,11 +81,29 @@ def scale_found(side, shape=(64, 64), **keys):
     return scale, network.looks
 
 
-@pytest.mark.parametrize("side", [10, 30, 46])
+@pytest.mark.parametrize("side", [10, 25])
 def test_one_look_is_enough_for_objects_that_are_not_too_large(side):
     scale, looks = scale_found(side)
     assert looks == [1.0] and scale == pytest.approx(40 / side, rel=0.1)
     assert math.log2(scale) * 4 == pytest.approx(round(math.log2(scale) * 4))
+
+
+@pytest.mark.parametrize("side", [33, 46])
+def test_a_scale_that_is_near_is_kept(side):
+    assert scale_found(side) == (1.0, [1.0])
+
+
+def test_a_large_image_is_seen_coarsely_first():
+    shape = (400, 400)
+    assert scale_found(80, shape) == (0.5, [0.5])  # 40 there: as asked for
+    scale, looks = scale_found(60, shape)  # 30 there
+    assert looks == [0.5] and scale == pytest.approx(40 / 60, rel=0.1)
+    scale, looks = scale_found(40, shape)  # 20 there, which might be the largest ones only
+    assert looks == [0.5, 1.0] and scale == 1.0
+    scale, looks = scale_found(10, shape)  # too small to be seen there
+    assert looks == [0.5, 1.0] and scale == pytest.approx(4, rel=0.1)
+    scale, looks = scale_found(160, shape, OBJECT_SIZE=20)  # 40 for 80 there: parts
+    assert looks == [0.5, 0.25, 0.125] and scale == 0.125
 
 
 def test_parts_of_large_objects_lead_to_another_look():

@@ -92,6 +92,26 @@ def test_limited_graphs_give_what_the_plain_model_with_these_limits_gives(rng, m
         assert_same(found, model.predict_on_batch(list(inputs)))
 
 
+@pytest.mark.backend
+def test_a_forward_pass_without_masks_is_not_repeated(rng, monkeypatch):
+    plain, fast = build(TinyConfig())
+    images, metas = wide_batch(fast.config, rng, (64, 64), images=1)[:2]
+    expected, passes = fast(images, metas), []
+    finder = fast._finder
+    monkeypatch.setattr(fast, "_finder", lambda factor: passes.append(1) or finder(factor))
+    fast(images, metas, masks=False)
+    for one, other in zip(fast(images, metas), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(passes) == 1
+    fast(images, metas)  # what was kept is gone
+    fast(images, metas, masks=False)
+    fast(images + 1, metas)  # another image
+    fast(images, metas, masks=False)
+    set_weights(plain, 1)
+    fast(images, metas)  # other weights
+    assert len(passes) == 6
+
+
 def test_fast_equals_plain_with_resnet101(rng):
     plain, fast = build(Resnet101Config())
     inputs = batch(fast.config, rng)
