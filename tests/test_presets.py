@@ -106,7 +106,7 @@ def test_new_settings_lie_over_the_remembered_ones():
     older = Settings("paper", ("POOL_SIZE=7",), "alternating")
     assert Settings().over(older) == older
     newer = Settings(None, ("POOL_SIZE=8",), "joint").over(older)
-    assert newer == Settings("paper", ("POOL_SIZE=7", "POOL_SIZE=8"), "joint")
+    assert newer == Settings("paper", ("POOL_SIZE=8",), "joint")
     assert newer.applied_to(nucleus.NucleusConfig).POOL_SIZE == 8
 
 

@@ -55,9 +55,9 @@ class Settings:
         """These on top of older ones."""
         return Settings(
             self.preset or older.preset,
-            (*older.config, *self.config),
+            _latest(*older.config, *self.config),
             self.schedule or older.schedule,
-            (*older.augment, *self.augment),
+            _latest(*older.augment, *self.augment),
         )
 
     def augmentation(self, base: MicrographAugmentation) -> MicrographAugmentation:
@@ -82,6 +82,11 @@ class Settings:
         made = type(base.__name__, (base,), {k: v for k, v in values.items() if k not in keep})
         made()  # checks the values
         return made
+
+
+def _latest(*settings: str) -> tuple[str, ...]:
+    """KEY=VALUEs, of those with one key the last."""
+    return tuple({setting.partition("=")[0]: setting for setting in settings}.values())
 
 
 def _parsed(setting: str) -> tuple:

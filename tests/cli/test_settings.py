@@ -31,3 +31,11 @@ def test_absurd_values_are_one_short_line(setting):
     text = str(caught.value)
     assert text.isprintable() and len(text) < 400
     assert setting.partition("=")[0][:20] in text
+
+
+def test_of_settings_with_one_key_the_last_is_kept():
+    older = Settings("paper", ("POOL_SIZE=7", "SEED=1"), None, ("stain=.5",))
+    newer = Settings(None, ("POOL_SIZE=8", "POOL_SIZE=9"), "joint", ("haze=.1",))
+    expected = Settings("paper", ("POOL_SIZE=9", "SEED=1"), "joint", ("stain=.5", "haze=.1"))
+    assert newer.over(older) == expected
+    assert newer.over(expected) == expected  # resumed again and again
