@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from mrcnn.images.image_files import Unreadable, planes_in, reason_of
-from mrcnn.images.listing import file_key, picture_paths
+from mrcnn.images.image_files import Unreadable, each_file
+from mrcnn.images.listing import picture_paths
 from mrcnn.images.planes import RGB, Plane
 
 
@@ -27,19 +27,11 @@ def contents_of(inputs: Sequence[str | os.PathLike]) -> tuple[list[Contents], li
     Only headers are read. Raises UserError where an input is not there or has no images in it.
     """
     paths, closed = picture_paths(inputs)
-    found: list[Contents] = []
     unreadable = [Unreadable(*one) for one in closed]
-    seen: set[str] = set()
-    for path in paths:
-        if file_key(path) in seen:
-            continue  # its planes came with another file of the same set
-        try:
-            planes = planes_in(path)
-        except Exception as error:
-            unreadable.append(Unreadable(path, reason_of(error, path)))
-            continue
-        seen.update(file_key(file) for plane in planes for file in plane.files)
-        found.append(Contents(path, _lines(planes), list(planes[0].left_out) if planes else []))
+    found = [
+        Contents(path, lines, list(planes[0].left_out) if planes else [])
+        for path, planes, lines in each_file(paths, unreadable, _lines)
+    ]
     return found, unreadable
 
 

@@ -16,10 +16,10 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -234,26 +234,36 @@ def find_pictures(
         else:
             left_out.append(Unreadable(path, reason))
     found: list[tuple[Path, Plane, slice, tuple[str, ...]]] = []
-    seen: set[str] = set()
-    for path in paths:
-        if file_key(path) in seen:
-            continue  # its planes came with another file of the same set
-        try:
-            planes = planes_in(path)
-            chosen, refused = _with_channels(planes, channel)
-        except Exception as error:
-            unreadable.append(Unreadable(path, reason_of(error, path)))
-            continue
+    choose = functools.partial(_with_channels, channel=channel)
+    for path, planes, (chosen, refused) in each_file(paths, unreadable, choose):
         found += [(path, *one) for one in chosen]
         left_out_there = [*(planes[0].left_out if planes else ()), *refused]
         if left_out_there:
             unreadable.append(Unreadable(path, "; ".join(left_out_there)))
-        seen.update(file_key(file) for plane in planes for file in plane.files)
     names = picture_names([(path, plane.suffix) for path, plane, _, _ in found])
     return [
         Picture(name, path, channels, plane, part)
         for name, (path, plane, part, channels) in zip(names, found, strict=True)
     ], unreadable
+
+
+def each_file(
+    paths: Iterable[Path], unreadable: list[Unreadable], take: Callable[[list[Plane]], Any]
+) -> Iterator[tuple[Path, list[Plane], Any]]:
+    """Each of some files with its planes and what `take` makes of them; of a set of files that
+    belong together only the first. unreadable: takes those that cannot be read or taken."""
+    seen: set[str] = set()
+    for path in paths:
+        if file_key(path) in seen:
+            continue
+        try:
+            planes = planes_in(path)
+            taken = take(planes)
+        except Exception as error:
+            unreadable.append(Unreadable(path, reason_of(error, path)))
+            continue
+        seen.update(file_key(file) for plane in planes for file in plane.files)
+        yield path, planes, taken
 
 
 def _with_channels(
