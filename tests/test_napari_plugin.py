@@ -184,8 +184,8 @@ def test_large_planes_are_read_in_parts_and_small_ones_once(detector, monkeypatc
     assert small.sizes == [500 * 700] * 2
 
     monkeypatch.setattr(plugin, "MOST_BYTES", 500 * 700 - 1)
-    monkeypatch.setattr("mrcnn.segmenter.WHOLE_PIXELS", 300 * 300)
-    monkeypatch.setattr("mrcnn.segmenter.TILE", 256)
+    monkeypatch.setattr("mrcnn.inference.scale.WHOLE_PIXELS", 300 * 300)
+    monkeypatch.setattr("mrcnn.inference.view.TILE", 256)
     monkeypatch.setattr("mrcnn.pixels.exposure.BAND_VALUES", 1)
     large, seen = File(data), []
     labels, measured, _ = plugin.find(large, detector, progress=lambda *at: seen.append(at))
@@ -479,8 +479,8 @@ def test_a_search_goes_on_without_its_widget(panel, monkeypatch):
 
 
 def test_progress_is_shown(panel, monkeypatch):
-    monkeypatch.setattr("mrcnn.segmenter.WHOLE_PIXELS", 300 * 300)
-    monkeypatch.setattr("mrcnn.segmenter.TILE", 256)
+    monkeypatch.setattr("mrcnn.inference.scale.WHOLE_PIXELS", 300 * 300)
+    monkeypatch.setattr("mrcnn.inference.view.TILE", 256)
     panel.viewer.layers[0].data = picture([(30, 40), (350, 300), (480, 600)], (500, 700))
     seen = []
     panel.bar.changed.connect(lambda value: seen.append((value, panel.bar.max)))

@@ -10,13 +10,12 @@ import pytest
 import tifffile
 
 import mrcnn
-from mrcnn import segmenter
 from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.images.image_files import open_image
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing, postprocess
+from mrcnn.inference.scale import MICRONS_RANGE, OBJECT_MICRONS, WHOLE_PIXELS
 from mrcnn.model import MaskRCNN
-from mrcnn.pixels.exposure import Exposure
 from mrcnn.segmenter import Segmenter
 from mrcnn.weights import description
 from samples.nucleus import nucleus
@@ -108,9 +107,9 @@ def test_tiles_give_the_same(rng, finder):
 
 
 def test_large_pictures_are_read_and_kept_in_parts(rng, finder, monkeypatch):
-    monkeypatch.setattr(segmenter, "WHOLE_PIXELS", 300 * 300)
-    monkeypatch.setattr(segmenter, "PIXELS_IN_MEMORY", 1000)
-    monkeypatch.setattr(segmenter, "TILE", 256)
+    monkeypatch.setattr("mrcnn.inference.scale.WHOLE_PIXELS", 300 * 300)
+    monkeypatch.setattr("mrcnn.inference.tiles.PIXELS_IN_MEMORY", 1000)
+    monkeypatch.setattr("mrcnn.inference.view.TILE", 256)
     monkeypatch.setattr("mrcnn.pixels.exposure.BAND_VALUES", 1)
     image = spots(rng, (700, 900), 300)
     file = SlicedImage(image)
@@ -122,15 +121,6 @@ def test_large_pictures_are_read_and_kept_in_parts(rng, finder, monkeypatch):
     assert result.to_dataframe().equals(finder.detect(image).to_dataframe())
 
 
-def test_the_scale_of_a_large_image_is_sought_where_there_is_something(rng):
-    image = np.zeros((4000, 4000), np.uint8)
-    image[3300:3700, 300:700] = spots(rng, (400, 400))
-    exposure = segmenter.measure(image, SpotFinder.config)
-    parts = segmenter.varied_parts(image, exposure)
-    assert len(parts) == segmenter.PARTS and image[parts[0]].any()
-    assert all(image[part].shape == (384, 384) for part in parts)
-
-
 def test_diameter_and_pixel_size_set_the_scale(rng, finder):
     image = spots(rng)
     assert finder.detect(image, diameter=8).scale == 4
@@ -139,8 +129,8 @@ def test_diameter_and_pixel_size_set_the_scale(rng, finder):
     # OBJECT_SIZE = 32 pixels of 1 / 32 micron a micron of the nucleus.
     for microns in (0.25, 1.0):
         result = finder.detect(image, microns=microns)
-        assert finder.model.first == np.clip(32 * microns / segmenter.OBJECT_MICRONS, 0.25, 4)
-        low, high = (32 * microns / size for size in segmenter.MICRONS_RANGE[::-1])
+        assert finder.model.first == np.clip(32 * microns / OBJECT_MICRONS, 0.25, 4)
+        low, high = (32 * microns / size for size in MICRONS_RANGE[::-1])
         assert result.scale == np.clip(1.0, low, high) and result.microns == microns
 
 
@@ -363,12 +353,4 @@ def test_a_strip_is_tiled_by_what_it_is_padded_to(shape, finder, rng, monkeypatc
     monkeypatch.setattr(SpotFinder, "detect_patches", detect_patches)
     image = rng.integers(0, 256, shape, dtype=np.uint8)
     finder.detect(image, diameter=8)  # scale 4
-    assert len(padded) > 1 and max(padded) <= segmenter.WHOLE_PIXELS
-
-
-def test_the_parts_of_a_strip_are_all_different():
-    image = np.random.default_rng(0).integers(0, 255, (1, 30_000), np.uint8)
-    parts = segmenter.varied_parts(image, Exposure(0, 255))
-    starts = [columns.start for _, columns in parts]
-    assert len(set(starts)) == len(parts) == 5
-    assert all(image[part].shape == (1, 384) for part in parts)
+    assert len(padded) > 1 and max(padded) <= WHOLE_PIXELS

@@ -1,7 +1,7 @@
 """The workers of a cluster in the place of a detector: images are given out, results come back.
 
-One image is one task; Dask repeats the tasks of a worker that dies. An image of many tiles is
-looked at by one worker and then cut up: its tiles go to all workers, group by group, and are put
+One image is one task; Dask repeats the tasks of a worker that dies. Of an image of many tiles one
+worker chooses the view, then it is cut up: its tiles go to all workers, group by group, and are put
 together here in their order, as `Segmenter.find` does it.
 """
 
@@ -28,7 +28,7 @@ AHEAD = 3
 # How often an image is given out again over which Dask has given up, after four deaths of its
 # worker: also those of an innocent image, where workers are killed one after the other.
 AGAIN = 2
-# Tiles that one task looks at, and such tasks given out for each thread.
+# Tiles of one task, and such tasks given out for each thread.
 GROUP, GROUPS_AHEAD = 8, 2
 
 
@@ -92,21 +92,19 @@ class Team:
         found, warned = self._of(given)
         if isinstance(found, Result):
             return found, warned
-        look, shape = found
-        level = look.level(image)
-        labels, scores, class_ids = look.joined(
-            shape, self._tiles(image, look, shape), self.settings, progress
-        )
-        return look.result(level, labels, scores, class_ids, self.classes), warned
+        view, shape = found
+        parts = self._tiles(image, view, shape)
+        instances = view.joined(shape, parts, self.settings, progress)
+        return view.result(view.level(image), instances, self.classes), warned
 
-    def _tiles(self, image: Any, look: Any, shape: Sequence[int]) -> Iterator[tuple]:
+    def _tiles(self, image: Any, view: Any, shape: Sequence[int]) -> Iterator[tuple]:
         """What is in all tiles of an image, in their order; few are in memory."""
-        tiles = look.tiles(shape)
+        tiles = view.tiles(shape)
         groups = (tiles[start : start + GROUP] for start in range(0, len(tiles), GROUP))
 
         def give_out(tiles: Sequence[Any]) -> Given:
             # Before the images that are waiting: this one comes first.
-            return self._give_out(partial(worker.find_tiles, self.key, image, look, tiles), 10)
+            return self._give_out(partial(worker.find_tiles, self.key, image, view, tiles), 10)
 
         for group in in_order(groups, give_out, self._of, GROUPS_AHEAD * self.threads):
             for labels, *others in group:
@@ -181,7 +179,7 @@ def results(
     Args:
         detector: a `Segmenter`.
         images: arrays, or `Picture`s, which the workers read themselves.
-        how: arguments of `Segmenter.look`.
+        how: fields of `ViewOptions`.
 
     Yields a `Result`, or the UserError or MemoryError of an image.
     """

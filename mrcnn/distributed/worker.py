@@ -116,25 +116,25 @@ def detect(
     Args:
         key: of the detector.
         load: gives the image.
-        how: arguments of `Segmenter.look`.
-        may_spread: whether an image of many tiles is only looked at.
+        how: fields of `ViewOptions`.
+        may_spread: whether of an image of many tiles only the view is chosen.
 
     Returns:
-        A `FarResult`, or a `Look` and the shape of its level for images of more than SPREAD_ABOVE
+        A `FarResult`, or a `View` and the shape of its level for images of more than SPREAD_ABOVE
         tiles; and the warnings.
     """
     detector = detector_of(key)
 
     def work() -> Any:
-        level, look = detector.look(load(), **how)
-        if may_spread and look.tile and len(look.tiles(level.shape)) > SPREAD_ABOVE:
-            return look, tuple(level.shape)
-        return FarResult.of(detector.find(level, look), wanted)
+        level, view = detector.choose_view(load(), **how)
+        if may_spread and view.tile and len(view.tiles(level.shape)) > SPREAD_ABOVE:
+            return view, tuple(level.shape)
+        return FarResult.of(detector.find(level, view), wanted)
 
     return with_warnings(work)
 
 
-def find_tiles(key: str, image: Any, look: Any, tiles: Sequence[Any]) -> list[tuple]:
+def find_tiles(key: str, image: Any, view: Any, tiles: Sequence[Any]) -> list[tuple]:
     """What is in some tiles of an image: packed labels, scores and classes of each."""
-    found = detector_of(key).find_tiles(look.level(image), look, tiles)
+    found = detector_of(key).find_tiles(view.level(image), view, tiles)
     return [(PackedLabels.of(labels), *others) for labels, *others in found]

@@ -40,6 +40,14 @@ class Detections(NamedTuple):
     class_ids: np.ndarray | None = None  # int [N]
 
 
+class Instances(NamedTuple):
+    """The instances of one image, or of a part of it."""
+
+    labels: np.ndarray  # int32 [H, W] of 1 to n; 0 is background
+    scores: np.ndarray  # float64 [n]
+    class_ids: np.ndarray  # int32 [n]
+
+
 @dataclass(frozen=True)
 class PostProcessing:
     """The settings, with the defaults that `detect` and `evaluate` use. None switches off."""
@@ -175,6 +183,16 @@ def postprocess(
     """
     labels, chosen = resolve(detections, shape, settings)
     return labels, np.asarray(detections.scores, np.float64)[chosen]
+
+
+def instances_of(
+    detections: Detections, shape: Sequence[int], settings: PostProcessing
+) -> Instances:
+    """As `postprocess`, with classes: 1 where the detections have none."""
+    labels, chosen = resolve(detections, tuple(int(side) for side in shape[:2]), settings)
+    ids, scores = detections.class_ids, np.asarray(detections.scores, np.float64)[chosen]
+    known = np.ones(len(chosen)) if ids is None else np.asarray(ids)[chosen]
+    return Instances(labels, scores, known.astype(np.int32))
 
 
 def resolve(

@@ -1,4 +1,4 @@
-"""Pictures of any size: cut into tiles that overlap, and what is found in them put together again.
+"""Images of any size: cut into tiles that overlap, and what is found in them put together again.
 
 Every tile is a window of the image that the network sees whole, and has a core. The cores divide
 the image among the tiles; around its core a tile sees a margin, the halo, of twice the size of a
@@ -19,13 +19,14 @@ Shapes: H, W pixels of the image, h, w of a tile, N objects. Boxes are y1, x1, y
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from mrcnn.inference.postprocess import PostProcessing, large_enough
+from mrcnn.inference.postprocess import Instances, PostProcessing, large_enough
 
 # Sides in pixels of the scaled image, where a typical object has OBJECT_SIZE, 32.
 TILE = 768
@@ -35,6 +36,8 @@ TOLERANCE = 0.25
 # Two finds are of one object where they share more than this part of the smaller one; two parts of
 # a large object, where they share more than this part of each where both tiles have looked.
 SAME = 0.5
+# Label maps of more pixels are files.
+PIXELS_IN_MEMORY = 2**27
 # Rows of the label map that are renumbered together.
 BAND = 1024
 
@@ -83,22 +86,14 @@ def _intervals(size: int, side: int, margin: int) -> list[tuple[int, int, int, i
 class Mosaic:
     """The label map of a whole image, from the label maps of its tiles in their order."""
 
-    def __init__(
-        self,
-        shape: Sequence[int],
-        settings: PostProcessing,
-        margin: float,
-        labels: np.ndarray | None = None,
-    ):
+    def __init__(self, shape: Sequence[int], settings: PostProcessing, margin: float):
         """
         Args:
             shape: (H, W) or longer, of the image.
             settings: how small an object may be.
             margin: the halo, in pixels of the image.
-            labels: zeros int32 [H, W] to write into, such as a memory map.
         """
-        shape = int(shape[0]), int(shape[1])
-        self.labels = np.zeros(shape, np.int32) if labels is None else labels
+        self.labels = _zeros((int(shape[0]), int(shape[1])))
         self.settings = settings
         self.tolerance = margin * TOLERANCE
         self._scores: list[float] = []
@@ -233,12 +228,8 @@ class Mosaic:
         self._scores[label - 1] = max(self._scores[label - 1], self._scores[other - 1])
         self._areas[other - 1] = 0
 
-    def finish(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Drop specks and number the objects by falling score.
-
-        Returns:
-            labels int32 [H, W] of 1 to N, scores float64 [N], class ids int [N].
-        """
+    def finish(self) -> Instances:
+        """Drop specks and number the objects by falling score."""
         areas = np.array(self._areas, np.int64)
         scores, class_ids = np.array(self._scores, np.float64), np.array(self._class_ids, np.int32)
         present = np.flatnonzero((areas > 0) & large_enough(areas, self.settings))
@@ -248,7 +239,15 @@ class Mosaic:
         for start in range(0, self.labels.shape[0], BAND):
             band = self.labels[start : start + BAND]
             band[:] = numbers[band]
-        return self.labels, scores[present], class_ids[present]
+        return Instances(self.labels, scores[present], class_ids[present])
+
+
+def _zeros(shape: tuple[int, int]) -> np.ndarray:
+    """int32 zeros; a file that goes away with the array where there are very many."""
+    if math.prod(shape) <= PIXELS_IN_MEMORY:
+        return np.zeros(shape, np.int32)
+    with tempfile.TemporaryFile(prefix="mrcnn_labels_") as file:
+        return np.memmap(file, np.int32, "w+", shape=shape)
 
 
 def _distance(point: tuple[float, float], box: Box) -> float:
