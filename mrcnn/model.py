@@ -1,13 +1,10 @@
 """`MaskRCNN`: build the network, load weights, train, detect. The module users import.
 
-It also gives every public name of matterport's `mrcnn.model` from the module where it lives.
-Reading order of the parts: `molding`, `resnet`, `fpn`, `anchors`, `rpn`, `roi_align`, `heads`,
-`detection` for detection; `data`, `targets`, `losses`, `training` for training; `network` puts
-them together.
+It also gives every public name of matterport's `mrcnn.model`; `matterport.names` lists them.
+docs/architecture.md has the parts in reading order.
 """
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,84 +17,27 @@ import numpy as np
 
 from mrcnn.atomic import LOCK, locked
 from mrcnn.config import Config
-from mrcnn.console import duration_text
-from mrcnn.data.batches import BatchLoader
 from mrcnn.errors import UserError
-from mrcnn.inference.detector import (
-    check_sides,
-    detect_molded,
-    detect_patches,
-    find_scales,
-    with_masks,
-)
+from mrcnn.inference import detector, given_proposals
 from mrcnn.inference.fast_network import FastNetwork
-from mrcnn.inference.given_proposals import detect_proposals
-from mrcnn.matterport import inspection
-from mrcnn.matterport.compat import (
-    DetectionTargetLayer,
-    batch_pack_graph,
-    detection_targets_graph,
-    log,
-    log2_graph,
-    refine_detections_graph,
-    trim_zeros_graph,
-)
-from mrcnn.matterport.generator import data_generator, load_image_gt
-from mrcnn.matterport.numpy_targets import (
-    build_detection_targets,
-    build_rpn_targets,
-    generate_random_rois,
-)
-from mrcnn.network.anchors import compute_backbone_shapes, image_anchors, normalized_anchors
-from mrcnn.network.boxes import (
-    apply_box_deltas_graph,
-    clip_boxes_graph,
-    denorm_boxes_graph,
-    norm_boxes_graph,
-    overlaps_graph,
-)
+from mrcnn.matterport import names
+from mrcnn.matterport.compat import log
+from mrcnn.matterport.inspection import Inspection
+from mrcnn.matterport.names import *  # noqa: F403
+from mrcnn.network.anchors import image_anchors, normalized_anchors
 from mrcnn.network.defaults import keras_defaults
-from mrcnn.network.detection import DetectionLayer
-from mrcnn.network.heads import build_fpn_mask_graph, fpn_classifier_graph
-from mrcnn.network.layers import BatchNorm, LayerBank
-from mrcnn.network.losses import (
-    mrcnn_bbox_loss_graph,
-    mrcnn_class_loss_graph,
-    mrcnn_mask_loss_graph,
-    rpn_bbox_loss_graph,
-    rpn_class_loss_graph,
-    smooth_l1_loss,
-)
+from mrcnn.network.layers import LayerBank
 from mrcnn.network.models import inference_model, training_inputs, training_outputs
 from mrcnn.network.precision import dtype_policy
-from mrcnn.network.resnet import conv_block, identity_block, resnet_graph
-from mrcnn.network.roi_align import PyramidROIAlign
-from mrcnn.network.rpn import ProposalLayer, build_rpn_model, rpn_graph
 from mrcnn.pixels import molding, unmolding
-from mrcnn.pixels.image_meta import compose_image_meta, parse_image_meta, parse_image_meta_graph
-from mrcnn.pixels.molding import mold_image, unmold_image
-from mrcnn.training import checkpoints, devices, fit
-from mrcnn.training.run import Asked, StageRun
+from mrcnn.training import checkpoints, devices, fit, run
 from mrcnn.weights import weight_files
 from mrcnn.weights.download import resolve_weights
-from mrcnn.weights.matching import shorten
 
-# matterport's public names, and what is new beside them.
-__all__ = [
-    "BatchLoader", "BatchNorm", "DetectionLayer", "DetectionTargetLayer", "MaskRCNN",
-    "ProposalLayer", "PyramidROIAlign", "apply_box_deltas_graph", "batch_pack_graph",
-    "build_detection_targets", "build_fpn_mask_graph", "build_rpn_model", "build_rpn_targets",
-    "clip_boxes_graph", "compose_image_meta", "compute_backbone_shapes", "conv_block",
-    "data_generator", "denorm_boxes_graph", "detection_targets_graph", "fpn_classifier_graph",
-    "generate_random_rois", "identity_block", "load_image_gt", "log", "log2_graph", "mold_image",
-    "mrcnn_bbox_loss_graph", "mrcnn_class_loss_graph", "mrcnn_mask_loss_graph",
-    "norm_boxes_graph", "overlaps_graph", "parse_image_meta", "parse_image_meta_graph",
-    "refine_detections_graph", "resnet_graph", "rpn_bbox_loss_graph", "rpn_class_loss_graph",
-    "rpn_graph", "smooth_l1_loss", "trim_zeros_graph", "unmold_image",
-]  # fmt: skip
+__all__ = ["MaskRCNN", *names.__all__]
 
 
-class MaskRCNN:
+class MaskRCNN(Inspection):
     """Mask R-CNN (matterport's class).
 
     Attributes:
@@ -150,7 +90,7 @@ class MaskRCNN:
         if image_shape is None and config.IMAGE_RESIZE_MODE in ("none", "pad64"):
             # Images bring their own shape; this is the one to begin with.
             shape = (-(-shape[0] // 64) * 64, -(-shape[1] // 64) * 64, shape[2])
-        check_sides(shape)
+        detector.check_sides(shape)
         if mode == "inference":
             return inference_model(config, self.bank, shape)
         devices.check(config.GPU_COUNT, config.BATCH_SIZE)
@@ -218,18 +158,11 @@ class MaskRCNN:
             self.keras_model, filepath, by_name=by_name, exclude=exclude
         )
         if self.mode == "inference":
-            self._note_unfilled(report.initial)
+            self.bank.unfilled = weight_files.values_left(
+                self.keras_model, report.initial, self.bank.unfilled
+            )
         self.set_log_dir(filepath)
         return report
-
-    def _note_unfilled(self, layers: Sequence[str]) -> None:
-        """Keep in mind the layers that no file has filled yet, and the values they have."""
-        known = self.bank.unfilled
-        if known is not None:
-            self.bank.unfilled = {name: known[name] for name in known if name in layers}
-            return
-        tensors = weight_files.layer_tensors(self.keras_model)
-        self.bank.unfilled = {name: _arrays(tensors[name]) for name in layers}
 
     def check_weights(self) -> None:
         """Raise UserError where weight files were loaded and have left layers as they were.
@@ -237,19 +170,7 @@ class MaskRCNN:
         A model that no file was loaded into is its owner's affair, and so are layers that got
         their weights in another way.
         """
-        if not self.bank.unfilled:
-            return
-        tensors = weight_files.layer_tensors(self.keras_model)
-        names = [
-            name
-            for name, values in self.bank.unfilled.items()
-            if all(map(np.array_equal, values, _arrays(tensors[name])))
-        ]
-        if names:
-            raise UserError(
-                f"the weights that were loaded leave {shorten(names)} at random values: load a "
-                "file that holds all layers before detecting"
-            )
+        weight_files.demand_changed(self.keras_model, self.bank.unfilled or {})
 
     def save_weights(self, filepath, half: bool = False) -> None:
         """Write the weights in matterport's file layout, atomically; `half` in float16."""
@@ -266,24 +187,13 @@ class MaskRCNN:
     def set_log_dir(self, model_path: str | None = None) -> None:
         """Start a new run, or resume with the run that a checkpoint's path belongs to.
 
-        As in matterport another experiment's checkpoint gives its date and epoch, too; only a
-        checkpoint of this one (by NAME) is resumed in its own folder, with its state.
+        See `checkpoints.run_at` for checkpoints of another experiment.
         """
-        name, run = self._name(), checkpoints.run_of(model_path)
-        self._resume, self.seconds, self._has_folder = None, 0.0, bool(run)
-        if run:
-            started, self.epoch = run
-            folder = checkpoints.run_folder(self.model_dir, name, started)
-            if Path(model_path).parent.name == folder.name:
-                folder = Path(model_path).parent
-            if Path(model_path).parent == folder and self.mode == "training":
-                self._resume = checkpoints.progress_of(folder, self.epoch)
-                self.seconds = (self._resume or {}).get("seconds", 0.0)
-        else:
-            self.epoch = 0
-            folder = checkpoints.new_run_folder(self.model_dir, name)
-        self.log_dir = str(folder)
-        self.checkpoint_path = checkpoints.checkpoint_path(folder, name)
+        resumes = self.mode == "training"
+        found = checkpoints.run_at(self.model_dir, self._name(), model_path, resumes)
+        folder, self.epoch, self.seconds, self._resume = found
+        self._has_folder = checkpoints.run_of(model_path) is not None
+        self._write_into(folder)
 
     def claim_log_dir(self) -> None:
         """Make the folder of a new run, that no other run has; `log_dir`, if that is so. A resumed
@@ -294,6 +204,9 @@ class MaskRCNN:
         if Path(self.log_dir).is_dir() and not (Path(self.log_dir) / LOCK).exists():
             return  # its owner has made it
         folder = checkpoints.claim_run_folder(self.model_dir, self._name(), self.log_dir)
+        self._write_into(folder)
+
+    def _write_into(self, folder: Path) -> None:
         self.log_dir = str(folder)
         self.checkpoint_path = checkpoints.checkpoint_path(folder, self._name())
 
@@ -331,12 +244,9 @@ class MaskRCNN:
         if momentum is not None and momentum != config.LEARNING_MOMENTUM:
             config = copy.copy(config)
             config.LEARNING_MOMENTUM = momentum
-        rate = learning_rate
-        scheduled = config.LEARNING_SCHEDULE in ("cosine", "step") or config.LEARNING_WARMUP_STEPS
-        if total_steps is not None and scheduled:
-            rate = fit.make_schedule(config, learning_rate, total_steps)
         with devices.scope(config.GPU_COUNT):
-            fit.compile_model(self.keras_model, fit.make_optimizer(config, rate))
+            optimizer = fit.make_optimizer(config, learning_rate, total_steps)
+            fit.compile_model(self.keras_model, optimizer)
 
     @keras_defaults()
     def train(
@@ -383,61 +293,19 @@ class MaskRCNN:
         check_process()
         if self.config.NAME is None:
             raise UserError("NAME = None is not allowed for training: logs are named after it")
-        if self.is_done(epochs, time_budget):
+        if run.is_done(self, epochs, time_budget):
             return
         losses = None if losses is None else sorted(losses)
-        asked = Asked(
+        asked = run.Asked(
             layers, float(learning_rate), int(epochs), bool(freeze_bn), time_budget, losses
         )
-        run = StageRun(self, asked)
-        loader = BatchLoader(
-            train_dataset,
-            self.config,
-            augmentation=augmentation,
-            start_epoch=self.epoch,
-            no_augmentation_sources=no_augmentation_sources,
-            proposer=self.proposer,
-            part=devices.processes(),
-        )
-        validation = None
-        if val_dataset is not None and self.config.VALIDATION_STEPS:
-            validation = BatchLoader(
-                val_dataset,
-                self.config,
-                training=False,
-                proposer=self.proposer,
-                part=devices.processes(),
-            )
-        self._fit_shape(loader, validation)
+        stage = run.StageRun(self, asked)
+        stage.load(train_dataset, val_dataset, augmentation, no_augmentation_sources)
         self.claim_log_dir()
         count = self.config.GPU_COUNT
-        with locked(self.output_dir, again=True), devices.scope(count, run.remains):
-            run.prepare()
-            run.fit(loader, validation, custom_callbacks or ())
-
-    def is_done(self, epochs: int, time_budget: float | None) -> bool:
-        """Whether a stage has its epochs or its time already; says so."""
-        if self.epoch >= epochs:
-            log(f"Stage up to epoch {epochs} is done already")
-            return True
-        if time_budget is not None and self.seconds >= time_budget:
-            log(f"Stage up to {duration_text(time_budget)} of training is done already")
-            return True
-        return False
-
-    def _fit_shape(self, loader, validation) -> None:
-        """Rebuild the training model where "none" and "pad64" give images another shape.
-
-        All images of a run must have that shape: the loaders say so in one line if they do not.
-        """
-        if self.config.IMAGE_RESIZE_MODE not in ("none", "pad64"):
-            return
-        shape = loader[0][0]["input_image"].shape[1:]
-        for batches in (loader, validation):
-            if batches is not None:
-                batches.image_shape = shape
-        if shape != tuple(self.keras_model.input["input_image"].shape[1:]):
-            self.keras_model = self.build("training", self.config, shape)
+        with locked(self.output_dir, again=True), devices.scope(count, stage.remains):
+            stage.prepare()
+            stage.fit(custom_callbacks or ())
 
     # ---- Detection ---------------------------------------------------------------------------
 
@@ -467,7 +335,7 @@ class MaskRCNN:
             for image in images:
                 log("image", image)
         return [
-            with_masks(found, image.shape)
+            detector.with_masks(found, image.shape)
             for found, image in zip(self.detect_patches(images), images, strict=True)
         ]
 
@@ -480,7 +348,7 @@ class MaskRCNN:
         scales: factor of enlargement of each image; by default by the size of its objects where
         OBJECT_SIZE asks for that.
         """
-        return detect_patches(self._fast(), images, self.config, probabilities, scales)
+        return detector.detect_patches(self._fast(), images, self.config, probabilities, scales)
 
     @keras_defaults()
     def detect_proposals(self, images, proposals, scales=(None,)) -> list[dict]:
@@ -492,25 +360,23 @@ class MaskRCNN:
             scales: factors of enlargement, see `given_proposals.detect_proposals`; several make an
                 image pyramid, each region being seen where it is nearest to 224 x 224 pixels.
         """
-        results = [
-            detect_proposals(self._fast(), image, regions, scales, self.config)
-            for image, regions in zip(images, proposals, strict=True)
-        ]
+        find, network = given_proposals.detect_proposals, self._fast()
         return [
-            with_masks(found, image.shape) for found, image in zip(results, images, strict=True)
+            detector.with_masks(find(network, image, regions, scales, self.config), image.shape)
+            for image, regions in zip(images, proposals, strict=True)
         ]
 
     @keras_defaults()
     def find_scales(self, images, first: float | None = None) -> list[float | None]:
         """The scales that OBJECT_SIZE asks for; see `detector.find_scales`."""
-        return find_scales(self._fast(), images, self.config, first)
+        return detector.find_scales(self._fast(), images, self.config, first)
 
     @keras_defaults()
     def detect_molded(self, molded_images, image_metas, verbose: int = 0) -> list[dict]:
         """As `detect`, for images that are molded already; results are in molded pixels."""
         shape = np.shape(molded_images)[1:]
-        found = detect_molded(self._fast(), molded_images, image_metas, self.config)
-        return [with_masks(result, shape) for result in found]
+        found = detector.detect_molded(self._fast(), molded_images, image_metas, self.config)
+        return [detector.with_masks(result, shape) for result in found]
 
     def _fast(self) -> FastNetwork:
         if self.mode != "inference":
@@ -521,44 +387,6 @@ class MaskRCNN:
         if self._network is None or self._network.config is not self.config:
             self._network = FastNetwork(self.config, self.bank)
         return self._network
-
-    # ---- Looking inside (matterport's tools) ---------------------------------------------------
-
-    def ancestor(self, tensor, name: str, checked=None):
-        """See `inspection.ancestor`."""
-        return inspection.ancestor(tensor, name, checked)
-
-    def find_trainable_layer(self, layer):
-        """See `inspection.find_trainable_layer`."""
-        return inspection.find_trainable_layer(layer)
-
-    def get_trainable_layers(self) -> list:
-        """See `inspection.get_trainable_layers`."""
-        return inspection.get_trainable_layers(self.keras_model)
-
-    @keras_defaults()
-    def run_graph(self, images, outputs, image_metas=None) -> dict:
-        """Compute any tensors of the inference model.
-
-        Args:
-            images: list of images, or molded images when `image_metas` is given.
-            outputs: list of (name, tensor), the tensors from `keras_model`.
-            image_metas: [B, M].
-
-        Returns:
-            A dictionary of arrays by name, in the order asked for.
-        """
-        molded = images
-        if image_metas is None:
-            molded, image_metas, _ = self.mold_inputs(images)
-        found = inspection.run_graph(self.keras_model, molded, image_metas, outputs)
-        for name, value in found.items():
-            log(name, value)
-        return found
-
-
-def _arrays(tensors: Sequence[tuple[str, keras.Variable]]) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(variable) for _, variable in tensors]
 
 
 def _restored(

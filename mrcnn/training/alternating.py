@@ -33,6 +33,7 @@ from mrcnn.network.compiled import compiled
 from mrcnn.network.layers import LayerBank
 from mrcnn.network.models import feature_maps, proposals_of
 from mrcnn.training import devices, state
+from mrcnn.training.run import is_done
 from mrcnn.weights import weight_files
 
 RPN_LOSSES = tuple(name for name in LOSS_NAMES if name.startswith("rpn"))
@@ -131,7 +132,7 @@ def train_alternating(
     try:
         for number, step in enumerate(steps[reached or 0 :], start=reached or 0):
             goes_on = number == reached
-            if model.is_done(epochs[number], seconds[number]):
+            if is_done(model, epochs[number], seconds[number]):
                 if goes_on:
                     continue
                 raise UserError(

@@ -13,6 +13,7 @@ import math
 import re
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 
@@ -38,6 +39,33 @@ def run_of(path: str | None) -> tuple[datetime.datetime, int] | None:
         return datetime.datetime(*when), epoch
     except ValueError:  # digits that are no date
         return None
+
+
+class Run(NamedTuple):
+    """Where a run writes, and how far it is."""
+
+    folder: Path
+    epoch: int = 0
+    seconds: float = 0.0
+    saved: dict | None = None  # see `progress_of`
+
+
+def run_at(model_dir: str, name: str, path: str | None, resume: bool) -> Run:
+    """The run that a checkpoint belongs to, or a new one.
+
+    As in matterport another experiment's checkpoint gives its date and epoch, too; only a
+    checkpoint of this one, by its name, has its own folder and, with `resume`, its state.
+    Raises UserError where the state is damaged.
+    """
+    found = run_of(path)
+    if found is None:
+        return Run(new_run_folder(model_dir, name))
+    (started, epoch), own = found, Path(path).parent
+    folder = run_folder(model_dir, name, started)
+    if own.name == folder.name:
+        folder = own
+    saved = progress_of(folder, epoch) if own == folder and resume else None
+    return Run(folder, epoch, (saved or {}).get("seconds", 0.0), saved)
 
 
 def run_folder(model_dir: str, name: str, started: datetime.datetime) -> Path:

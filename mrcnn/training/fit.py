@@ -181,11 +181,14 @@ def make_schedule(config, learning_rate: float, total_steps: int) -> LearningSch
     )
 
 
-def make_optimizer(config, learning_rate):
+def make_optimizer(config, learning_rate, total_steps: int | None = None):
     """SGD with momentum or Adam (paper sections 3.1.1 and 3.1.2), with clipping.
 
-    learning_rate: a number, or a schedule.
+    total_steps: that the learning rate's schedule is for; None: no schedule.
     """
+    scheduled = config.LEARNING_SCHEDULE in ("cosine", "step") or config.LEARNING_WARMUP_STEPS
+    if total_steps is not None and scheduled:
+        learning_rate = make_schedule(config, learning_rate, total_steps)
     common = {"clipnorm": config.GRADIENT_CLIP_NORM or None}
     if config.OPTIMIZER == "adam":
         optimizer = Adam(learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8, **common)

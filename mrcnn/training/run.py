@@ -29,6 +29,17 @@ class Asked:
     losses: list[str] | None
 
 
+def is_done(owner: Any, epochs: int, seconds: float | None) -> bool:
+    """Whether a `MaskRCNN` has the epochs or the time of a stage already; says so."""
+    if owner.epoch >= epochs:
+        _say(f"Stage up to epoch {epochs} is done already")
+        return True
+    if seconds is not None and owner.seconds >= seconds:
+        _say(f"Stage up to {duration_text(seconds)} of training is done already")
+        return True
+    return False
+
+
 class StageRun:
     """Runs a stage of a `MaskRCNN` in "training" mode.
 
@@ -59,6 +70,39 @@ class StageRun:
         self.plateau: Plateau | None = None
         self.average: WeightAverage | None = None
 
+    def load(
+        self, train_dataset: Any, val_dataset: Any, augmentation: Any, not_augmented: Any
+    ) -> None:
+        """Make the batches of the two data sets, the second of which may be None; see
+        `MaskRCNN.train` for the arguments. Raises UserError for wrong data."""
+        owner, config = self.owner, self.config
+        shared = {"proposer": owner.proposer, "part": devices.processes()}
+        self.batches = BatchLoader(
+            train_dataset,
+            config,
+            augmentation=augmentation,
+            start_epoch=owner.epoch,
+            no_augmentation_sources=not_augmented,
+            **shared,
+        )
+        self.validation = None
+        if val_dataset is not None and config.VALIDATION_STEPS:
+            self.validation = BatchLoader(val_dataset, config, training=False, **shared)
+        if config.IMAGE_RESIZE_MODE in ("none", "pad64"):
+            self._fit_shape()
+
+    def _fit_shape(self) -> None:
+        """Rebuild the model where "none" and "pad64" give images another shape.
+
+        All images of a run must have that shape: the loaders say so in one line if they do not.
+        """
+        owner, shape = self.owner, self.batches[0][0]["input_image"].shape[1:]
+        for batches in (self.batches, self.validation):
+            if batches is not None:
+                batches.image_shape = shape
+        if shape != tuple(owner.keras_model.input["input_image"].shape[1:]):
+            owner.keras_model = owner.build("training", self.config, shape)
+
     def prepare(self) -> None:
         """Choose what trains, compile, and load the state of a checkpoint."""
         owner, asked, config = self.owner, self.asked, self.config
@@ -88,12 +132,7 @@ class StageRun:
             )
         devices.demand_same_weights(owner.keras_model)
 
-    def fit(
-        self,
-        loader: BatchLoader,
-        validation: BatchLoader | None,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
-    ) -> None:
+    def fit(self, callbacks: Sequence[keras.callbacks.Callback] = ()) -> None:
         """Train to the end of the stage. Ctrl-C says where the last checkpoint is."""
         owner, asked = self.owner, self.asked
         until = f"{asked.epochs}"
@@ -108,8 +147,8 @@ class StageRun:
         try:
             fit.fit(
                 owner.keras_model,
-                loader,
-                validation,
+                self.batches,
+                self.validation,
                 owner.epoch,
                 asked.epochs,
                 owner.output_dir,

@@ -9,7 +9,7 @@ has its input channels reversed (BGR to RGB) on loading, which matterport leaves
 import difflib
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -18,7 +18,7 @@ import numpy as np
 
 from mrcnn.weights import legacy_h5
 from mrcnn.errors import MRCNNWarning, UserError
-from mrcnn.weights.matching import LoadReport, Plan, in_model_order, is_backbone
+from mrcnn.weights.matching import LoadReport, Plan, in_model_order, is_backbone, shorten
 
 # The fully connected layers that compression splits, in the order of Config.FPN_CLASSIF_FC_RANKS,
 # and the name of the first, thin part behind the name of the whole layer.
@@ -29,6 +29,7 @@ __all__ = [
     "COMPRESSIBLE",
     "THIN",
     "LoadReport",
+    "demand_changed",
     "is_imagenet_file",
     "layer_tensors",
     "load_imagenet",
@@ -36,6 +37,7 @@ __all__ = [
     "load_weights",
     "ranks_in_file",
     "save_weights",
+    "values_left",
 ]
 
 
@@ -186,3 +188,36 @@ def ranks_in_file(path: str | os.PathLike) -> tuple[int, int]:
     thin = (shapes.get(name + THIN, {}).get("kernel") for name in COMPRESSIBLE)
     first, second = (0 if shape is None else int(shape[-1]) for shape in thin)
     return first, second
+
+
+def values_left(
+    model: keras.Model, layers: Sequence[str], known: Mapping[str, list[np.ndarray]] | None
+) -> dict[str, list[np.ndarray]]:
+    """The values of the layers that loading a file has left as they were.
+
+    known: what earlier files had left, so that only those of its layers count; None for the first
+    file.
+    """
+    if known is not None:
+        return {name: known[name] for name in known if name in layers}
+    tensors = layer_tensors(model)
+    return {name: _arrays(tensors[name]) for name in layers}
+
+
+def demand_changed(model: keras.Model, left: Mapping[str, list[np.ndarray]]) -> None:
+    """Raise UserError where layers still have the values that `values_left` gave."""
+    tensors = layer_tensors(model) if left else {}
+    names = [
+        name
+        for name, values in left.items()
+        if all(map(np.array_equal, values, _arrays(tensors[name])))
+    ]
+    if names:
+        raise UserError(
+            f"the weights that were loaded leave {shorten(names)} at random values: load a "
+            "file that holds all layers before detecting"
+        )
+
+
+def _arrays(tensors: Sequence[tuple[str, keras.Variable]]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for _, variable in tensors]
