@@ -25,7 +25,7 @@ import numpy as np
 from keras import ops
 
 from benchmarks.command import exit_code
-from mrcnn.cli.flags import positive, whole
+from mrcnn.cli.flag_values import positive, whole
 from mrcnn.console import Progress
 from mrcnn.data.batches import ground_truth_arrays
 from mrcnn.data.examples import Example, crop_scale, draw_factor, make_example

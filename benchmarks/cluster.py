@@ -26,7 +26,7 @@ ROOT_DIR = str(Path(__file__).resolve().parents[1])
 sys.path.insert(0, ROOT_DIR)
 
 from benchmarks.command import exit_code  # noqa: E402
-from mrcnn.cli.flags import positive  # noqa: E402
+from mrcnn.cli.flag_values import positive  # noqa: E402
 from mrcnn.distributed.cluster import THREADS, local_cluster  # noqa: E402
 
 CHUNK = 512

@@ -24,7 +24,7 @@ import numpy as np
 
 import mrcnn
 from benchmarks.command import exit_code
-from mrcnn.cli.flags import positive
+from mrcnn.cli.flag_values import positive
 from mrcnn.data.labelled import LabelledImages
 from mrcnn.data.pairs import find_pairs
 from mrcnn.evaluation.bootstrap import paired_difference

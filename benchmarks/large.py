@@ -29,7 +29,7 @@ if ROOT_DIR not in sys.path:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.command import exit_code  # noqa: E402
-from mrcnn.cli.flags import above_zero, positive  # noqa: E402
+from mrcnn.cli.flag_values import above_zero, positive  # noqa: E402
 from samples.nucleus.nucleus import load_dataset  # noqa: E402
 
 TIFF_TILE = 512

@@ -40,7 +40,7 @@ if ROOT_DIR not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from mrcnn.cli.flags import positive  # noqa: E402
+from mrcnn.cli.flag_values import positive  # noqa: E402
 from mrcnn.data.augment import RandomAugmentation  # noqa: E402
 from mrcnn.data.batches import BatchLoader  # noqa: E402
 from mrcnn.data.dataset import Dataset  # noqa: E402

@@ -27,7 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.command import exit_code  # noqa: E402
 from mrcnn.atomic import atomic_path  # noqa: E402
-from mrcnn.cli.flags import above_zero, positive  # noqa: E402
+from mrcnn.cli.flag_values import above_zero, positive  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
 from mrcnn.evaluation.bootstrap import paired_difference  # noqa: E402
 

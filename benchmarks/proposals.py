@@ -17,7 +17,7 @@ from collections import defaultdict
 import numpy as np
 
 from benchmarks.command import exit_code
-from mrcnn.cli.commands import inference_config
+from mrcnn.cli.detectors import inference_config
 from mrcnn.cli.models import build_model
 from mrcnn.network.anchors import image_anchors
 from mrcnn.pixels import molding

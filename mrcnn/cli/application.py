@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from mrcnn.cli import settings
 from mrcnn.cli.inputs import Input, channel_of, of_files
 from mrcnn.cli.models import weight_file
-from mrcnn.cli.runs import Predict
+from mrcnn.cli.score_images import Predict
 from mrcnn.cli.settings import Settings
 from mrcnn.config import Config
 from mrcnn.data.dataset import Dataset

@@ -1,12 +1,11 @@
-"""Flags of the commands, in groups that applications combine, and the types of their values."""
+"""Flags of the commands, in groups that applications combine."""
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
-from mrcnn.errors import quoted
+from mrcnn.cli.flag_values import above_zero, default_workers, names_of, positive, share, whole
 from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS
 from mrcnn.presets import FINE_TUNE_MINUTES, FINE_TUNE_STEPS, PRESETS, MicrographConfig
@@ -14,64 +13,6 @@ from mrcnn.results.writers import DEFAULT_FORMATS, FORMATS
 from mrcnn.training.stages import DEFAULT_EPOCHS, SCHEDULES
 
 MAX_STEPS = 300  # of an epoch by default: a few minutes on a processor
-
-
-def positive(text: str) -> int:
-    """argparse type: a whole number above zero."""
-    value = int(text) if text.isdecimal() and len(text) < 20 else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a whole number above 0")
-    return value
-
-
-def whole(text: str) -> int:
-    """argparse type: a whole number from zero to 2**32 - 1 (what random generators take)."""
-    value = int(text) if text.isdecimal() and len(text) < 20 else 2**32
-    if value >= 2**32:
-        message = f"{quoted(text)} is not a whole number from 0 to 2**32 - 1"
-        raise argparse.ArgumentTypeError(message)
-    return value
-
-
-def above_zero(text: str) -> float:
-    """argparse type: a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number above 0")
-    return value
-
-
-def default_workers() -> int:
-    """Half the cores: the other half computes. More than a few threads wait for each other."""
-    return min(8, max(1, (os.cpu_count() or 1) // 2))
-
-
-def share(text: str) -> float:
-    """argparse type: a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number from 0 to 1")
-    return value
-
-
-def names_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
-    """argparse type: names out of `known` with commas between them."""
-
-    def names(text: str) -> tuple[str, ...]:
-        found = tuple(text.split(","))
-        unknown = [name for name in found if name not in known]
-        if unknown:
-            message = f"{quoted(unknown[0])} is not one of {', '.join(known)}"
-            raise argparse.ArgumentTypeError(message)
-        return found
-
-    return names
 
 
 def add_channel_flag(parser: argparse.ArgumentParser) -> None:

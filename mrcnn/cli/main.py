@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mrcnn.cli.signals import EXIT_CODE, terminable
 from mrcnn.cli.summary import Summary, print_json
@@ -172,6 +172,14 @@ def add_commands(
     return made
 
 
+def command_of(name: str) -> Callable[[argparse.Namespace, Any], Summary]:
+    """The function of a command, from its module; it takes the options and the `Application`.
+
+    What is wrong with its input is a UserError. Imports are late: they take seconds.
+    """
+    return getattr(importlib.import_module(f"mrcnn.cli.{name}"), name)
+
+
 def run(
     command: Callable[[], Summary], prog: str, options: argparse.Namespace | None = None
 ) -> int:
@@ -245,7 +253,6 @@ def main(arguments: list[str] | None = None) -> int:
             return version()
         from mrcnn.cli.application import Application
 
-        commands = importlib.import_module("mrcnn.cli.commands")
-        return getattr(commands, options.command)(options, Application())
+        return command_of(options.command)(options, Application())
 
     return run(command, "mrcnn", options)

@@ -10,13 +10,15 @@ results to be drawn and written.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, NamedTuple
 
+from mrcnn.console import Progress
 from mrcnn.errors import UserError
 
 # Items that are read, or being read, before their turn; and items that wait to be written or are
@@ -97,3 +99,38 @@ def run_overlapped(
             report_written(waiting=0)
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
+
+
+def each_image(
+    names: Sequence[str],
+    what: str,
+    failed: dict[str, str],
+    read: Callable[[int], Any],
+    work: Callable[[int, Any, Progress], Any],
+    write: Callable[[int, Outcome], str],
+    ahead: int = AHEAD,
+) -> None:
+    """Take the numbers of the images, which have these names, through the stages of
+    `run_overlapped`.
+
+    `work` gets the progress, too; `write` returns a note for it. The names of images that fail go
+    to `failed`, with the reason.
+    """
+    with Progress(len(names), what) as progress:
+
+        def report(number: int, outcome: Outcome) -> None:
+            note = outcome.result
+            if outcome.error is not None:
+                name, note = names[number], "failed"
+                failed[name] = str(outcome.error or "out of memory")
+                print(f"{name}: skipped: {failed[name]}", file=sys.stderr)
+            progress.step(note)
+
+        run_overlapped(
+            range(len(names)),
+            read,
+            lambda number, value: work(number, value, progress),
+            write,
+            report,
+            ahead,
+        )

@@ -19,8 +19,7 @@ import numpy as np
 
 from mrcnn.atomic import atomic_path, locked
 from mrcnn.cli.application import Application, need
-from mrcnn.cli.pipeline import Outcome
-from mrcnn.cli.runs import each_image
+from mrcnn.cli.pipeline import Outcome, each_image
 from mrcnn.cli.summary import Summary
 from mrcnn.console import Progress
 from mrcnn.errors import UserError
@@ -265,13 +264,15 @@ def _write(path: Path, alone: Sequence[Trial], combined: Sequence[Trial]) -> Non
 
 def run(options: argparse.Namespace, app: Application) -> Summary:
     """The command `choose`."""
-    from mrcnn.cli import commands
+    from mrcnn.cli import detectors
 
     need(options, "dataset", "subset")
-    start = commands.postprocessing(options, app.description(app.weight_file(options, "inference")))
+    start = detectors.postprocessing(
+        options, app.description(app.weight_file(options, "inference"))
+    )
     dataset = load_dataset(options.dataset, options.subset, labelled=True)
     output = Path(options.output or app.results_folder("choose"))
     with locked(output):
-        model = commands.inference_model(options, app, start)
+        model = detectors.inference_model(options, app, start)
         variants = tta.variants_of(options.tta)
         return run_choose(model, dataset, output, options.limit, start, variants)

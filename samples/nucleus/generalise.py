@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from mrcnn.atomic import atomic_path, locked
-from mrcnn.cli import flags
+from mrcnn.cli import flag_values, flags
 from mrcnn.cli.application import Application, need
-from mrcnn.cli.runs import predictions_of, run_evaluate, ways_of
+from mrcnn.cli.score_images import predictions_of, run_evaluate, ways_of
 from mrcnn.cli.settings import Settings
 from mrcnn.cli.summary import Summary
 from mrcnn.data.micrographs import MICROGRAPHS
@@ -78,7 +78,7 @@ def run_fold(
     Returns the names of the images that could not be scored, with the reasons. A fold with any has
     no scores, for its mean would be that of other images: it is scored again the next time.
     """
-    from mrcnn.cli import commands
+    from mrcnn.cli import train
 
     print(f"Left out: {fold}")
     left_out = None if fold == NOTHING else fold
@@ -105,7 +105,7 @@ def run_fold(
         "fine_tune": False,
         "rehearse": None,
     }
-    commands.train(argparse.Namespace(**{**vars(options), **chosen}), app)
+    train.train(argparse.Namespace(**{**vars(options), **chosen}), app)
     failed, rows = score_fold(options, app, left_out, folder)
     if failed:
         print(f"{fold}: no scores, since {len(failed)} of its images have none: mend them, and run "
@@ -122,7 +122,7 @@ def score_fold(
 
     Returns the images that could not be scored, with the reasons, and rows of the others.
     """
-    from mrcnn.cli import commands
+    from mrcnn.cli import detectors
 
     chosen = {
         "weights": "last",
@@ -133,7 +133,7 @@ def score_fold(
         "set": [],
         "tta": None,
     }
-    detector = commands.segmenter(argparse.Namespace(**{**vars(options), **chosen}), app)
+    detector = detectors.segmenter(argparse.Namespace(**{**vars(options), **chosen}), app)
     rows: list[dict] = []
     failed: dict[str, str] = {}
     for subset in ("tune", "val") if left_out else ("tune",):
@@ -258,7 +258,7 @@ def data_share(text: str) -> tuple[str, float]:
     folder, equals, number = text.rpartition("=")
     if not equals or not folder:
         raise argparse.ArgumentTypeError(f"{quoted(text)} is not DIR=SHARE, such as synthetic=0.2")
-    value = flags.share(number)
+    value = flag_values.share(number)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{quoted(number)} is not a share between 0 and 1")
     return folder, value
@@ -301,19 +301,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--steps",
-        type=flags.positive,
+        type=flag_values.positive,
         default=STEPS,
         metavar="N",
         help="of training per kind (default: %(default)s)",
     )
     add(
         "--workers",
-        type=flags.positive,
-        default=flags.default_workers(),
+        type=flag_values.positive,
+        default=flag_values.default_workers(),
         metavar="N",
         help="threads that prepare batches (default: %(default)s)",
     )
-    add("--seed", type=flags.whole, default=0, metavar="N", help="(default: %(default)s)")
+    add("--seed", type=flag_values.whole, default=0, metavar="N", help="(default: %(default)s)")
     add(
         "--output",
         metavar="DIR",

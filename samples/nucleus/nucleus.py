@@ -30,7 +30,7 @@ from mrcnn.atomic import locked  # noqa: E402
 from mrcnn.cli import application, flags  # noqa: E402
 from mrcnn.cli.application import Application, Found, TrainingData, need  # noqa: E402
 from mrcnn.cli.inputs import of_dataset  # noqa: E402
-from mrcnn.cli.main import add_commands, complete, new_parser, parse, run  # noqa: E402
+from mrcnn.cli.main import add_commands, command_of, complete, new_parser, parse, run  # noqa: E402
 from mrcnn.cli.summary import Summary  # noqa: E402
 from mrcnn.data.dataset import Dataset  # noqa: E402
 from mrcnn.data.micrographs import MICROGRAPHS  # noqa: E402
@@ -176,7 +176,7 @@ def detect(
     Returns:
         The ids of images that could not be read (empty rows stand for them in the file).
     """
-    from mrcnn.cli.runs import run_detect
+    from mrcnn.cli.detect_images import run_detect
     from mrcnn.results.run_log import forget
     from mrcnn.segmenter import Segmenter
 
@@ -426,12 +426,11 @@ def main(arguments: list[str] | None = None) -> int:
     own = {"choose": choose.run, "generalise": generalise.run, "synthesize": synthesize.run}
 
     def command() -> Summary:
-        from mrcnn.cli import commands
         from mrcnn.cli.version import version
 
         if options.command is None:
             return version()
-        chosen = own.get(options.command) or getattr(commands, options.command)
+        chosen = own.get(options.command) or command_of(options.command)
         return chosen(options, NucleusApplication())
 
     return run(command, "nucleus.py", options)

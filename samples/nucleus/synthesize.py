@@ -20,7 +20,7 @@ from skimage.io import imsave
 
 from mrcnn.atomic import atomic_folder, locked
 from mrcnn.cli.application import Application
-from mrcnn.cli.flags import names_of, positive, whole
+from mrcnn.cli.flag_values import names_of, positive, whole
 from mrcnn.cli.summary import Summary
 from mrcnn.console import Progress
 from mrcnn.data.dataset import Dataset

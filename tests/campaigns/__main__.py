@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 
+from tests.campaigns.common import import_commands
+
 # What continuous integration has time for: some seconds each.
 SHORT = {
     "damage": "--count 15",
@@ -23,8 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", default="1")
     options = parser.parse_args(arguments)
 
-    import mrcnn.cli.commands
-    import mrcnn.model  # noqa: F401  (Keras once, for the children of all campaigns)
+    import_commands()
 
     code = 0
     for name in options.only.split(","):

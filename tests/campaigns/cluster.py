@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.campaigns.common import Tally, leftovers, parse, torn_file
+from tests.campaigns.common import Tally, import_commands, leftovers, parse, torn_file
 from tests.campaigns.kill import content
 from tests.campaigns.network import Launched, make_images, make_weights, mrcnn
 
@@ -188,8 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse("cluster", __doc__.split("\n\n")[0], KINDS, 0, arguments)
     # Scores depend on the number of threads in their last bits.
     os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
-    import mrcnn.cli.commands
-    import mrcnn.model  # noqa: F401  (Keras once, for all the children)
+    import_commands()
 
     tally = Tally(options)
     cases = {"workers": kill_workers, "client": kill_client, "scheduler": kill_scheduler}

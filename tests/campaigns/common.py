@@ -131,6 +131,15 @@ class Tally:
 # ---- What is right -----------------------------------------------------------------------------
 
 
+def import_commands() -> None:
+    """Import Keras and all commands, once for the children of a campaign."""
+    import mrcnn.model  # noqa: F401
+    from mrcnn.cli.main import SUMMARIES, command_of
+
+    for name in SUMMARIES:
+        command_of(name)
+
+
 def verdict(action: Callable[[], None], *names: str) -> str | None:
     """What is wrong with how an action ends; None where it works, or refuses in one line that
     holds one of the names."""

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.campaigns.common import Tally, files_below, leftovers, parse, torn_file
+from tests.campaigns.common import Tally, files_below, import_commands, leftovers, parse, torn_file
 from tests.campaigns.kill import FORMATS
 from tests.campaigns.network import Launched, make_images, make_weights, mrcnn, refused
 
@@ -145,8 +145,7 @@ def judge(work: Callable[[], int], folder: Path, limit: Limit, sizes: list[int])
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse("disk", __doc__.split("\n\n")[0], KINDS, 20, arguments, trains=True)
-    import mrcnn.cli.commands
-    import mrcnn.model  # noqa: F401  (Keras once, for all the children)
+    import_commands()
 
     tally = Tally(options)
     with tempfile.TemporaryDirectory() as name:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.campaigns.common import Tally, files_below, leftovers, parse, torn_file
+from tests.campaigns.common import Tally, files_below, import_commands, leftovers, parse, torn_file
 from tests.campaigns.network import Launched, make_images, make_weights, mrcnn
 
 KINDS = ("training", "detection")
@@ -210,8 +210,7 @@ def judge(kind: Kind, folder: Path, endings: list[Ending], right: dict) -> list[
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse("kill", __doc__.split("\n\n")[0], KINDS, 50, arguments, trains=True)
-    import mrcnn.cli.commands
-    import mrcnn.model  # noqa: F401  (Keras once, for all the children)
+    import_commands()
 
     tally = Tally(options)
     with tempfile.TemporaryDirectory() as name:

@@ -24,6 +24,7 @@ import numpy as np
 from tests.campaigns.common import (
     Tally,
     files_below,
+    import_commands,
     leftovers,
     parse,
     resident_megabytes,
@@ -208,8 +209,7 @@ def try_runs(tally: Tally, options: argparse.Namespace, root: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse("load", __doc__.split("\n\n")[0], KINDS, 5, arguments, images=2000)
-    import mrcnn.cli.commands
-    import mrcnn.model  # noqa: F401  (Keras once, for all the children)
+    import_commands()
 
     tally = Tally(options)
     if "images" in options.only:

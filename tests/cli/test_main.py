@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from skimage.io import imsave
 
-from mrcnn.cli import commands
-from mrcnn.cli.main import EXAMPLES, FLAGS, SUMMARIES, main
+from mrcnn.cli import detect, detectors
+from mrcnn.cli.main import EXAMPLES, FLAGS, SUMMARIES, command_of, main
 from mrcnn.errors import Terminated, UserError
 from mrcnn.presets import MicrographConfig, inference_config
 from mrcnn.weights import description
@@ -36,7 +36,7 @@ def labelled(tmp_path, rng):
 
 def test_every_command_has_a_summary_examples_and_flags():
     assert SUMMARIES.keys() == EXAMPLES.keys() == FLAGS.keys()
-    assert all(callable(getattr(commands, name)) for name in SUMMARIES)
+    assert all(callable(command_of(name)) for name in SUMMARIES)
 
 
 def test_the_list_of_commands_needs_no_keras(tmp_path):
@@ -67,7 +67,7 @@ def test_as_a_module():
 
 
 def test_detect(labelled, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
+    monkeypatch.setattr(detectors, "inference_model", lambda options, app, chosen: FixedModel())
     found = tmp_path / "found"
     assert main(["detect", str(labelled[0]), "--output", str(found)]) == 0
     table = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
@@ -82,7 +82,7 @@ def test_detect(labelled, tmp_path, monkeypatch, capsys):
 
 
 def test_detect_for_scripts(labelled, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
+    monkeypatch.setattr(detectors, "inference_model", lambda options, app, chosen: FixedModel())
     detect = ["detect", str(labelled[0]), "--output", str(tmp_path / "found")]
     assert main([*detect, "--quiet"]) == 0
     output = capsys.readouterr()
@@ -115,11 +115,11 @@ def test_detect_for_scripts(labelled, tmp_path, monkeypatch, capsys):
     ],
 )
 def test_every_end_is_a_document(raised, code, error, monkeypatch, capsys):
-    def detect(options, app):
+    def ends(options, app):
         print("a note")
         raise raised
 
-    monkeypatch.setattr(commands, "detect", detect)
+    monkeypatch.setattr(detect, "detect", ends)
     if code is None:
         with pytest.raises(type(raised)):
             main(["detect", "a.png", "--json"])

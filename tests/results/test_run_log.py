@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from mrcnn.cli import commands
+from mrcnn.cli import detectors
 from mrcnn.errors import UserError
 from mrcnn.images.listing import picture_paths
 from mrcnn.results.run_log import RUN_LOG, RunLog
@@ -62,7 +62,7 @@ def detect(images, monkeypatch):
                     raise by
                 return super().detect_patches(*arguments, **keywords)
 
-        monkeypatch.setattr(commands, "segmenter", lambda *_: segmenter(Model()))
+        monkeypatch.setattr(detectors, "segmenter", lambda *_: segmenter(Model()))
         formats = ",".join((*FORMATS, "submission"))
         command = ["detect", str(images), "--output", str(output), "--format", formats]
         code = nucleus.main([*command, *flags])

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from mrcnn.cli import commands
+from mrcnn.cli import detectors
+from mrcnn.cli import train as training
+from mrcnn.cli.detect_images import run_detect
 from mrcnn.cli.inputs import of_dataset
-from mrcnn.cli.runs import predictions_of, run_detect, run_evaluate, ways_of
+from mrcnn.cli.score_images import predictions_of, run_evaluate, ways_of
 from mrcnn.errors import UserError
 from mrcnn.evaluation.evaluation import Evaluation, figure, report_figures
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
@@ -481,7 +483,7 @@ def test_train_on_other_images_too(data, tmp_path, small, monkeypatch, capsys):
         imsave(own / folder / "a.png", array, check_contrast=False)
     mixtures = []
     monkeypatch.setattr(
-        commands, "train_in_stages", lambda model, dataset, *_, **__: mixtures.append(dataset)
+        training, "train_in_stages", lambda model, dataset, *_, **__: mixtures.append(dataset)
     )
     train = [
         "train",
@@ -879,14 +881,14 @@ def test_other_networks_train_and_are_remembered(data, tmp_path, small, capsys):
         "augment": [],
     }
     kinds = []
-    build = commands.inference_config
+    build = detectors.inference_config
 
     def recorded(*arguments):
         kinds.append(build(*arguments))
         return kinds[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commands, "inference_config", recorded)
+        patch.setattr(detectors, "inference_config", recorded)
         small_file = tmp_path / "small.h5"
         assert (
             run(
@@ -1043,7 +1045,7 @@ def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
     import pandas as pd
     import tifffile
 
-    monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
+    monkeypatch.setattr(detectors, "inference_model", lambda options, app, chosen: FixedModel())
     found = tmp_path / "found"
     arguments = [
         "detect",
@@ -1083,7 +1085,7 @@ def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
 
 
 def test_only_what_is_asked_for_is_written(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
+    monkeypatch.setattr(detectors, "inference_model", lambda options, app, chosen: FixedModel())
     common = ["detect", "--dataset", str(data), "--subset", "stage1_train", "--limit", "1"]
     assert run([*common, "--output", str(tmp_path / "a"), "--format", "labels"]) == 0
     assert [path.name for path in (tmp_path / "a").glob("[!.]*")] == ["labels"]

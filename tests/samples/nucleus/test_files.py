@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from mrcnn.cli import commands
+from mrcnn.cli import detectors
 from mrcnn.results.result_files import write_label_image
 from mrcnn.weights import description
 from samples.nucleus import nucleus
@@ -21,7 +21,7 @@ from tests.support.nucleus_models import FixedModel
 @pytest.fixture
 def fixed(monkeypatch):
     """Two squares in every image."""
-    monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: FixedModel())
+    monkeypatch.setattr(detectors, "inference_model", lambda options, app, chosen: FixedModel())
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_pictures_in_tiles_and_forced_settings(pictures, tmp_path, monkeypatch, 
             seen.append((images[0].shape, scales[0]))
             return super().detect_patches(images)
 
-    monkeypatch.setattr(commands, "inference_model", lambda options, app, chosen: Recorder())
+    monkeypatch.setattr(detectors, "inference_model", lambda options, app, chosen: Recorder())
     arguments = ["detect", str(pictures / "deep.tif"), "--format", "labels", "--output"]
     assert run([*arguments, str(tmp_path / "a"), "--diameter", "8", "--tile", "200"]) == 0
     assert len(seen) > 4 and {scale for _, scale in seen} == {4.0}

@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from mrcnn.cli import commands
+from mrcnn.cli import detectors, train
 from mrcnn.errors import UserError
 from samples.nucleus import dsb2018, generalise, nucleus, subsets
 from samples.nucleus.kinds import KINDS, LEFT_OUT, ON_PURPLE, SMALL
@@ -57,13 +57,13 @@ def test_a_kind_that_is_left_out_is_scored_and_nothing_is_run_twice(
     start, output = tmp_path / "start.h5", tmp_path / "out"
     MaskRCNN("training", nucleus.NucleusConfig(), str(tmp_path)).save_weights(start)
     trained = []
-    train_in_stages = commands.train_in_stages
+    train_in_stages = train.train_in_stages
 
     def record(model, dataset, *arguments, **named):
         trained.append([dataset.image_reference(i) for i in dataset.image_ids])
         return train_in_stages(model, dataset, *arguments, **named)
 
-    monkeypatch.setattr(commands, "train_in_stages", record)
+    monkeypatch.setattr(train, "train_in_stages", record)
     command = [
         "generalise",
         "--dataset",
@@ -136,8 +136,8 @@ def test_damaged_settings_are_one_line(tmp_path, text):
 
 
 def test_a_fold_with_images_that_cannot_be_scored_is_not_done(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "train", lambda *_: 0)
-    monkeypatch.setattr(commands, "segmenter", lambda *_: segmenter(FixedModel()))
+    monkeypatch.setattr(train, "train", lambda *_: 0)
+    monkeypatch.setattr(detectors, "segmenter", lambda *_: segmenter(FixedModel()))
     tissue = [name for name, row in subsets.assigned().items() if row["kind"] == ON_PURPLE]
     broken = data / "stage1_train" / tissue[1] / "images" / f"{tissue[1]}.png"
     whole = broken.read_bytes()

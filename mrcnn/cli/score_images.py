@@ -1,9 +1,4 @@
-"""The loops over images behind `detect` and `evaluate`.
-
-Reading, detecting and writing overlap (see pipeline.py). An image that cannot be read, or whose
-masks cannot, is reported with its name and skipped; the run goes on. A full disk ends it. Ctrl-C
-leaves what has been done so far and says where.
-"""
+"""The loop over labelled images behind `evaluate`; see detect_images.py."""
 
 from __future__ import annotations
 
@@ -11,241 +6,28 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mrcnn.cli.inputs import Input
-from mrcnn.cli.pipeline import AHEAD, Outcome, run_overlapped
+from mrcnn.cli.pipeline import Outcome, each_image
 from mrcnn.cli.summary import Summary, timing, timing_text
 from mrcnn.console import Progress
 from mrcnn.data.dataset import Dataset
-from mrcnn.distributed.far_result import Wanted
-from mrcnn.errors import UserError, with_warnings
+from mrcnn.errors import UserError
 from mrcnn.evaluation.crowds import only, outside_crowds, split_crowds
 from mrcnn.evaluation.evaluation import Evaluation, Kinds, figure, report_figures, timed
 from mrcnn.results import drawing
 from mrcnn.results.file_names import file_name, warn_of_long
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
-from mrcnn.results.run_log import RunLog
-from mrcnn.results.taken import Taken
-from mrcnn.results.writers import ImageWriter, ResultWriter
-
-if TYPE_CHECKING:
-    from mrcnn.distributed.team import Team
+from mrcnn.results.writers import ImageWriter
 
 # Images on the contact sheet of what an evaluation found hardest.
 WORST = 20
-
-
-def each_image(
-    names: Sequence[str],
-    what: str,
-    failed: dict[str, str],
-    read: Callable[[int], Any],
-    work: Callable[[int, Any, Progress], Any],
-    write: Callable[[int, Outcome], str],
-    ahead: int = AHEAD,
-) -> None:
-    """Take the numbers of the images, which have these names, through the stages of
-    `run_overlapped`.
-
-    `work` gets the progress, too; `write` returns a note for it. The names of images that fail go
-    to `failed`, with the reason.
-    """
-    with Progress(len(names), what) as progress:
-
-        def report(number: int, outcome: Outcome) -> None:
-            note = outcome.result
-            if outcome.error is not None:
-                name, note = names[number], "failed"
-                failed[name] = str(outcome.error or "out of memory")
-                print(f"{name}: skipped: {failed[name]}", file=sys.stderr)
-            progress.step(note)
-
-        run_overlapped(
-            range(len(names)),
-            read,
-            lambda number, value: work(number, value, progress),
-            write,
-            report,
-            ahead,
-        )
-
-
-class Here:
-    """Detection in this process, for `run_detect`."""
-
-    ahead = AHEAD
-
-    def __init__(self, segmenter: Any):
-        self.segmenter, self.nouns = segmenter, segmenter.nouns
-
-    def begin(self, item: Input, formats: Sequence[str], how: Mapping[str, Any]) -> Any:
-        """Read an image, in another thread."""
-        return item.load()
-
-    def result(
-        self, image: Any, item: Input, how: Mapping[str, Any], progress: Callable[[int, int], None]
-    ) -> tuple[Any, list[str]]:
-        """Its result, and the warnings; image: of `begin`."""
-        return with_warnings(self.segmenter.detect, image, progress=progress, **how)
-
-
-class OnCluster:
-    """Detection by the workers of a cluster, for `run_detect`."""
-
-    def __init__(self, team: Team, nouns: tuple[str, str]):
-        self.team, self.nouns = team, nouns
-        self.ahead = team.ahead
-
-    def begin(self, item: Input, formats: Sequence[str], how: Mapping[str, Any]) -> Any:
-        """Give out an image."""
-        # Extra formats want labels and scores alone.
-        return self.team.submit(item.load, how, Wanted.of(formats), item.picture is not None)
-
-    def result(
-        self, given: Any, item: Input, how: Mapping[str, Any], progress: Callable[[int, int], None]
-    ) -> tuple[Any, list[str]]:
-        """Its result, and the warnings; given: of `begin`."""
-        return self.team.result(given, item.picture, progress)
-
-
-def run_detect(
-    detecting: Any,
-    inputs: Sequence[Input],
-    output: Path,
-    formats: Sequence[str],
-    microns: float | None = None,
-    unreadable: Mapping[str, str] | None = None,
-    facts: Mapping[str, str] | None = None,
-    extra: Sequence[ImageWriter] = (),
-    log: RunLog | None = None,
-    **how: Any,
-) -> Summary:
-    """Detect in images into the folder `output`.
-
-    Args:
-        detecting: a `mrcnn.segmenter.Segmenter`, or `OnCluster`.
-        inputs: the images.
-        formats: of `writers.FORMATS`.
-        microns: side of a pixel, in place of what the files say.
-        unreadable: files that are not inputs, with the reasons.
-        facts: for the report.
-        extra: writers of further formats.
-        log: of the folder, for runs that can go on: what it has is not done again.
-        how: further arguments of `Segmenter.detect`.
-
-    Returns:
-        What was found; among the images that failed are those of `unreadable`.
-    """
-    place = detecting if isinstance(detecting, OnCluster) else Here(detecting)
-    writer = ResultWriter(output, formats, facts or {}, microns, place.nouns, extra, log)
-    failed, count = dict(unreadable or {}), len(inputs) + len(unreadable or {})
-    earlier = len(log.done) if log else 0
-    inputs = left_to_do(writer, inputs, failed)
-    names = [item.name for item in inputs]
-    warn_of_long(names)
-
-    def how_of(number: int) -> dict[str, Any]:
-        return {**how, "microns": microns or inputs[number].microns}
-
-    def read(number: int) -> Any:
-        return place.begin(inputs[number], formats, how_of(number))
-
-    def work(number: int, begun: Any, progress: Progress) -> Any:
-        result, warned = place.result(begun, inputs[number], how_of(number), progress.within)
-        taken = taken_of(result, inputs[number], microns, warned)
-        progress.message(f"{names[number]}: {taken}")
-        return result, taken
-
-    def write(number: int, outcome: Outcome) -> str:
-        return write_result(writer, names[number], outcome)
-
-    complete, began = False, time.monotonic()
-    try:
-        each_image(names, "detect", failed, read, work, write, place.ahead)
-        complete = True
-    except KeyboardInterrupt:
-        again = "; the same command goes on from there" if log else ""
-        print(f"Stopped. The results so far are in {writer.partial}{again}", file=sys.stderr)
-        raise
-    finally:
-        writer.close(complete)
-    counts = count, len(inputs), earlier
-    result = f"{counted(writer.total, writer.nouns)}. Written to {writer.places()}"
-    objects, seconds = (writer.total, writer.nouns), time.monotonic() - began
-    return detected(result, objects, counts, seconds, output, writer.paths(), failed)
-
-
-def write_result(writer: ResultWriter, name: str, outcome: Outcome) -> str:
-    """Write what has become of an image. Returns a note about it."""
-    if outcome.error is not None:
-        writer.add_failed(name, str(outcome.error or "out of memory"))
-        return ""
-    result, taken = outcome.result
-    writer.add(name, result, taken)
-    return counted(len(result), writer.nouns)
-
-
-def detected(
-    result: str,
-    objects: tuple[int, tuple[str, str]],
-    images: tuple[int, int, int],
-    seconds: float,
-    output: Path,
-    files: Mapping[str, str],
-    failed: Mapping[str, str],
-) -> Summary:
-    """What `detect` has done.
-
-    objects: how many, and what they are called; images: all, those of this run, and those that
-    were done before; files: see `ResultWriter.paths`.
-    """
-    number, nouns = objects
-    count, now, earlier = images
-    facts = {
-        "images": count - len(failed),
-        "objects": number,
-        **timing(seconds, now),
-        "images_this_time": now,
-        "skipped": failed,
-        "output": output,
-        "files": files,
-    }
-    table = {
-        "Images": str(count - len(failed)) + (f" ({now} of them now)" if earlier else ""),
-        nouns[1].capitalize(): str(number),
-        "Seconds": timing_text(seconds, now),
-        "Skipped": str(len(failed)),
-        **{name if "." in name else name.capitalize(): path for name, path in files.items()},
-    }
-    return Summary(result, facts, table, failed)
-
-
-def left_to_do(
-    writer: ResultWriter, inputs: Sequence[Input], failed: dict[str, str]
-) -> Sequence[Input]:
-    """The inputs that the writer's log does not have. failed: files that are no inputs, which the
-    writer takes first; gets the images that have failed before."""
-    done = len(writer.log.done) if writer.log else 0
-    for name, reason in list(failed.items())[done:]:
-        writer.add_failed(name, reason)
-    inputs_done = max(0, done - len(failed))
-    if done:
-        count = len(failed) + len(inputs)
-        print(f"{done} of {count} images are in {writer.output} already")
-        failed |= writer.log.failed
-    return inputs[inputs_done:]
-
-
-def taken_of(result: Any, image: Input, microns: float | None, warned: Sequence[str] = ()) -> Taken:
-    """What was taken of an image. microns: those of --mpp; warned: in the detection."""
-    if image.about is None:
-        return Taken.of(result, microns_from="--mpp" if microns else "", notes=warned)
-    channels, plane, source, notes = image.about
-    return Taken.of(result, channels, plane, "--mpp" if microns else source, (*notes, *warned))
+# From the name and pixels of an image to labels int [H, W], scores [N] by ascending label where
+# they are known, and the seconds of the detection.
+Predict = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray | None, float | None]]
 
 
 def predictions_of(segmenter: Any) -> Predict:
@@ -265,16 +47,6 @@ def ways_of(segmenter: Any, source: str) -> dict[str, Any]:
         "postprocessing": segmenter.settings.to_dict(),
         "variants": [str(variant) for variant in segmenter.variants],
     }
-
-
-def counted(count: int, nouns: tuple[str, str]) -> str:
-    """`1 nucleus`, `2 nuclei`."""
-    return f"{count} {nouns[count != 1]}"
-
-
-# From the name and pixels of an image to labels int [H, W], scores [N] by ascending label where
-# they are known, and the seconds of the detection.
-Predict = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray | None, float | None]]
 
 
 def run_evaluate(
