@@ -22,7 +22,7 @@ LEVELS = [
     ["segmenter"],
     ["fine_tuning"],
     ["__init__", "compression", "export"],
-    ["napari_plugin", "cli"],
+    ["napari", "cli"],
     ["__main__"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}

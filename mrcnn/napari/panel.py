@@ -1,261 +1,28 @@
-"""A plugin of napari that finds nuclei in the image layers of the viewer, and learns from people's
-corrections of what it found; napari.yaml declares it.
-
-`find` and `teach` do the work, on arrays and files and without napari. `microns_of`, `shown_plane`,
-`placement` and `corrected` translate between layers and arrays. `Panel` is the widget around all
-that.
+"""The widget that finds nuclei in image layers, and learns from corrections of them.
 
 napari and what comes with it are imported where they are used: the module imports without them.
-
-Shapes: H, W pixels of a plane; "..." the axes before them that make a stack of planes, often none.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
-import mrcnn
-from mrcnn.data.synthetic import bright_ellipses
 from mrcnn.errors import MRCNNWarning, UserError
-from mrcnn.fine_tuning import fine_tune
+from mrcnn.napari.jobs import find, load_detector, teach
+from mrcnn.napari.layers import corrected, microns_of, placement, shown_plane
 from mrcnn.presets import FINE_TUNE_MINUTES
-from mrcnn.segmenter import Segmenter
-from mrcnn.training.corrections import IMAGES, LABELS, add_to_training_set
-from mrcnn.weights.download import resolve_weights
+from mrcnn.training.corrections import IMAGES, add_to_training_set
 
 if TYPE_CHECKING:
     import napari
-    import pandas as pd
     from magicgui.widgets import Container
 
-# Planes of more bytes are not read whole but tile by tile.
-MOST_BYTES = 2**28
 INVERTED = {"automatic": None, "yes": True, "no": False}
-# How a layer lies in the world, apart from its translation; older versions of napari lack some.
-PLACEMENT = ("scale", "rotate", "shear", "affine", "units", "axis_labels")
-# Where corrections go by default, and below them the weights that were made of them.
-TRAINING_SET, RUNS = Path.home() / "mrcnn_corrections", "runs"
-
-
-# ---- The work ----------------------------------------------------------------------------------
-
-
-def find(
-    data: Any,
-    detector: Segmenter,
-    *,
-    rgb: bool = False,
-    plane: Sequence[int] | None = None,
-    diameter: float | None = None,
-    microns: float | None = None,
-    inverted: bool | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[np.ndarray, pd.DataFrame, dict[str, Any]]:
-    """Find the instances in one plane of a layer, or in all of its planes, each by itself.
-
-    Args:
-        data: of an image layer, [..., H, W], or [..., H, W, 3 or 4] if `rgb`: an array, or what
-            gives one when it is sliced, such as a Zarr or dask array.
-        detector: what `mrcnn.load` gives.
-        plane: the plane's place on the axes "..."; None for all planes.
-        diameter, microns, inverted: see `Segmenter.detect`.
-        progress: called with the tiles done and their number, or planes where these are not cut.
-
-    Returns:
-        labels int32 [..., H, W], "..." being 1, ..., 1 for one plane. Every instance of the stack
-        has its own number; 0 is background.
-        The features of a label layer, a row per instance: `index`, its number; `axis_0`, ..., the
-        place of its plane in a stack; then the columns of `Result.to_dataframe`.
-        The layer's metadata: microns, and for every plane its scale and whether it was inverted.
-
-    Raises:
-        UserError: the values are no picture's.
-    """
-    import pandas as pd
-
-    stack = tuple(data.shape[: -3 if rgb else -2])
-    planes = list(np.ndindex(*stack)) if plane is None else [tuple(plane)]
-    labels = np.zeros((len(planes), *data.shape[len(stack) : len(stack) + 2]), np.int32)
-    tables, scales, were_inverted = [], [], []
-    for number, index in enumerate(planes):
-
-        def advance(done: int, total: int, number: int = number) -> None:
-            if progress:
-                progress(number * total + done, len(planes) * total)
-
-        result = detector.detect(
-            _picture(data, index),
-            diameter=diameter,
-            microns=microns,
-            inverted=inverted,
-            progress=advance,
-        )
-        advance(1, 1)
-        first = sum(map(len, tables))
-        if len(planes) == 1:
-            labels = result.labels[np.newaxis]  # without a copy: it may be a large file
-        else:
-            labels[number] = np.where(result.labels > 0, result.labels + first, 0)
-        table = result.to_dataframe().rename(columns={"label": "index"})
-        table["index"] += first
-        for axis, place in enumerate(index):
-            table.insert(1 + axis, f"axis_{axis}", place)
-        tables.append(table)
-        scales.append(result.scale)
-        were_inverted.append(result.exposure.inverted)
-    shape = stack if plane is None else (1,) * len(stack)
-    return (
-        labels.reshape(*shape, *labels.shape[1:]),
-        pd.concat(tables, ignore_index=True),
-        {"microns": microns, "scales": scales, "inverted": were_inverted},
-    )
-
-
-class _Plane:
-    """A plane of a stack, read in the parts that are asked for."""
-
-    def __init__(self, data: Any, index: tuple[int, ...]):
-        self.data, self.index = data, index
-        self.shape, self.dtype = tuple(data.shape[len(index) :]), np.dtype(data.dtype)
-
-    def __getitem__(self, window: tuple[slice, ...]) -> np.ndarray:
-        return np.asarray(self.data[(*self.index, *window)])
-
-
-def _picture(data: Any, index: tuple[int, ...]) -> np.ndarray | _Plane:
-    """A plane as `Segmenter.detect` takes it. One that fits into memory is read once: the chunks
-    of lazy arrays may be large, and measuring reads around every instance."""
-    plane = _Plane(data, index)
-    size = int(np.prod(plane.shape, dtype=np.int64)) * plane.dtype.itemsize
-    return plane[:, :] if size <= MOST_BYTES else plane
-
-
-def load_detector(weights: str) -> Segmenter:
-    """`mrcnn.load`, which takes seconds; the last one is kept until its file changes."""
-    return _load(weights, Path(resolve_weights(weights)).stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=1)
-def _load(weights: str, changed: int) -> Segmenter:
-    _import_keras()
-    return mrcnn.load(weights)
-
-
-def _import_keras() -> None:
-    with own_symbols():
-        import keras  # noqa: F401 (and with it TensorFlow)
-
-
-def teach(folder: Path, weights: str, minutes: float, progress: Callable[[int, int], None]) -> Path:
-    """Fine-tune weights on a training set; see `mrcnn.fine_tuning.fine_tune`.
-
-    Returns the new weight file, which is below the training set's folder. Raises UserError where
-    that holds nothing to train on.
-    """
-    if not (folder / IMAGES).is_dir():
-        raise UserError(f"{folder}: no training set yet: add corrected images first")
-    _import_keras()
-    return fine_tune(
-        folder / IMAGES,
-        folder / LABELS,
-        weights,
-        minutes=minutes,
-        logs=folder / RUNS,
-        progress=progress,
-    )
-
-
-@contextlib.contextmanager
-def own_symbols() -> Iterator[None]:
-    """Libraries that are loaded meanwhile call their own functions, not those of the same name that
-    are there already.
-
-    TensorFlow and Mesa, which draws napari's canvas on much of Linux, both contain LLVM, each its
-    version. Without this Python crashes where TensorFlow is imported after Mesa was.
-    """
-    flags = sys.getdlopenflags() if hasattr(os, "RTLD_DEEPBIND") else None
-    if flags is not None:
-        sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
-    try:
-        yield
-    finally:
-        if flags is not None:
-            sys.setdlopenflags(flags)
-
-
-def synthetic_nuclei(side: int = 512, seed: int = 0) -> list[tuple[np.ndarray, dict, str]]:
-    """Sample data: a fluorescence image uint8 [side, side] of bright blurred ellipses."""
-    return [(bright_ellipses(side, seed), {"name": "synthetic nuclei"}, "image")]
-
-
-# ---- Layers ------------------------------------------------------------------------------------
-
-
-def microns_of(layer: napari.layers.Image) -> float | None:
-    """The side of a pixel by a layer's scale, where this is in a unit of length; None without
-    one, and for pixels that are no squares."""
-    units = getattr(layer, "units", ())[-2:]
-    if not units or not all(unit.is_compatible_with("micrometer") for unit in units):
-        return None
-    height, width = (
-        abs(float(scale)) * float((1 * unit).to("micrometer").magnitude)
-        for scale, unit in zip(layer.scale[-2:], units, strict=True)
-    )
-    return height if np.isclose(height, width, rtol=0.01) else None
-
-
-def shown_plane(layer: napari.layers.Image, point: Sequence[float]) -> tuple[int, ...]:
-    """The place of the plane that the viewer shows on the axes of a layer's stack.
-
-    point: `viewer.dims.point`, where the sliders are in the world.
-    """
-    last = np.array(layer.data.shape if not layer.multiscale else layer.data[0].shape)
-    place = np.round(layer.world_to_data(point)).astype(int)[: layer.ndim - 2]
-    return tuple(int(i) for i in np.clip(place, 0, last[: layer.ndim - 2] - 1))
-
-
-def placement(layer: napari.layers.Image, plane: Sequence[int] = ()) -> dict[str, Any]:
-    """Keywords of a label layer that is to lie where an image layer does, or a plane of it."""
-    found = {name: getattr(layer, name) for name in PLACEMENT if hasattr(layer, name)}
-    corner = np.zeros(layer.ndim)
-    corner[: len(plane)] = plane
-    moved = np.subtract(layer.data_to_world(corner), layer.data_to_world(np.zeros(layer.ndim)))
-    # In the world the affine transform comes after the translation.
-    found["translate"] = layer.translate + np.linalg.solve(layer.affine.linear_matrix, moved)
-    return found
-
-
-def corrected(
-    image: napari.layers.Image, labels: napari.layers.Labels, point: Sequence[float]
-) -> tuple[str, np.ndarray, np.ndarray]:
-    """The plane of a label layer that the viewer shows, and the plane of the image that it is of.
-
-    point: see `shown_plane`.
-
-    Returns:
-        A name; the image [H, W] or [H, W, 3 or 4]; the labels [H, W].
-    """
-    place = shown_plane(labels, point)
-    if labels.ndim >= image.ndim:  # labels of a single plane have their place in the world
-        point = labels.data_to_world((*place, 0, 0))
-    plane = shown_plane(image, point)
-    data = image.data[0] if image.multiscale else image.data
-    numbers = labels.data[0] if labels.multiscale else labels.data
-    name = "_".join([image.name, *(f"{number:03d}" for number in plane)])
-    return name, np.asarray(data[plane]), np.asarray(numbers[place])
-
-
-# ---- The widget --------------------------------------------------------------------------------
+TRAINING_SET = Path.home() / "mrcnn_corrections"  # where corrections go by default
 
 
 class Cancelled(Exception):
