@@ -29,22 +29,11 @@ from mrcnn.matterport.plots import (
 from mrcnn.results.drawing import instance_colors, overlay_instances
 
 __all__ = [
-    "apply_mask",
-    "display_differences",
-    "display_images",
-    "display_instances",
-    "display_table",
-    "display_top_masks",
-    "display_weight_stats",
-    "draw_box",
-    "draw_boxes",
-    "draw_rois",
-    "instance_colors",
-    "overlay_instances",
-    "plot_overlaps",
-    "plot_precision_recall",
+    "apply_mask", "display_differences", "display_images", "display_instances", "display_table",
+    "display_top_masks", "display_weight_stats", "draw_box", "draw_boxes", "draw_rois",
+    "instance_colors", "overlay_instances", "plot_overlaps", "plot_precision_recall",
     "random_colors",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

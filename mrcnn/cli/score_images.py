@@ -215,12 +215,7 @@ class EvaluationWriter:
             "Report": str(self.output / "index.html"),
             "Written to": f"{self.output}: {places}",
         }
-        facts = {
-            **scores,
-            **timing(seconds, images),
-            "skipped": failed,
-            "output": self.output,
-        }
+        facts = {**scores, **timing(seconds, images), "skipped": failed, "output": self.output}
         result = f"Score {score} of {images} images. Written to {self.output}: {places}"
         return Summary(result, facts, table, failed)
 

@@ -91,13 +91,7 @@ class View(NamedTuple):
     def result(self, image: Any, found: Instances, classes: Sequence[str]) -> Result:
         """What was found in the level."""
         return Result(
-            *found,
-            tuple(classes),
-            image,
-            self.exposure,
-            self.microns,
-            self.scale,
-            self.reduction,
+            *found, tuple(classes), image, self.exposure, self.microns, self.scale, self.reduction
         )
 
 

@@ -26,19 +26,10 @@ COMPRESSIBLE = ("mrcnn_class_conv1", "mrcnn_class_conv2")
 THIN = "_svd"
 
 __all__ = [
-    "COMPRESSIBLE",
-    "THIN",
-    "LoadReport",
-    "demand_changed",
-    "is_imagenet_file",
-    "layer_tensors",
-    "load_imagenet",
-    "load_matching",
-    "load_weights",
-    "ranks_in_file",
-    "save_weights",
+    "COMPRESSIBLE", "THIN", "LoadReport", "demand_changed", "is_imagenet_file", "layer_tensors",
+    "load_imagenet", "load_matching", "load_weights", "ranks_in_file", "save_weights",
     "values_left",
-]
+]  # fmt: skip
 
 
 def layer_tensors(model: keras.Model) -> dict[str, list[tuple[str, keras.Variable]]]:
