@@ -18,7 +18,7 @@ from keras import ops
 
 from mrcnn.errors import UserError
 from mrcnn.model import MaskRCNN
-from mrcnn.weights.weight_files import COMPRESSIBLE, THIN
+from mrcnn.weights.legacy_h5 import COMPRESSIBLE, THIN
 
 
 def truncated_svd(kernel: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:

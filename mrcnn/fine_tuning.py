@@ -38,6 +38,7 @@ from mrcnn.presets import FINE_TUNE_MINUTES, FINE_TUNE_STEPS, FineTuneConfig
 from mrcnn.segmenter import Segmenter, load
 from mrcnn.weights import description
 from mrcnn.weights.download import resolve_weights
+from mrcnn.weights.legacy_h5 import ranks_in_file
 
 REHEARSED, MIDDLE = 12, 1024  # images, and pixels a side, at most
 
@@ -145,8 +146,6 @@ def labelled_images(
 
 def training_config(path: Path, known: description.Description) -> FineTuneConfig:
     """The configuration in which a described network is fine-tuned."""
-    from mrcnn.weights.weight_files import ranks_in_file  # Keras: seconds
-
     config = known.config_class(FineTuneConfig, description.NETWORK)()
     config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
     return config

@@ -44,6 +44,7 @@ from mrcnn.pixels.exposure import Exposure, measure
 from mrcnn.pixels.molding import adapt_channels
 from mrcnn.results.result import Result
 from mrcnn.weights.description import beside, nouns_of, own_file
+from mrcnn.weights.legacy_h5 import ranks_in_file
 
 NOTHING = Detections(np.zeros(0), [])
 
@@ -79,9 +80,6 @@ def load(
             )
         config = description.make_config(own_file(path))
         config.PRECISION = precision
-
-        from mrcnn.weights.weight_files import ranks_in_file  # Keras: seconds
-
         config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
     if classes is None:
         classes = (

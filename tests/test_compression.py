@@ -7,7 +7,7 @@ from keras import ops
 from mrcnn.compression import compress, rank_of_energy, truncated_svd
 from mrcnn.errors import UserError
 from mrcnn.model import MaskRCNN
-from mrcnn.weights.weight_files import ranks_in_file
+from mrcnn.weights.legacy_h5 import ranks_in_file
 from tests.network.test_models import batch, set_weights
 from tests.support.tiny import TinyConfig
 

@@ -18,6 +18,7 @@ from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 from mrcnn.segmenter import Segmenter
 from mrcnn.weights.description import Description, describe
+from mrcnn.weights.legacy_h5 import ranks_in_file
 
 
 def segmenter(options: argparse.Namespace, app: Application) -> Segmenter:
@@ -54,9 +55,6 @@ def inference_config(options: argparse.Namespace, app: Application) -> Config:
     path = app.weight_file(options, "inference")
     config = app.inference_class(path, app.settings(options, path))()
     import_keras()
-
-    from mrcnn.weights.weight_files import ranks_in_file  # Keras: seconds
-
     config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
     return config
 

@@ -14,6 +14,7 @@ from mrcnn.environment import import_keras
 from mrcnn.errors import MissingFileError, UserError
 from mrcnn.files import open_regular
 from mrcnn.weights.download import PRETRAINED, PUBLIC_FILES, resolve_weights
+from mrcnn.weights.legacy_h5 import ranks_in_file
 
 if TYPE_CHECKING:
     from mrcnn.inference.postprocess import PostProcessing
@@ -113,7 +114,6 @@ class Recipe:
 
         from mrcnn.model import MaskRCNN
         from mrcnn.segmenter import Segmenter
-        from mrcnn.weights.weight_files import ranks_in_file
 
         path = resolve_weights(self.weights)
         if digest_of(path) != self.digest:

@@ -43,6 +43,11 @@ KERAS1_NAMES = {
 TENSOR_NAMES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
 BATCH_NORM_NAMES = ("gamma", "beta", "moving_mean", "moving_variance")
 
+# The fully connected layers that compression splits, in the order of Config.FPN_CLASSIF_FC_RANKS,
+# and the name of the first, thin part behind the name of the whole layer.
+COMPRESSIBLE = ("mrcnn_class_conv1", "mrcnn_class_conv2")
+THIN = "_svd"
+
 # matterport nests these three layers in one model; its files have one group for them.
 RPN_GROUP = "rpn_model"
 RPN_LAYERS = ("rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred")
@@ -145,6 +150,18 @@ def read_shapes(path: str | os.PathLike) -> dict[str, dict[str, tuple[int, ...]]
             layer: {tensor: data.shape for tensor, data in tensors.items()}
             for layer, tensors in file.layers.items()
         }
+
+
+def ranks_in_file(path: str | os.PathLike) -> tuple[int, int]:
+    """FPN_CLASSIF_FC_RANKS of the model that wrote a weight file; (0, 0) for whole layers.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    shapes = read_shapes(path)
+    thin = (shapes.get(name + THIN, {}).get("kernel") for name in COMPRESSIBLE)
+    first, second = (0 if shape is None else int(shape[-1]) for shape in thin)
+    return first, second
 
 
 def _check_start(path: Path) -> None:

@@ -20,14 +20,9 @@ from mrcnn.weights import legacy_h5
 from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.weights.matching import LoadReport, Plan, in_model_order, is_backbone, shorten
 
-# The fully connected layers that compression splits, in the order of Config.FPN_CLASSIF_FC_RANKS,
-# and the name of the first, thin part behind the name of the whole layer.
-COMPRESSIBLE = ("mrcnn_class_conv1", "mrcnn_class_conv2")
-THIN = "_svd"
-
 __all__ = [
-    "COMPRESSIBLE", "THIN", "LoadReport", "demand_changed", "is_imagenet_file", "layer_tensors",
-    "load_imagenet", "load_matching", "load_weights", "ranks_in_file", "save_weights",
+    "LoadReport", "demand_changed", "is_imagenet_file", "layer_tensors",
+    "load_imagenet", "load_matching", "load_weights", "save_weights",
     "values_left",
 ]  # fmt: skip
 
@@ -167,18 +162,6 @@ def _check_exclude(exclude, model, targets, file) -> frozenset[str]:
                 stacklevel=6,
             )
     return frozenset(exclude)
-
-
-def ranks_in_file(path: str | os.PathLike) -> tuple[int, int]:
-    """FPN_CLASSIF_FC_RANKS of the model that wrote a weight file; (0, 0) for whole layers.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    shapes = legacy_h5.read_shapes(path)
-    thin = (shapes.get(name + THIN, {}).get("kernel") for name in COMPRESSIBLE)
-    first, second = (0 if shape is None else int(shape[-1]) for shape in thin)
-    return first, second
 
 
 def values_left(

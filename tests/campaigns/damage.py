@@ -400,7 +400,7 @@ def use_sidecar(path: Path, _) -> None:
 
 
 def use_weights(path: Path, model) -> str | None:
-    from mrcnn.weights.weight_files import ranks_in_file
+    from mrcnn.weights.legacy_h5 import ranks_in_file
 
     variables = model.keras_model.weights
     for variable in variables:

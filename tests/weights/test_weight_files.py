@@ -593,7 +593,7 @@ def test_keras_3_weight_files_say_how_to_convert_them(tmp_path):
     path = tmp_path / "toy.weights.h5"
     model = build_model(seed=1)
     model.save_weights(path)
-    for read in (weight_files.is_imagenet_file, weight_files.ranks_in_file):
+    for read in (weight_files.is_imagenet_file, legacy_h5.ranks_in_file):
         with pytest.raises(UserError, match="does not name its layers: load it with"):
             read(path)
     with pytest.raises(UserError, match="does not name its layers: load it with") as error:
