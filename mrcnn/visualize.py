@@ -4,7 +4,6 @@ They work without a display, without IPython and without OpenCV. Matplotlib is i
 something is drawn; `plt.show()` is called only where there is a window or a notebook to show in.
 
 Boxes are (y1, x1, y2, x2) in pixels, ends exclusive. Colours are RGB triples in 0..1.
-
 Shapes: H, W pixels, C channels, N instances, G true instances, D detections, R regions.
 """
 
