@@ -1,4 +1,10 @@
-"""The blocks of Zeiss CZI files: where they are, and their pixels, decoded by imagecodecs."""
+"""The blocks of Zeiss CZI files: where they are, and their pixels, decoded by imagecodecs.
+
+Why not by czifile: the last one for Python 3.11, 2019.7.2.3, knows no Zstandard, which ZEN writes,
+nor blocks whose directory says one row too many; those of 2026, which need Python 3.12, have
+`CziSubBlockSegmentData.data` for it, and `CziImage` for windows, scenes and levels. Once Python
+3.12 is the oldest that is supported, most of this module and of `czi` can go.
+"""
 
 from __future__ import annotations
 
