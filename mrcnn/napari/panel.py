@@ -108,7 +108,8 @@ class Panel:
             max=600,
             step=1,
             value=FINE_TUNE_MINUTES,
-            tooltip="of fine-tuning, at most: it ends before where enough has been seen",
+            tooltip="of training, at most: it ends before where enough has been seen; getting "
+            "ready comes on top",
         )
         self.add = widgets.PushButton(text="Add to training set")
         self.tune = widgets.PushButton(
@@ -157,7 +158,10 @@ class Panel:
         weights = str(self.weights.value)
 
         def work(progress: Callable[[int, int], None]) -> tuple:
-            return find(data, load_detector(weights), progress=progress, **options)
+            labels, features, about = find(
+                data, load_detector(weights), progress=progress, **options
+            )
+            return labels, features, about | {"weights": weights}
 
         self._run(work, lambda found: self._show(found, keywords, layer), f"Searching {layer.name}")
 
@@ -206,7 +210,8 @@ class Panel:
         def work(progress: Callable[[int, int], None]) -> Path:
             return teach(folder, weights, minutes, progress)
 
-        self._run(work, self._take_weights, "Fine-tuning")
+        doing = f"Fine-tuning: getting ready, then at most {minutes:g} minutes of training"
+        self._run(work, self._take_weights, doing)
 
     def _take_weights(self, path: Path) -> str:
         if self._is_there():
@@ -242,6 +247,8 @@ class Panel:
 
         self.worker = create_worker(job)
         self.worker.returned.connect(lambda found: self._end(*found, show))
+        # napari shows what is raised; here it takes the place of "Searching ...".
+        self.worker.errored.connect(lambda error: self._say(f"{type(error).__name__}: {error}"))
         self.worker.finished.connect(lambda: self._finished())
         self._set_enabled(False)
         self.bar.max, self.bar.visible = 0, True  # busy, until there is something to count
@@ -261,9 +268,15 @@ class Panel:
         self.cancel.enabled = not free
 
     def _complain(self, text: str) -> None:
+        """Say what is wrong: napari's note vanishes after seconds, the line in the panel stays."""
         from napari.utils.notifications import show_error
 
         show_error(text)
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._is_there():
+            self.status.value = text
 
     def _is_there(self) -> bool:
         """False after the widget was closed, when its parts must not be touched any more."""
@@ -273,16 +286,14 @@ class Panel:
 
     def _advance_bar(self, done: int, total: int) -> None:
         if self._is_there():
-            self.bar.max, self.bar.value = total, done
+            # Busy until the first is done: what is loaded and compiled before it takes a while.
+            self.bar.max, self.bar.value = (total, done) if done else (0, 0)
 
     def _end(self, result: Any, wrong: str, show: Callable[[Any], str]) -> None:
-        said = ""
         if wrong:
             self._complain(wrong)
         else:
-            said = show(result)
-        if self._is_there():
-            self.status.value = said
+            self._say(show(result))
 
     def _finished(self) -> None:
         cancelled, self.worker = self.worker.abort_requested, None

@@ -54,7 +54,7 @@ def test_find(panel, said):
     assert layer.name == "cells labels" and shows(layer.data, STACK[0])
     assert tuple(layer.scale) == (0.5, 0.5) and tuple(layer.translate) == (3, 4)
     assert layer.features["index"].tolist() == [1, 2] and "score" in layer.features
-    assert layer.metadata["inverted"] == [False]
+    assert layer.metadata["inverted"] == [False] and layer.metadata["weights"] == "nucleus"
     if hasattr(image, "units"):
         assert layer.units == image.units and layer.metadata["microns"] == 0.5
         assert layer.features["area_um2"].tolist() == [81 / 4, 81 / 4]
@@ -130,10 +130,11 @@ def test_what_is_wrong_is_said_in_one_line(viewer, said, tmp_path):
     panel = widget.Panel(viewer)
     panel.find.native.click()
     assert panel.worker is None
+    assert panel.status.value == "There is no image layer: open an image first"
     viewer.add_image(STACK[0])
     panel.box.reset_choices()
     panel.weights.value = tmp_path / "absent.h5"
-    assert find(panel) is None and panel.status.value == ""
+    assert find(panel) is None and panel.status.value == said[1].message  # it stays to be read
     assert [str(one.severity) for one in said] == ["error", "error"]
     assert said[0].message == "There is no image layer: open an image first"
     assert re.fullmatch(r".*absent\.h5: no such weight file.*", said[1].message)
@@ -189,6 +190,7 @@ def test_a_defect_is_shown_and_ends_the_search(panel, said, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", notification_manager.receive_error)  # as napari does
     assert find(panel) is None
     assert any("a defect" in one.message for one in said)
+    assert panel.status.value == "ZeroDivisionError: a defect"
 
 
 # ---- Corrections that teach --------------------------------------------------------------------
@@ -287,7 +289,8 @@ def test_fine_tuning_in_the_background(panel, said, tmp_path, monkeypatch):
     find(panel)
     panel.add.native.click()
     panel.tune.native.click()
-    assert panel.status.value == "Fine-tuning ..." and panel.cancel.enabled
+    assert panel.status.value.startswith("Fine-tuning: getting ready, then at most 2 minutes")
+    assert panel.bar.max == 0 and panel.cancel.enabled  # busy, not at nothing
     assert not panel.find.enabled and not panel.tune.enabled
     panel.add.native.click()  # corrections go on meanwhile
     seen = []
