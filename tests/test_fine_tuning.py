@@ -27,17 +27,20 @@ def corrected(tmp_path, rng):
     return tmp_path / "set"
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A weight file of a small network, and its description."""
+def small_weights(folder):
+    """A weight file of a small network, and its description; returns its path."""
     from mrcnn.model import MaskRCNN
 
-    path = tmp_path_factory.mktemp("weights") / "cells.h5"
     config = inference_config(SmallNetwork)()
-    MaskRCNN("inference", config, str(path.parent)).save_weights(path)
+    MaskRCNN("inference", config, str(folder)).save_weights(folder / "cells.h5")
     known = description.describe(config, ("cell",), {"min_score": 0.1}, "cells")
-    description.write(description.own_file(path), known)
-    return path
+    description.write(description.own_file(folder / "cells.h5"), known)
+    return folder / "cells.h5"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return small_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the widget has done, on arrays and files and without napari: find, and learn.
+"""What the widget has done, on arrays and without napari: find.
 
 Shapes: H, W pixels of a plane; "..." the axes before them that make a stack of planes, often none.
 """
@@ -17,10 +17,7 @@ import numpy as np
 
 import mrcnn
 from mrcnn.data.synthetic import bright_ellipses
-from mrcnn.errors import UserError
-from mrcnn.fine_tuning import fine_tune
 from mrcnn.segmenter import Segmenter
-from mrcnn.training.corrections import IMAGES, LABELS
 from mrcnn.weights.download import resolve_weights
 
 if TYPE_CHECKING:
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 
 # Planes of more bytes are not read whole but tile by tile.
 MOST_BYTES = 2**28
-RUNS = "runs"  # below a training set: the weights that were made of it
 
 
 def find(
@@ -128,32 +124,9 @@ def load_detector(weights: str) -> Segmenter:
 
 @lru_cache(maxsize=1)
 def _load(weights: str, changed: int) -> Segmenter:
-    _import_keras()
-    return mrcnn.load(weights)
-
-
-def _import_keras() -> None:
     with own_symbols():
         import keras  # noqa: F401 (and with it TensorFlow)
-
-
-def teach(folder: Path, weights: str, minutes: float, progress: Callable[[int, int], None]) -> Path:
-    """Fine-tune weights on a training set; see `mrcnn.fine_tuning.fine_tune`.
-
-    Returns the new weight file, which is below the training set's folder. Raises UserError where
-    that holds nothing to train on.
-    """
-    if not (folder / IMAGES).is_dir():
-        raise UserError(f"{folder}: no training set yet: add corrected images first")
-    _import_keras()
-    return fine_tune(
-        folder / IMAGES,
-        folder / LABELS,
-        weights,
-        minutes=minutes,
-        logs=folder / RUNS,
-        progress=progress,
-    )
+    return mrcnn.load(weights)
 
 
 @contextlib.contextmanager

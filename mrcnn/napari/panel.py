@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from mrcnn.errors import MRCNNWarning, UserError
-from mrcnn.napari.jobs import find, load_detector, teach
+from mrcnn.napari.jobs import find, load_detector
 from mrcnn.napari.layers import corrected, microns_of, placement, shown_plane
+from mrcnn.napari.teaching import teach
 from mrcnn.presets import FINE_TUNE_MINUTES
 from mrcnn.training.corrections import IMAGES, add_to_training_set
 

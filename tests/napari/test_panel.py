@@ -273,18 +273,20 @@ def test_what_cannot_be_added_is_said(panel, said, tmp_path):
 
 
 def test_fine_tuning_in_the_background(panel, said, tmp_path, monkeypatch):
-    """Only the training is left out, which test_fine_tuning.py has."""
+    """Only the training is left out, which test_teaching.py has."""
     asked, go = [], threading.Event()
     new = tmp_path / "nucleus20261129T1200" / "mask_rcnn_nucleus_0001.h5"
 
-    def fine_tune(*arguments, progress, **options):
-        asked.append((arguments, options))
+    def teach(*arguments):
+        *about, progress = arguments
+        asked.append(about)
+        progress(0, 0)
         for done in range(5):
             progress(done, 4)
             assert done or go.wait(60)
         return new
 
-    monkeypatch.setattr(jobs, "fine_tune", fine_tune)
+    monkeypatch.setattr(widget, "teach", teach)
     panel.folder.value, panel.minutes.value = tmp_path / "set", 2
     find(panel)
     panel.add.native.click()
@@ -300,10 +302,7 @@ def test_fine_tuning_in_the_background(panel, said, tmp_path, monkeypatch):
     assert seen[-1] == (4, 4) and not said
     assert Path(panel.weights.value) == new and panel.find.enabled
     assert panel.status.value == "Fine-tuned: Find now uses nucleus20261129T1200"
-    folder = tmp_path / "set"
-    [(arguments, options)] = asked
-    assert arguments == (folder / "images", folder / "labels", "nucleus")
-    assert options == {"minutes": 2, "logs": folder / "runs"}
+    assert asked == [[tmp_path / "set", "nucleus", 2]]
     # Cancelled, the weights stay.
     go.clear()
     panel.tune.native.click()
