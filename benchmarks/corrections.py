@@ -8,8 +8,9 @@ generalise`, fold "tissue"). Five images of `fit` are the corrections. Scored ar
 tissue and 20 of fluorescence of `tune`, drawn once with a fixed seed: before and after 150 steps of
 4 crops. OUT keeps images, weights and scores; what is there is not made again.
 
-Recipes: "fine-tune" is that of `mrcnn.fine_tune`; "no-rehearsal" the same without; "all" trains as
-whole trainings do: three times the rate, all layers, batch norms that learn, no rehearsal.
+Recipes: "fine-tune" is that of `mrcnn.fine_tune`; "no-rehearsal" the same without; "gentle" has a
+fifth of the rate, and the first three stages of the backbone do not train; "all" trains as whole
+trainings do: batch norms that learn, no rehearsal.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ SCORED = ("tissue", "fluorescence")
 RECIPES = {
     "fine-tune": Recipe(),
     "no-rehearsal": Recipe(rehearsal=0),
-    "all": Recipe(layers="all", factor=3, freeze_bn=False, rehearsal=0),
+    "gentle": Recipe(layers="4+", factor=0.2),
+    "all": Recipe(factor=0.6, freeze_bn=False, rehearsal=0),
 }
 
 

@@ -4,10 +4,9 @@
     weights = mrcnn.fine_tune("corrections/images", "corrections/labels", "nucleus")
     mrcnn.load(weights).detect(image)
 
-What keeps a network from forgetting, see `FineTuneConfig` and `Recipe`: a low rate, few steps, the
-early stages of the backbone and the statistics of all batch norms as they are, the average of the
-weights on the way, and rehearsal: a share of the training are images that the network already
-knows, with its own detections as their labels.
+What keeps a network from forgetting, see `FineTuneConfig` and `Recipe`: few steps, the statistics of
+all batch norms as they are, the average of the weights on the way, and rehearsal: a share of the
+training are images that the network already knows, with its own detections as their labels.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ REHEARSED, MIDDLE = 12, 1024  # images, and pixels a side, at most
 class Recipe:
     """How a network is fine-tuned, beside `FineTuneConfig`."""
 
-    layers: str = "4+"  # what trains: the last stages of the backbone and all above it
+    layers: str = "all"  # what trains
     factor: float = 1.0  # of LEARNING_RATE
     freeze_bn: bool = True  # whether the statistics of the batch norms stay as they are
     rehearsal: float = 1 / 3  # share of the crops; 0 for none

@@ -79,8 +79,7 @@ def test_from_the_command_line(corrected, weights, quick, tmp_path, capsys):
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert any("mrcnn_mask" in name for name in changed)
     assert any("res4" in name for name in changed) and any("res5" in name for name in changed)
-    assert not any(name.split("/")[0].startswith(("res2", "res3", "bn2")) for name in changed)
-    assert not any("moving" in name for name in changed)
+    assert not any("moving" in name for name in changed)  # the statistics of the batch norms
 
 
 def test_cancelled_it_leaves_nothing(corrected, weights, quick, tmp_path):

@@ -1,4 +1,4 @@
-"""How a command takes SIGTERM: as Ctrl-C, within the time that those who send it allow.
+"""How a command takes Ctrl-C, and SIGTERM: likewise, within the time that those who send it allow.
 
 `docker stop` and Kubernetes send SIGKILL after 10 and 30 seconds, SLURM after 30. For process 1 of
 a container, SIGTERM does nothing at all unless it is handled.
@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from mrcnn.errors import Terminated
+from mrcnn.errors import Terminated, UserError
 
 EXIT_CODE = 128 + signal.SIGTERM  # what shells say of a program that SIGTERM has ended
 PATIENCE = 9.0  # seconds
@@ -25,6 +25,9 @@ def terminable(say: Callable[[str], None]) -> Iterator[None]:
     PATIENCE seconds, for instance because the main thread is deep inside of TensorFlow, the
     process ends with EXIT_CODE: what is on disk is whole, and the next run resumes it.
 
+    Libraries make errors of their own of what is raised inside of them, Ctrl-C included, TensorFlow
+    for one where it makes a graph. What leaves the block is then what the signal has raised.
+
     say: prints why the process ends, in another thread.
     Without effect in other threads than the main one, which get no signals.
     """
@@ -34,23 +37,34 @@ def terminable(say: Callable[[str], None]) -> Iterator[None]:
     # A handler in Python runs when the main thread is back in Python; this pipe is written at once.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    received = []
+    received: list[type[BaseException]] = []
 
-    def handle(number, frame):
-        if not received:
-            received.append(number)
+    def handle_sigterm(number, frame):
+        if Terminated not in received:
+            received.append(Terminated)
             raise Terminated
 
-    before = signal.signal(signal.SIGTERM, handle)
+    def handle_ctrl_c(number, frame):
+        received.append(KeyboardInterrupt)
+        raise KeyboardInterrupt
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, handle_sigterm)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in the background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, handle_ctrl_c)
     pipe_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     ended = threading.Event()
     threading.Thread(target=_watch, args=(reader, ended, say), daemon=True).start()
     try:
         yield
+    except Exception as error:
+        if received and not isinstance(error, UserError | OSError):
+            raise received[-1] from error
+        raise
     finally:
         ended.set()
         signal.set_wakeup_fd(pipe_before)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         os.close(writer)  # the thread then reads the end and closes the other
 
 

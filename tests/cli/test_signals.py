@@ -54,6 +54,19 @@ def test_sigterm_ends_a_command_soon(work, said):
     assert time.monotonic() - began < 4
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_error_that_a_library_makes_of_a_signal_is_the_signal(number, code):
+    work = """try:
+        time.sleep(60)
+    except BaseException:
+        raise ValueError("in a graph")"""
+    process = started(work)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert errors.startswith("mrcnn: ") and errors.count("\n") == 1
+
+
 def test_nobody_listens_any_more():
     process = started("time.sleep(.5); print('a' * 100_000); print('b', flush=True)")
     process.stdout.close()
@@ -71,7 +84,8 @@ def test_a_name_that_the_terminal_cannot_show():
 
 
 def test_handlers_are_as_before():
-    before = signal.getsignal(signal.SIGTERM)
+    numbers = signal.SIGTERM, signal.SIGINT
+    before = [signal.getsignal(number) for number in numbers]
     with signals.terminable(print):
-        assert signal.getsignal(signal.SIGTERM) is not before
-    assert signal.getsignal(signal.SIGTERM) is before
+        assert all(signal.getsignal(n) is not b for n, b in zip(numbers, before, strict=True))
+    assert [signal.getsignal(number) for number in numbers] == before
