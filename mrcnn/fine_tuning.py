@@ -4,8 +4,8 @@
     weights = mrcnn.fine_tune("corrections/images", "corrections/labels", "nucleus")
     mrcnn.load(weights).detect(image)
 
-What keeps a network from forgetting, see `FineTuneConfig` and `Recipe`: few steps, the statistics of
-all batch norms as they are, the average of the weights on the way, and rehearsal: a share of the
+What keeps a network from forgetting, see `FineTuneConfig` and `Recipe`: few steps, the statistics
+of all batch norms as they are, the average of the weights on the way, and rehearsal: a share of the
 training are images that the network already knows, with its own detections as their labels.
 """
 
