@@ -8,9 +8,10 @@ generalise`, fold "tissue"). Five images of `fit` are the corrections. Scored ar
 tissue and 20 of fluorescence of `tune`, drawn once with a fixed seed: before and after 150 steps of
 4 crops. OUT keeps images, weights and scores; what is there is not made again.
 
-Recipes: "fine-tune" is that of `mrcnn.fine_tune`; "no-rehearsal" the same without; "gentle" has a
-fifth of the rate, and the first three stages of the backbone do not train; "all" trains as whole
-trainings do: batch norms that learn, no rehearsal.
+Recipes: "fine-tune" is that of `mrcnn.fine_tune`; "all-the-way" keeps the new weights as they are;
+"no-rehearsal" is this without rehearsal; "gentle" has a fifth of the rate, and the first three
+stages of the backbone do not train; "all" trains as whole trainings do: batch norms that learn, no
+rehearsal.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ SETS = {
 SCORED = ("tissue", "fluorescence")
 RECIPES = {
     "fine-tune": Recipe(),
-    "no-rehearsal": Recipe(rehearsal=0),
-    "gentle": Recipe(layers="4+", factor=0.2),
-    "all": Recipe(factor=0.6, freeze_bn=False, rehearsal=0),
+    "all-the-way": Recipe(way=1),
+    "no-rehearsal": Recipe(rehearsal=0, way=1),
+    "gentle": Recipe(layers="4+", factor=0.2, way=1),
+    "all": Recipe(factor=0.6, freeze_bn=False, rehearsal=0, way=1),
 }
 
 

@@ -82,6 +82,19 @@ def test_from_the_command_line(corrected, weights, quick, tmp_path, capsys):
     assert not any("moving" in name for name in changed)  # the statistics of the batch norms
 
 
+def test_none_of_the_way_are_the_old_weights(corrected, weights, quick, tmp_path):
+    new = mrcnn.fine_tune(
+        corrected / "images",
+        corrected / "labels",
+        weights,
+        steps=1,
+        logs=tmp_path,
+        recipe=fine_tuning.Recipe(way=0),
+    )
+    old, found = values_of(weights), values_of(new)
+    assert all(np.array_equal(old[name], found[name]) for name in old)
+
+
 def test_cancelled_it_leaves_nothing(corrected, weights, quick, tmp_path):
     seen = []
 
