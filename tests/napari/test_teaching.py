@@ -23,16 +23,23 @@ def corrections(tmp_path):
     return tmp_path / "set"
 
 
+@pytest.fixture
+def children():
+    """The processes that were started meanwhile; other tests may have left some."""
+    others = set(multiprocessing.active_children())
+    return lambda: set(multiprocessing.active_children()) - others
+
+
 def nothing(done, total):
     pass
 
 
-def test_new_weights_lie_below_the_training_set(corrections, tmp_path):
+def test_new_weights_lie_below_the_training_set(corrections, tmp_path, children):
     seen = []
     path = teach(corrections, str(small_weights(tmp_path)), 0.01, lambda *at: seen.append(at))
     assert path.parent.parent == corrections / "runs" and path.is_file()
     assert seen[0] == (0, 0) and seen[-1][0] >= 1
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 def test_what_is_wrong_comes_back_in_one_line(corrections, tmp_path):
@@ -42,9 +49,9 @@ def test_what_is_wrong_comes_back_in_one_line(corrections, tmp_path):
         teach(corrections, str(tmp_path / "none.h5"), 1, nothing)
 
 
-def test_a_process_that_dies_is_one_line(corrections):
+def test_a_process_that_dies_is_one_line(corrections, children):
     def kill(done, total):
-        [process] = multiprocessing.active_children()
+        [process] = children()
         os.kill(process.pid, signal.SIGKILL)
 
     with pytest.raises(UserError, match=r"without a result \(exit code -9\)"):

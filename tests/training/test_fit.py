@@ -315,7 +315,15 @@ def test_time_budget_ends_a_run_and_counts_what_was_interrupted(tmp_path, monkey
     assert clock.steps == 22 and last.epoch == 6
 
 
-def test_ctrl_c_stops_cleanly(tmp_path, capsys):
+@pytest.fixture
+def ctrl_c():
+    """Shells have processes in the background, tests among them, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_stops_cleanly(tmp_path, capsys, ctrl_c):
     model = make(tmp_path)
 
     class Interrupt(keras.callbacks.Callback):
