@@ -1,22 +1,36 @@
 """Fine-tuning in a process of its own: whatever happens to it, the viewer and what is unsaved stay.
 
 TensorFlow has crashed where a second network was made in another thread of the viewer's process.
+
+    python -m mrcnn.napari.teaching SET WEIGHTS MINUTES
+
+is that process. It prints a line of JSON for each step, the result, or what is wrong, among the
+lines of the training, and ends when its standard input does.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+import json
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import IO
 
-from mrcnn.errors import UserError
+from mrcnn.errors import UserError, one_line
 from mrcnn.fine_tuning import fine_tune
 from mrcnn.training.corrections import IMAGES, LABELS
 
 RUNS = "runs"  # below a training set: the weights that were made of it
 # Seconds between two looks at whether the user has cancelled, and those that the process then has.
 PATIENCE, TO_END = 0.2, 20
+MESSAGE = '{"teaching": '  # how lines for the viewer begin
+
+
+class Cancelled(Exception):
+    """Nobody wants the weights any more."""
 
 
 def teach(folder: Path, weights: str, minutes: float, progress: Callable[[int, int], None]) -> Path:
@@ -30,33 +44,51 @@ def teach(folder: Path, weights: str, minutes: float, progress: Callable[[int, i
     """
     if not (folder / IMAGES).is_dir():
         raise UserError(f"{folder}: no training set yet: add corrected images first")
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, folder, weights, minutes), daemon=True)
-    process.start()
-    there.close()
+    # Not multiprocessing, which would run the script again that the viewer was opened by.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mrcnn.napari.teaching", str(folder), weights, str(minutes)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
     try:
-        return _follow(here, progress)
-    except EOFError:
-        process.join()
-        raise UserError(
-            f"fine-tuning ended without a result (exit code {process.exitcode}); `mrcnn train "
-            "--fine-tune` with the same folder shows why"
-        ) from None
+        return _follow(lines, progress)
     finally:
-        here.close()  # a process that still trains notices with its next step
-        process.join(TO_END)
-        process.kill()
+        process.stdin.close()  # the process ends with the step at hand
+        try:
+            process.wait(TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
-def _follow(here: Connection, progress: Callable[[int, int], None]) -> Path:
-    """The result that a process sends. Raises EOFError where it ends without one."""
-    done, total = 0, 0
+def _read(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
+    """Put the lines of a stream into a queue, and None after them."""
+    with stream:
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def _follow(lines: queue.SimpleQueue[str | None], progress: Callable[[int, int], None]) -> Path:
+    """The result that a process prints. Raises UserError where that is none."""
+    done, total, last = 0, 0, "nothing was said"
     while True:
         progress(done, total)
-        if not here.poll(PATIENCE):
+        try:
+            line = lines.get(timeout=PATIENCE)
+        except queue.Empty:
             continue
-        what, *values = here.recv()
+        if line is None:
+            raise UserError(f"fine-tuning ended without a result: {one_line(last, 200)}")
+        if not line.startswith(MESSAGE):
+            last = line.strip() or last
+            continue
+        what, *values = json.loads(line)["teaching"]
         if what == "wrong":
             raise UserError(*values)
         if what == "done":
@@ -64,19 +96,34 @@ def _follow(here: Connection, progress: Callable[[int, int], None]) -> Path:
         done, total = values
 
 
-def _work(there: Connection, folder: Path, weights: str, minutes: float) -> None:
+def work(arguments: Iterable[str]) -> None:
     """The process."""
+    folder, weights, minutes = arguments
+    cancelled = threading.Event()
+
+    def wait_for_end() -> None:
+        sys.stdin.read()
+        cancelled.set()
+
+    def say(*message: str | int) -> None:
+        print(MESSAGE + json.dumps(message) + "}", flush=True)
+
+    def report(done: int, total: int) -> None:
+        if cancelled.is_set():
+            raise Cancelled
+        say("steps", done, total)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+    images, labels = (Path(folder, part) for part in (IMAGES, LABELS))
     try:
-        path = fine_tune(
-            folder / IMAGES,
-            folder / LABELS,
-            weights,
-            minutes=minutes,
-            logs=folder / RUNS,
-            progress=lambda done, total: there.send(("steps", done, total)),
-        )
-        there.send(("done", str(path)))
+        runs = Path(folder, RUNS)
+        new = fine_tune(images, labels, weights, minutes=float(minutes), logs=runs, progress=report)
+        say("done", str(new))
     except UserError as error:
-        there.send(("wrong", str(error)))
-    except BrokenPipeError:  # cancelled
+        say("wrong", str(error))
+    except Cancelled:
         pass
+
+
+if __name__ == "__main__":
+    work(sys.argv[1:])
