@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,16 +159,22 @@ def _parse(name: str, text: str, type_name: str):
         raise UserError(f"{name}={text}: {kind} is needed") from None
 
 
-def _check(name: str, value, type_name: str) -> None:
-    """Raise UserError for a value outside of its range."""
-    if name == "overlaps":
-        if value not in OVERLAPS:
-            raise UserError(f"overlaps={value}: expected one of {', '.join(OVERLAPS)}")
+def _check(name: str, value: Any, type_name: str) -> None:
+    """Raise UserError for a value of another type, or outside of its range."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if value is None:
+        allowed, words = "None" in type_name, "a value is needed"
+    elif type_name == "bool":
+        allowed, words = isinstance(value, bool | np.bool_), "true or false is needed"
+    elif type_name == "str":
+        allowed = isinstance(value, str) and value in OVERLAPS
+        words = f"expected one of {', '.join(OVERLAPS)}"
     elif "int" in type_name:
-        if value is not None and value < 0:
-            raise UserError(f"{name}={value}: must not be negative")
-    elif "float" in type_name and value is not None and not 0 <= value <= 1:
-        raise UserError(f"{name}={value}: must lie between 0 and 1")
+        allowed, words = is_number and value >= 0, "must not be negative"
+    else:
+        allowed, words = is_number and 0 <= value <= 1, "must lie between 0 and 1"
+    if not allowed:
+        raise UserError(f"{name}={one_line(repr(value))}: {words}")
 
 
 DEFAULTS = PostProcessing()

@@ -272,3 +272,22 @@ def test_settings_as_text_make_the_same_settings():
 def test_wrong_settings(text, message):
     with pytest.raises(UserError, match=message):
         DEFAULTS.changed([text])
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("min_score", {"=1+1": ""}),
+        ("min_score", "0.5"),
+        ("min_score", None),
+        ("min_score", True),
+        ("min_score", float("nan")),
+        ("min_area", [1]),
+        ("overlaps", ["score"]),
+        ("fill_holes", "no"),
+        ("largest_piece", None),
+    ],
+)
+def test_values_of_other_types_name_the_file_and_the_setting(name, value):
+    with pytest.raises(UserError, match=rf"a\.json: its post-processing is not valid \({name}="):
+        PostProcessing.of({name: value}, "a.json")
