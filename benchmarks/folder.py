@@ -50,7 +50,6 @@ import json, sys, time
 from pathlib import Path
 import numpy as np, skimage.io, tifffile
 from stardist.models import Config2D, StarDist2D
-start = time.perf_counter()
 images, output, candidates = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 model = StarDist2D(Config2D(n_channel_in=3), name=None, basedir=None)
 output.mkdir(exist_ok=True)
@@ -113,7 +112,8 @@ def run(command: list[str], folder: str | None = None) -> tuple[float, str]:
     """Run a program, from a checkout; wall seconds, and what it prints."""
     environment = {**os.environ, **({"PYTHONPATH": folder} if folder else {})}
     began = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    # Python looks for packages in the current folder first.
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     seconds = time.perf_counter() - began
     if done.returncode:
         last = (done.stderr.strip() or "nothing was printed").splitlines()[-1]
@@ -154,10 +154,13 @@ def stardist(python: str, output: Path) -> dict[str, Callable]:
 
 def measure(options: argparse.Namespace) -> None:
     """Let the contestants take turns, and print what they took."""
+    options.output = options.output.resolve()
     sizes = write_images(options)
     contestants = {"this version": version(ROOT_DIR, options.output / "found_this")}
     if options.against:
-        contestants["against"] = version(options.against, options.output / "found_against")
+        contestants["against"] = version(
+            str(Path(options.against).resolve()), options.output / "found_against"
+        )
     if options.stardist_python:
         contestants["StarDist"] = stardist(options.stardist_python, options.output / "found_star")
     walls, alone = defaultdict(list), defaultdict(lambda: defaultdict(list))
