@@ -48,17 +48,25 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A new, empty folder that becomes `path`, which is not there, when the block ends without
-    error; otherwise nothing is left of it. Raises UserError as `atomic_path`."""
+    """A new, empty folder that becomes `path`, in the place of one that is there, when the block
+    ends without error; otherwise nothing has changed. Raises UserError as `atomic_path`."""
     path = Path(path)
-    temporary = temporary_path(path.parent)
+    temporary, old = temporary_path(path.parent), temporary_path(path.parent)
     try:
         with file_system_errors(path):
             temporary.mkdir(parents=True)
             yield temporary
-            os.replace(temporary, path)
+            if path.exists():  # folders with something in them are not replaced in one step
+                os.replace(path, old)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if old.exists():
+                    os.replace(old, path)
+                raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -30,20 +30,17 @@ norms folded into the convolutions.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mrcnn.atomic import atomic_path
+from mrcnn.atomic import atomic_folder, atomic_path
 from mrcnn.errors import UserError, one_line
 from mrcnn.pixels.image_meta import compose_image_meta
 from mrcnn.segmenter import Segmenter
@@ -121,7 +118,7 @@ def export(
                 _write_onnx(image_network(model, shape, max_instances), shape, metadata, temporary)
         else:
             _check_folder(path)
-            with _atomic_folder(path) as temporary:
+            with atomic_folder(path) as temporary:
                 network = image_network(model, shape, max_instances)
                 _write_saved_model(network, shape, metadata, temporary)
     return path
@@ -325,26 +322,3 @@ def _check_folder(path: Path) -> None:
         raise UserError(f"{path}: is a folder with other files: name a new one")
     if path.exists():
         raise UserError(f"{path}: is a file: name a folder for the SavedModel")
-
-
-@contextlib.contextmanager
-def _atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends without error."""
-    unique = uuid.uuid4().hex[:8]
-    temporary, old = (path.with_name(f".{path.name}.{unique}.{end}") for end in ("tmp", "old"))
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():
-            path.rename(old)
-        try:
-            temporary.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-    except OSError as error:
-        raise UserError(f"{path}: could not be written: {error.strerror or error}") from error
-    finally:
-        for folder in (temporary, old):
-            shutil.rmtree(folder, ignore_errors=True)

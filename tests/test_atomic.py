@@ -80,6 +80,18 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["made", "a"]
 
 
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "old").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "made") as folder:
+        (folder / "new").write_text("half")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "old"]
+    with atomic_folder(tmp_path / "made") as folder:
+        (folder / "new").write_text("new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "new"]
+
+
 def test_errors_that_follow_from_a_full_disk_are_one_line(tmp_path):
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -115,7 +115,7 @@ class RunLog:
         return lines
 
     def _has_files(self, line: Mapping[str, Any]) -> bool:
-        return all((self.folder / name).is_file() for name in line["files"])
+        return all((self.folder / name).exists() for name in line["files"])
 
     def _size(self, name: str) -> int:
         try:

@@ -3,6 +3,7 @@
     report        index.html: numbers, distributions and a gallery, in one file
     images      <ImageId>.png, outlines over the image
     labels        labels/<ImageId>.tif, every nucleus a number
+    zarr          zarr/<ImageId>.ome.zarr, the same for slides
     rois          rois/<ImageId>.zip, for ImageJ
     geojson       geojson/<ImageId>.geojson, for QuPath
     coco          coco.json, all images in one file
@@ -27,6 +28,7 @@ from mrcnn.atomic import atomic_path, file_system_errors
 from mrcnn.errors import UserError
 from mrcnn.results import drawing, result_files
 from mrcnn.results.file_names import file_name
+from mrcnn.results.label_zarr import require_zarr, write_label_zarr
 from mrcnn.results.report import ReportWriter, begin_partial
 from mrcnn.results.result import Result
 from mrcnn.results.run_log import PARTIAL, RunLog, damaged
@@ -37,6 +39,7 @@ PLACES = {
     "report": "index.html",
     "pictures": "pictures",
     "labels": "labels/",
+    "zarr": "zarr/",
     "rois": "rois/",
     "geojson": "geojson/",
     "coco": "coco.json",
@@ -96,6 +99,8 @@ class ResultWriter:
         self.total = 0  # objects
         if "rois" in formats:
             _demand_roifile()
+        if "zarr" in formats:
+            require_zarr()
         lengths = log.lengths if log else {}
         kept = {path: lengths.get(f"{path}{PARTIAL}", 0) for path in PLACES.values()}
         self.coco = Coco(self.output / "coco.json", kept["coco.json"]) if "coco" in formats else None
@@ -152,6 +157,8 @@ class ResultWriter:
             drawing.save_png(self.output / files["pictures"], picture)
         if "labels" in files:
             result_files.write_label_image(self.output / files["labels"], result.labels)
+        if "zarr" in files:
+            write_label_zarr(self.output / files["zarr"], result.labels, result.microns)
         if "rois" in files:
             result_files.write_imagej_rois(self.output / files["rois"], result.labels)
         if "geojson" in files:
@@ -185,6 +192,7 @@ class ResultWriter:
         places = {
             "pictures": f"{file}.png",
             "labels": f"labels/{file}.tif",
+            "zarr": f"zarr/{file}.ome.zarr",
             "rois": f"rois/{file}.zip",
             "geojson": f"geojson/{file}.geojson",
         }
