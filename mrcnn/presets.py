@@ -134,9 +134,11 @@ class MicrographConfig(Config):
     POST_NMS_ROIS_TRAINING = 500
     POST_NMS_ROIS_INFERENCE = 1000
 
-    # An image of the Data Science Bowl has at most 375 nuclei: none is ever cut.
+    # An image of the Data Science Bowl has at most 375 nuclei: none is ever cut. Tiles of a dense
+    # slide have 800 and more, and larger images seen in one forward pass in proportion.
     MAX_GT_INSTANCES = 400
-    DETECTION_MAX_INSTANCES = 512
+    DETECTION_MAX_INSTANCES = 1000
+    LIMITS_PER_MEGAPIXEL = True
 
     # Two classes: below .5 the background is the likelier one. `--min-confidence` may go lower.
     DETECTION_MIN_CONFIDENCE = 0.5

@@ -365,8 +365,8 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-instances",
         type=positive,
+        default=512,
         metavar="N",
-        help="rows of the output; fewer are faster (default: "
-        f"{MicrographConfig.DETECTION_MAX_INSTANCES})",
+        help="rows of the output; fewer are faster (default: %(default)s)",
     )
     add("--output", metavar="PATH", required=True, help="file.onnx, or a folder, to write")
