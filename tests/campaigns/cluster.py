@@ -33,6 +33,7 @@ KINDS = ("workers", "client", "scheduler")
 # Runs of each kind; in each of the first, so many workers are killed.
 COUNTS = {"workers": 4, "client": 5, "scheduler": 1}
 KILLS = 5
+BETWEEN_KILLS = 1, 5  # seconds
 LONGEST_RUN = 600
 IMAGES = 30
 FORMATS = "report,pictures,labels,coco,measurements"
@@ -88,7 +89,7 @@ def kill_workers(data: Path, folder: Path, rng: np.random.Generator) -> list[str
     run = Launched(mrcnn(*command(data, folder, "--workers", "2")))
     killed = 0
     while killed < KILLS and not run.ended():
-        time.sleep(rng.uniform(1, 20))
+        time.sleep(rng.uniform(*BETWEEN_KILLS))
         workers = workers_of(run.pid)
         if workers and finished(folder):
             with contextlib.suppress(ProcessLookupError):
