@@ -16,8 +16,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -81,10 +83,11 @@ def _jax_processes() -> tuple[int, int]:
     import jax
 
     try:
-        if os.environ.get(JAX_VARIABLES[0]):
-            keras.distribution.initialize()
-        else:
-            jax.distributed.initialize()
+        with _own_sigterm():
+            if os.environ.get(JAX_VARIABLES[0]):
+                keras.distribution.initialize()
+            else:
+                jax.distributed.initialize()
     except Exception as error:  # ValueError, RuntimeError, and what gRPC raises
         raise UserError(
             f"the processes that {' or '.join(JAX_VARIABLES)} names did not find each other "
@@ -92,6 +95,18 @@ def _jax_processes() -> tuple[int, int]:
             "each, and start all of them"
         ) from error
     return jax.process_index(), jax.process_count()
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep Python's handler of SIGTERM in the block: where processes are connected, TensorFlow and
+    JAX set one of their own, which takes the signal for a warning and goes on."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def is_chief() -> bool:
@@ -162,7 +177,8 @@ def _multi_worker_strategy() -> Any:
     import tensorflow as tf
 
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        with _own_sigterm():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
         raise UserError(
             f"the processes that TF_CONFIG names did not find each other ({reason_of(error)}): "

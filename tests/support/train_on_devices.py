@@ -10,7 +10,8 @@ come from the environment.
 The rate is low and the images have noise: differences of rounding grow with the steps, until one
 of them turns a proposal into another, which is soonest where many score the same.
 
-DIE_AT_STEP=N in the environment: the process kills itself after N steps.
+DIE_AT_STEP=N in the environment: the process ends itself with SIGTERM after N steps, which the
+backends would rather have it ignore.
 """
 
 import os
@@ -60,7 +61,7 @@ def train(folder: Path, count: int, epochs: int, other: Path | None) -> None:
         def on_train_batch_end(self, batch, logs=None):
             losses.append([logs[name] for name in sorted(logs)])
             if len(losses) == int(os.environ.get("DIE_AT_STEP", 0)):
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGTERM)
 
         def on_epoch_end(self, epoch, logs=None):
             if epoch == began:

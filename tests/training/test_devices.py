@@ -102,7 +102,7 @@ def free_ports(count):
 
 
 @on_tensorflow
-def test_two_processes_train_what_one_does_until_one_of_them_is_killed(runs, tmp_path):
+def test_two_processes_train_what_one_does_until_one_of_them_is_ended(runs, tmp_path):
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     running = []
     for number in range(2):
@@ -114,7 +114,7 @@ def test_two_processes_train_what_one_does_until_one_of_them_is_killed(runs, tmp
     finally:
         for process in running:
             process.kill()
-    assert running[0].returncode == 1 and running[1].returncode == -9, "\n".join(said)
+    assert running[0].returncode == 1 and running[1].returncode == -15, "\n".join(said)
     last = said[0].strip().splitlines()[-1]
     assert "another process of this training has ended" in last and "_0004.h5" in last
     assert "Traceback" not in said[0]
