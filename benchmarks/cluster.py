@@ -4,7 +4,7 @@
     python benchmarks/cluster.py overhead
     python benchmarks/cluster.py slide --side 20000 --output FOLDER
 
-`images` runs `mrcnn detect` on a folder with `--workers 1` and `--workers 2`, a thread each, by
+`images` runs `mrcnn detect` on a folder with one worker and with two, a thread each, by
 turns, and prints images per second, their ratio, and the peak memory of client (with the scheduler)
 and workers. `overhead` sends empty tasks through the same way. `slide` writes an OME-Zarr of discs,
 runs it without and with a cluster, and compares counts.
@@ -68,8 +68,8 @@ def said(name: str, done: dict, peaks: dict[str, int]) -> float:
 
 
 def images(options: argparse.Namespace) -> None:
-    """Speed with one and two workers, by turns."""
-    rates: dict[int, list[float]] = {1: [], 2: []}
+    """Speed with these numbers of workers, by turns."""
+    rates: dict[int, list[float]] = {count: [] for count in options.workers}
     for turn in range(options.turns):
         for workers, found in rates.items():
             output = options.output / f"workers_{workers}"
@@ -78,8 +78,10 @@ def images(options: argparse.Namespace) -> None:
             found.append(
                 said(f"turn {turn + 1}, {workers} workers", *detect(options.images, output, *more))
             )
-    one, two = (float(np.median(found)) for found in rates.values())
-    print(f"2 workers / 1 worker: {two / one:.2f}")
+    median = {workers: float(np.median(found)) for workers, found in rates.items()}
+    for workers in options.workers[1:]:
+        ratio = median[workers] / median[options.workers[0]]
+        print(f"{workers} workers / {options.workers[0]}: {ratio:.2f}")
 
 
 def nothing() -> None:
@@ -141,6 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     made = {name: commands.add_parser(name) for name in ("images", "overhead", "slide")}
     made["images"].add_argument("--images", type=Path, required=True, metavar="DIR")
     made["images"].add_argument("--limit", type=positive, metavar="N")
+    made["images"].add_argument("--workers", type=positive, nargs="+", default=(1, 2), metavar="N")
     made["images"].add_argument("--turns", type=positive, default=3, metavar="N")
     made["slide"].add_argument("--side", type=positive, default=20_000, metavar="PIXELS")
     made["slide"].add_argument("--workers", type=positive, default=2, metavar="N")
