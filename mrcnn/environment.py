@@ -72,11 +72,25 @@ def without_start_up_notes() -> Iterator[None]:
 
 
 def import_keras() -> None:
-    """Import Keras without its backend's notes. Raises as `check_keras`."""
+    """Import Keras for a command: without its backend's notes, and without matplotlib, half a
+    second that Keras takes for `keras.visualization` alone. Raises as `check_keras`."""
     if "keras" not in sys.modules:
         check_keras()
-        with without_start_up_notes():
+        with without_start_up_notes(), _absent("matplotlib"):
             importlib.import_module("keras")
+
+
+@contextlib.contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """In the block, an import of a module fails, unless it is imported already."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def check_keras() -> None:

@@ -109,3 +109,12 @@ def test_a_process_that_was_forked_from_one_with_a_network(monkeypatch):
     for check in (environment.check_process, environment.claim_process):
         with pytest.raises(UserError, match='forked after .* start method "spawn"'):
             check()
+
+
+def test_commands_import_keras_without_matplotlib_and_may_use_it_later():
+    program = (
+        "import sys; from mrcnn.environment import import_keras; import_keras();"
+        "assert 'keras' in sys.modules and 'matplotlib' not in sys.modules;"
+        "import matplotlib.figure; import_keras()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

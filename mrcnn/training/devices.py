@@ -29,7 +29,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mrcnn.errors import UserError, reason_of
+from mrcnn.errors import UserError, one_line, reason_of
 
 BACKEND = keras.backend.backend()
 JAX_VARIABLES = ("KERAS_DISTRIBUTION_JOB_ADDRESSES", "JAX_COORDINATOR_ADDRESS")
@@ -219,8 +219,15 @@ def scope(count: int, remains: Callable[[], str] = str) -> Iterator[None]:
         leave()
         raise UserError(
             "another process of this training has ended, or cannot be reached "
-            f"({reason_of(error)}){remains()}"
+            f"({_without_stack(error)}){remains()}"
         ) from error
+
+
+def _without_stack(error: Exception) -> str:
+    """What an error says, without the lines of Python code that TensorFlow puts in front."""
+    before, _, last = str(error).rpartition('\n  File "')
+    said = last.partition("\n")[2].strip() if before else ""
+    return one_line(" ".join(said.split()), 200) if said else reason_of(error)
 
 
 def synchronize_batch_norms(model: keras.Model, count: int) -> None:
