@@ -272,7 +272,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # as good as a full disk
     try:
         with pytest.raises(UserError, match="tiny: could not be written: ") as error:
-            with exporting._atomic_folder(tmp_path / "tiny") as folder:
+            with exporting.atomic_folder(tmp_path / "tiny") as folder:
                 exporting._write_saved_model(network, (8, 8, 3), {}, folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
