@@ -16,6 +16,7 @@ from mrcnn.inference import tta
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing, postprocess
 from mrcnn.inference.scale import MICRONS_RANGE, OBJECT_MICRONS, WHOLE_PIXELS
 from mrcnn.model import MaskRCNN
+from mrcnn.presets import MicrographConfig
 from mrcnn.segmenter import Segmenter
 from mrcnn.weights import description
 from samples.nucleus import nucleus
@@ -23,6 +24,7 @@ from samples.nucleus.synthesize import synthesize
 from tests.support.sliced_image import SlicedImage
 from tests.support.tiny import TinyConfig
 
+SIZE = MicrographConfig.OBJECT_SIZE  # pixels
 SETTINGS = PostProcessing(min_area=None, min_typical_area=None)
 
 
@@ -123,14 +125,14 @@ def test_large_pictures_are_read_and_kept_in_parts(rng, finder, monkeypatch):
 
 def test_diameter_and_pixel_size_set_the_scale(rng, finder):
     image = spots(rng)
-    assert finder.detect(image, diameter=8).scale == 4
-    assert finder.detect(image, diameter=64).scale == 0.5
+    assert finder.detect(image, diameter=SIZE / 4).scale == 4
+    assert finder.detect(image, diameter=2 * SIZE).scale == 0.5
     assert finder.detect(image, diameter=1000).scale == 0.25  # the smallest there is
-    # OBJECT_SIZE = 32 pixels of 1 / 32 micron a micron of the nucleus.
+    # SIZE pixels of 1 / SIZE micron a micron of the nucleus.
     for microns in (0.25, 1.0):
         result = finder.detect(image, microns=microns)
-        assert finder.model.first == np.clip(32 * microns / OBJECT_MICRONS, 0.25, 4)
-        low, high = (32 * microns / size for size in MICRONS_RANGE[::-1])
+        assert finder.model.first == np.clip(SIZE * microns / OBJECT_MICRONS, 0.25, 4)
+        low, high = (SIZE * microns / size for size in MICRONS_RANGE[::-1])
         assert result.scale == np.clip(1.0, low, high) and result.microns == microns
 
 
@@ -142,18 +144,20 @@ def test_the_level_of_a_pyramid_that_the_scale_needs_is_read(rng, finder, tmp_pa
             part = pixels[::step, ::step]
             writer.write(part, tile=(64, 64), subfiletype=1, metadata=None)
     picture = open_image(tmp_path / "a.tif")
-    # 128 pixels of the full size are to become 32: a quarter. The level of that size is read alone.
-    for size, read in (({"diameter": 128}, 4), ({"diameter": 64}, 2), ({"microns": 9 / 128}, 4)):
+    # 4 SIZE pixels of the full size are to become SIZE. The level of that size is read alone.
+    microns = OBJECT_MICRONS / (4 * SIZE)
+    sizes = {"diameter": 4 * SIZE}, {"diameter": 2 * SIZE}, {"microns": microns}
+    for size, read in zip(sizes, (4, 2, 4), strict=True):
         with pytest.warns(MRCNNWarning, match=f"read at 1/{read} of its sides"):
             result = finder.detect(picture, **size)
         assert result.labels.shape == (640 // read, 800 // read) and result.reduction == read
         expected = finder.detect(pixels[::read, ::read])
         assert same_objects(result.labels, expected.labels)
-    assert result.microns == pytest.approx(4 * 9 / 128)
+    assert result.microns == pytest.approx(4 * microns)
     polygon = result.to_geojson()["features"][0]["geometry"]["coordinates"][0]
     x, y = np.mean(polygon[:-1], axis=0).astype(int)
     assert pixels[y, x] > 127
-    result = finder.detect(picture, diameter=40)  # 0.8: no level is large enough
+    result = finder.detect(picture, diameter=SIZE / 0.8)  # 0.8: no level is large enough
     assert result.labels.shape == (640, 800) and result.reduction == 1
 
 

@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from mrcnn.inference.postprocess import Instances, PostProcessing, large_enough
 
-# Sides in pixels of the scaled image, where a typical object has OBJECT_SIZE, 32.
+# Sides in pixels of the scaled image, where a typical object has OBJECT_SIZE, 24.
 TILE = 768
 HALO = 64
 # Share of the halo by which a centre may lie outside of the core.
