@@ -13,6 +13,7 @@ from scipy import ndimage
 import mrcnn
 from mrcnn.errors import UserError
 from mrcnn.napari import jobs
+from mrcnn.presets import MicrographConfig
 from tests.support.spots import COUNTS, STACK, picture, same_objects, shows
 
 MANIFEST = Path(mrcnn.__file__).with_name("napari.yaml")
@@ -56,7 +57,7 @@ def test_a_picture_gives_what_the_detector_gives(detector, channels):
 
 def test_settings_reach_the_detector(detector):
     light = 255 - STACK[0]
-    _, features, metadata = jobs.find(light, detector, diameter=16)
+    _, features, metadata = jobs.find(light, detector, diameter=MicrographConfig.OBJECT_SIZE / 2)
     assert len(features) == 2 and metadata["scales"] == [2.0] and metadata["inverted"] == [True]
     assert jobs.find(light, detector, inverted=False)[2]["inverted"] == [False]
 

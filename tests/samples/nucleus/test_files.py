@@ -17,6 +17,8 @@ from samples.nucleus.nucleus import main as run
 from samples.nucleus.synthesize import synthesize
 from tests.support.nucleus_models import FixedModel
 
+SIZE = nucleus.NucleusConfig.OBJECT_SIZE  # pixels
+
 
 @pytest.fixture
 def fixed(monkeypatch):
@@ -114,13 +116,13 @@ def test_pictures_in_tiles_and_forced_settings(pictures, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(detectors, "inference_model", lambda options, app, chosen: Recorder())
     arguments = ["detect", str(pictures / "deep.tif"), "--format", "labels", "--output"]
-    assert run([*arguments, str(tmp_path / "a"), "--diameter", "8", "--tile", "200"]) == 0
+    assert run([*arguments, str(tmp_path / "a"), "--diameter", str(SIZE / 4), "--tile", "200"]) == 0
     assert len(seen) > 4 and {scale for _, scale in seen} == {4.0}
     assert {shape for shape, _ in seen} == {(50, 50, 3)}
     seen.clear()
     assert run([*arguments, str(tmp_path / "b"), "--mpp", "1", "--invert", "yes"]) == 0
     [(shape, scale)] = seen
-    assert shape == (64, 70, 3) and 32 / 24 <= scale <= 4
+    assert shape == (64, 70, 3) and SIZE / 24 <= scale <= 4
 
 
 # ---- Own labels ----------------------------------------------------------------------------------
