@@ -1,6 +1,7 @@
 """What every test may ask for: a tiny configuration, and the real data where it is at hand."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 from tests.support.tiny import TinyConfig, small_backbone
+
+# What a script runs in the background has Ctrl-C ignored, and so would the programs under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Where two workers share the files, these begin first, so that both end at about the same time.
 LONG_FILES = (

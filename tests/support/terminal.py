@@ -60,7 +60,8 @@ def on_terminal(
 ) -> Shown:
     """Run a Python program on a terminal.
 
-    stop_at: Ctrl-C is pressed when this has been written. encoding: of the terminal.
+    stop_at: Ctrl-C is pressed when this has been written, and a bar could be drawn since then.
+    encoding: of the terminal.
     """
     terminal = Terminal(columns)
     known = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
@@ -72,5 +73,6 @@ def on_terminal(
     while stop_at and stop_at not in terminal.written and process.poll() is None:
         threading.Event().wait(0.05)
     if stop_at:
+        threading.Event().wait(1)
         process.send_signal(signal.SIGINT)
     return terminal.shown(process.wait(timeout=60))
