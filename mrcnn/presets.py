@@ -94,7 +94,7 @@ class MicrographConfig(Config):
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = 192
     # The kinds of microscopy differ by a factor of ten in the size of objects. Brought to one size
     # there is less to learn, and enlarging small ones shrinks whatever is left of misalignment.
-    # At 32 pixels they are answered no better, in twice the time.
+    # At 32 pixels they are answered no better, from nearly twice as many pixels.
     OBJECT_SIZE = 24
     # The first forward pass of an image, from which its scale follows: objects of 7 to 60 pixels
     # are then within the range that the jitter has shown.
