@@ -23,7 +23,7 @@ from mrcnn.errors import UserError
 from mrcnn.inference.folding import FoldedBank, fold
 from mrcnn.network.anchors import normalized_anchors
 from mrcnn.network.architecture import architecture_of
-from mrcnn.network.compiled import compiled
+from mrcnn.network.compiled import compiled, compiled_for_many
 from mrcnn.network.layers import LayerBank
 from mrcnn.network.models import (
     classify,
@@ -119,8 +119,8 @@ class FastNetwork:
         self._features = compiled(self._features_graph, variables, [image])
         self._classify = compiled(self._classify_graph, variables, [rois, meta, *maps])
         watched = _variables(bank)
-        self._sums = compiled(
-            lambda: [ops.stack([ops.sum(ops.cast(v, "float32")) for v in watched])], watched, []
+        self._sums = compiled_for_many(
+            lambda: [ops.stack([ops.sum(ops.cast(v, "float32")) for v in watched])], watched
         )
         self._folded: np.ndarray | None = None
         # What the last forward pass without masks took and found, which a detection may follow.

@@ -9,7 +9,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from mrcnn.network.layers import BatchNorm, LayerBank
+from mrcnn.network.layers import BatchNorm, FullWindowConv2D, LayerBank, RoiConv2D
+
+# Layers whose kernels start from random numbers.
+WITH_KERNEL = (
+    keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Dense,
+    FullWindowConv2D,
+    RoiConv2D,
+)
 
 
 class FoldedBank(LayerBank):
@@ -32,6 +41,8 @@ class FoldedBank(LayerBank):
             self.convolution_of[name] = self._latest
             return _unchanged
         self._latest = name
+        if kind in WITH_KERNEL:
+            kwargs["kernel_initializer"] = "zeros"  # random numbers take time, and `fold` sets all
         return super().__call__(kind, *args, name=name, **kwargs)
 
 

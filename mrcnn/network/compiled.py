@@ -4,10 +4,14 @@ TensorFlow: one graph for all sizes, since its executor gains nothing from fixed
 XLA program per size. Torch: no compilation, no gradients.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
+
+# Calls of a function of hundreds of small operations that take as long as its tracing.
+EAGER_CALLS = 8
 
 # JAX keeps a program for every size it has seen; beyond this many it forgets them all, so that a
 # run over images of thousands of sizes stays within memory.
@@ -34,6 +38,16 @@ def compiled(
     if backend == "jax":
         return _JaxPrograms(function, variables)
     return _without_gradients(function)
+
+
+def compiled_for_many(function: Callable, variables: Sequence) -> Callable:
+    """As `compiled`, for a function without arguments that is cheap: on TensorFlow not before it
+    has been called `EAGER_CALLS` times, for a single image does not come to so many."""
+    fast = compiled(function, variables, [])
+    if keras.backend.backend() != "tensorflow":
+        return fast
+    calls = itertools.count()
+    return lambda: function() if next(calls) < EAGER_CALLS else fast()
 
 
 def _tensorflow_graph(function, signature):

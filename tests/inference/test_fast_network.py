@@ -8,7 +8,7 @@ from mrcnn.errors import UserError
 from mrcnn.inference import fast_network
 from mrcnn.inference.fast_network import FastNetwork, limit_factor, padded_count, with_limits
 from mrcnn.inference.folding import folded_weights
-from mrcnn.network import models
+from mrcnn.network import compiled, models
 from mrcnn.network.layers import BatchNorm, LayerBank
 from tests.network.test_models import batch, set_weights
 from tests.support.tiny import TinyConfig
@@ -162,6 +162,26 @@ def test_new_weights_are_noticed(rng):
     norm = plain.get_layer("bn2a_branch2a")
     norm.moving_mean.assign(norm.moving_mean + 0.5)
     assert_same(fast(*inputs), plain.predict_on_batch(list(inputs)))
+
+
+@pytest.mark.backend
+def test_weights_are_watched_alike_eagerly_and_compiled(rng, monkeypatch):
+    monkeypatch.setattr(compiled, "EAGER_CALLS", 2)
+    folds = []
+    fold = fast_network.fold
+    monkeypatch.setattr(fast_network, "fold", lambda *a: (folds.append(1), fold(*a)))
+    config = TinyConfig()
+    _, fast = build(config)
+    inputs = wide_batch(config, rng, (64, 64), 1)
+    for call in range(1, 6):
+        found = fast(*inputs)
+        kernel = fast.source.layers["conv1"].kernel
+        if call in (2, 4):
+            kernel.assign(np.asarray(keras.ops.convert_to_numpy(kernel)) * 1.5)
+    # Of these five calls, those after the two changes saw other weights than the one before.
+    assert len(folds) == 3
+    again = FastNetwork(config, fast.source)(*inputs)
+    np.testing.assert_allclose(found.classes, again.classes, atol=1e-6)
 
 
 def test_weights_or_outputs_that_are_not_finite(rng):
