@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +44,8 @@ TITLES = {
     "mean_iu": "Mean IU",
     "frequency_weighted_iu": "Frequency weighted IU",
 }
+# Diameters in pixels that the table by size is divided at.
+SIZES = (10, 15, 20, 30, 45)
 PERCENT = [f"{round(100 * t)}" for t in IOU_THRESHOLDS]
 
 
@@ -62,6 +65,7 @@ class Evaluation:
         self.kinds = kinds
         self.rows: list[dict] = []
         self.ious: list[np.ndarray] = []
+        self.true_areas: list[np.ndarray] = []  # [G] pixels
         # IoU [G, D], scores [D] and shares in crowds [C, D] of all detections.
         self.for_coco: list[tuple[np.ndarray, np.ndarray | None, np.ndarray]] = []
         self.confusion = np.zeros((2, 2), np.int64)
@@ -107,6 +111,7 @@ class Evaluation:
         }
         self.rows.append(row)
         self.ious.append(iou)
+        self.true_areas.append(truth_areas)
         self.confusion += confusion
         return row
 
@@ -152,6 +157,7 @@ class Evaluation:
             **dict(zip(("coco_ap", "coco_ap_50", "coco_ap_75"), coco, strict=True)),
             **{name: score(self.confusion) for name, score in PIXEL_SCORES.items()},
             "by_kind": self.by_kind(),
+            "by_size": self.by_size(),
             "seconds_per_image": float(np.median(seconds)) if seconds else None,
         }
 
@@ -171,6 +177,23 @@ class Evaluation:
                     "score_interval": self.interval("score", rows),
                     "ap_50": self.mean("ap_50", rows),
                 }
+        return result
+
+    def by_size(self) -> list[dict]:
+        """How well true objects are found, by the diameter in pixels of a disc of their area.
+
+        Of every range of `SIZES` that occurs: `above` and `up_to` (None: no limit), `objects`, and
+        the shares of them that one detection has an IoU above .50 and above .75 with.
+        """
+        diameters = 2 * np.sqrt(np.concatenate([np.zeros(0), *self.true_areas]) / np.pi)
+        best = np.concatenate([np.zeros(0), *(iou.max(axis=1, initial=0) for iou in self.ious)])
+        result = []
+        for above, up_to in pairwise((None, *SIZES, None)):
+            chosen = (diameters > (above or 0)) & (diameters <= (up_to or np.inf))
+            if chosen.any():
+                found = {f"found_{p}": float((best[chosen] > p / 100).mean()) for p in (50, 75)}
+                row = {"above": above, "up_to": up_to, "objects": int(chosen.sum())}
+                result.append({**row, **found})
         return result
 
     def table(self) -> str:
@@ -199,6 +222,13 @@ class Evaluation:
                 f"{kind:<30}{values['images']:7d}{values['ap_50']:8.4f}"
                 f"{values['score']:8.4f}   {_interval(values['score_interval'])}"
             )
+        if summary["by_size"]:
+            lines += ["", f"{'Size of object':<29}{'objects':>8}  found at .50  at .75"]
+        for row in summary["by_size"]:
+            lines.append(
+                f"{_range_text(row):<29}{row['objects']:8d}{row['found_50']:14.3f}"
+                f"{row['found_75']:8.3f}"
+            )
         if summary["seconds_per_image"] is not None:
             lines += ["", f"Detection took {summary['seconds_per_image']:.2f} s per image (median)"]
         return "\n".join(lines)
@@ -218,6 +248,13 @@ class Evaluation:
                 writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(self.rows)
+
+
+def _range_text(row: Mapping) -> str:
+    above, up_to = row["above"], row["up_to"]
+    if above is None:
+        return f"up to {up_to} pixels across"
+    return f"above {above}" if up_to is None else f"above {above}, up to {up_to}"
 
 
 def _interval(ends: Sequence[float]) -> str:
