@@ -2,13 +2,16 @@
 
 The network runs once; every setting is then scored on the same detections. First each setting of
 GRID alone, then combined: setting after setting takes its best value, given all others, until
-nothing gains any more. Differences come with a paired bootstrap interval over the images; one
-whose interval includes zero is called none.
+nothing gains any more. Then the same without one kind of microscopy after the other: what it
+chooses is scored on that kind, for settings that were chosen and scored on the same images flatter
+themselves. Differences come with a paired bootstrap interval over the images; one whose interval
+includes zero is called none.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -68,17 +71,30 @@ class Trial(NamedTuple):
 
 
 class Scorer:
-    """Competition scores of the samples under any settings; each setting is computed once."""
+    """Competition scores of the samples under any settings; each setting is computed once.
+
+    Attributes:
+        kinds: of the samples.
+        used: bool [images], the samples that it has the scores of.
+    """
 
     def __init__(self, samples: Sequence[Sample]):
         self.samples = list(samples)
+        self.kinds = np.array([sample.kind for sample in samples])
+        self.used = np.ones(len(samples), bool)
         self._known: dict[PostProcessing, np.ndarray] = {}
 
+    def of(self, used: np.ndarray) -> Scorer:
+        """The same for a part of the samples, bool [images]; what is computed serves both."""
+        part = copy.copy(self)
+        part.used = used
+        return part
+
     def __call__(self, settings: PostProcessing) -> np.ndarray:
-        """float64 [images]."""
+        """float64 [used images]."""
         if settings not in self._known:
             self._known[settings] = np.array([self._score(s, settings) for s in self.samples])
-        return self._known[settings]
+        return self._known[settings][self.used]
 
     def compare(self, setting: str, settings: PostProcessing, start: PostProcessing) -> Trial:
         """The trial of `settings` against `start`."""
@@ -142,6 +158,42 @@ def combine(
     return changes
 
 
+class LeftOut(NamedTuple):
+    """What was chosen without a kind of images, and the mean scores of that kind."""
+
+    kind: str
+    settings: PostProcessing
+    before: float  # with the settings that were started from
+    score: float
+
+
+def leave_one_kind_out(
+    scorer: Scorer,
+    start: PostProcessing,
+    grid: dict[str, tuple] = GRID,
+    step: Callable[[], None] = lambda: None,
+) -> tuple[list[LeftOut], Trial | None]:
+    """`combine` without one kind after the other, scored on it.
+
+    `step` is called after each kind. Returns the kinds, and the trial of all images, each with
+    the settings chosen without its kind; None where there are no two kinds.
+    """
+    kinds = [kind for kind in KINDS if (scorer.kinds == kind).any()]
+    if len(kinds) < 2:
+        return [], None
+    rows, scores = [], np.zeros(len(scorer.samples))
+    for kind in kinds:
+        of_kind = scorer.kinds == kind
+        changes = combine(scorer.of(~of_kind), start, grid)
+        chosen = changes[-1].settings if changes else start
+        part = scorer.of(of_kind)
+        scores[of_kind] = part(chosen)
+        rows.append(LeftOut(kind, chosen, float(part(start).mean()), float(part(chosen).mean())))
+        step()
+    difference = paired_difference(scores, scorer(start))
+    return rows, Trial("without its own kind", start, float(scores.mean()), *difference)
+
+
 def run_choose(
     model,
     dataset,
@@ -174,6 +226,10 @@ def run_choose(
     print("Combined, one change after the other:")
     print(table(combined, start) if combined else "  nothing gains more than the start")
     print("\n" + _by_kind(scorer, start, chosen) + "\n")
+    with Progress(len(set(scorer.kinds)), "leave one kind out") as line:
+        rows, honest = leave_one_kind_out(scorer, start, step=line.step)
+        line.finish()
+    print(left_out_table(rows, honest, start) + "\n")
     output.mkdir(parents=True, exist_ok=True)
     path = output / "choose.csv"
     _write(path, alone, combined)
@@ -182,6 +238,7 @@ def run_choose(
         "score": float(scorer(chosen).mean()),
         "score_before": float(scorer(start).mean()),
         "settings": chosen.to_dict(),
+        "left_out": [row._replace(settings=row.settings.to_dict())._asdict() for row in rows],
         "skipped": failed,
         "output": path,
     }
@@ -230,9 +287,31 @@ def table(trials: Sequence[Trial], start: PostProcessing) -> str:
     return "\n".join(lines)
 
 
+def left_out_table(rows: Sequence[LeftOut], honest: Trial | None, start: PostProcessing) -> str:
+    """What `leave_one_kind_out` gives, for people."""
+    if honest is None:
+        return "Leave one kind out: all images are of one kind, so there is none to leave out"
+    lines = [f"{'Kind left out':<30}{'start':>8}{'chosen':>8}   without it"]
+    for row in rows:
+        changed = [
+            row.settings.text(name)
+            for name, value in row.settings.to_dict().items()
+            if value != start.to_dict()[name]
+        ]
+        text = ", ".join(changed) or "nothing"
+        lines.append(f"{row.kind:<30}{row.before:8.4f}{row.score:8.4f}   {text}")
+    low, high = honest.interval
+    verdict = "" if honest.interval.excludes_zero else ": none"
+    lines.append(
+        f"All images, each with what was chosen without its kind: {honest.score:.4f}, "
+        f"{honest.difference:+.4f} ({low:+.4f} to {high:+.4f}){verdict}"
+    )
+    return "\n".join(lines)
+
+
 def _by_kind(scorer: Scorer, start: PostProcessing, chosen: PostProcessing) -> str:
     """The scores at the start and as chosen, kind by kind."""
-    kinds = np.array([sample.kind for sample in scorer.samples])
+    kinds = scorer.kinds
     lines = [f"{'Kind of image':<30}{'images':>7}{'start':>8}{'chosen':>8}"]
     for kind in (k for k in KINDS if (kinds == k).any()):
         of_kind = kinds == kind
