@@ -1,12 +1,12 @@
-"""The paper's variants of the network, side by side on real images with equal short budgets.
+"""The paper's variants of the network, side by side on real images after equally many steps.
 
-    python benchmarks/paper.py --dataset DIR --weights imagenet --minutes 5 --output FOLDER
+    python benchmarks/paper.py --dataset DIR --steps 400 --output FOLDER
 
-Trains every variant on the subset `fit` for the same time, scores it on `tune`, and writes
-FOLDER/paper.md: competition score with its interval, the paired difference to the first row, steps
-of training, seconds per image. The compressed rows are the first one's weights with thinner fully
-connected layers. What has been done is kept: the same command goes on after an interruption.
-Nothing else should run meanwhile.
+Trains every variant on the subset `fit` from the same weights, those of nuclei unless `--weights`
+says otherwise, scores it on `val`, and writes FOLDER/paper.md: competition score with its interval,
+the paired difference to the first row, seconds per step and per image. The compressed rows are the
+first one's weights with thinner fully connected layers. What has been done is kept: the same
+command goes on after an interruption. Seconds mean something if nothing else runs meanwhile.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.command import exit_code  # noqa: E402
 from mrcnn.atomic import atomic_path  # noqa: E402
-from mrcnn.cli.flag_values import above_zero, positive  # noqa: E402
+from mrcnn.cli.flag_values import positive  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
 from mrcnn.evaluation.bootstrap import paired_difference  # noqa: E402
 
-STEPS = 50  # an epoch: a checkpoint every minute or so
+EPOCH = 50  # steps, after which a checkpoint is written: every minute or so
 
 
 class Variant(NamedTuple):
@@ -54,8 +54,10 @@ VARIANTS = {
 }
 BASE = "fpn"
 RANKS = (64, 16)
-# Fewer regions than the application: the fifth stage of "c4" runs on every one.
-COMMON = ("POST_NMS_ROIS_INFERENCE=300",)
+# Few steps: the average of weights must follow. Few regions: all of "c4"'s pass the fifth stage.
+COMMON = ("WEIGHT_AVERAGING=0.98", "POST_NMS_ROIS_INFERENCE=300")
+# Its layers are others: it can start from ImageNet weights only, and then needs many more steps.
+ON_REQUEST = ("c4",)
 
 
 def run_nucleus(arguments: list[str]) -> None:
@@ -74,10 +76,12 @@ def run_nucleus(arguments: list[str]) -> None:
 
 
 def train(name: str, options: argparse.Namespace, run: Callable[[list[str]], None]) -> None:
-    """Train a variant to the end of its time, or resume with it."""
+    """Train a variant to its last step, or resume with it."""
     variant, logs = VARIANTS[name], options.output / name
     begun = any(logs.glob("*/mask_rcnn_*.h5"))
-    changes = [f for setting in (*COMMON, *variant.config) for f in ("--config", setting)]
+    changes = [
+        f for setting in (*COMMON, *options.config, *variant.config) for f in ("--config", setting)
+    ]
     run(
         [
             "train",
@@ -91,10 +95,12 @@ def train(name: str, options: argparse.Namespace, run: Callable[[list[str]], Non
             "last" if begun else options.weights,
             "--schedule",
             variant.schedule,
-            "--time-budget",
-            str(options.minutes),
+            "--epochs",
+            str(options.steps // EPOCH),
             "--steps",
-            str(STEPS),
+            str(EPOCH),
+            "--batch-size",
+            str(options.batch_size),
             *changes,
         ]
     )
@@ -117,7 +123,7 @@ def evaluate(weights: list[str], folder: Path, options, run: Callable[[list[str]
             "--dataset",
             options.dataset,
             "--subset",
-            "tune",
+            options.subset,
             *weights,
             "--no-pictures",
             "--output",
@@ -136,7 +142,7 @@ def measure(options: argparse.Namespace, run: Callable[[list[str]], None] = run_
             train(name, options, run)
             weights = ["--weights", "last", "--logs", str(options.output / name)]
             evaluate(weights, folder, options, run)
-        rows.append((VARIANTS[name].title, folder, steps_of(options.output / name)))
+        rows.append((VARIANTS[name].title, folder, step_seconds(options.output / name)))
     for rank in RANKS:
         folder, file = options.output / f"rank{rank}_scores", options.output / f"rank{rank}.h5"
         if not is_scored(folder):
@@ -158,14 +164,14 @@ def measure(options: argparse.Namespace, run: Callable[[list[str]], None] = run_
     return table(rows, options)
 
 
-def steps_of(logs: Path) -> int | None:
-    """Steps of training, from the newest run's log, up to the end of its last epoch, which was
-    cut short; None where there is no log."""
+def step_seconds(logs: Path) -> float | None:
+    """Seconds per step by the newest run's log; None where there is none."""
     found = sorted(logs.glob("*/training.csv"))
     if not found:
         return None
     with open(found[-1], newline="") as file:
-        return STEPS * len(list(csv.DictReader(file)))
+        seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+    return sum(seconds) / len(seconds) / EPOCH
 
 
 def scores_of(folder: Path) -> tuple[dict, dict[str, float]]:
@@ -175,27 +181,28 @@ def scores_of(folder: Path) -> tuple[dict, dict[str, float]]:
     return json.loads((folder / "metrics.json").read_text()), scores
 
 
-def table(rows: list[tuple[str, Path, int | None]], options: argparse.Namespace) -> str:
+def table(rows: list[tuple[str, Path, float | None]], options: argparse.Namespace) -> str:
     """The table in Markdown."""
     _, base = scores_of(rows[0][1])
     lines = [
-        f"{options.minutes:g} minutes of training each on `fit`, scored on {len(base)} images "
-        "of `tune`, 300 proposals.",
+        f"{options.steps} steps of {options.batch_size} crops of `fit` each, scored on the "
+        f"{len(base)} images of `{options.subset}`, 300 proposals.",
         "",
         "| variant | score (95 %) | difference to the first row (95 %) | at IoU .5 "
-        "| steps at most | s per image |",
+        "| s per step | s per image |",
         "|---|---|---|---|---|---|",
     ]
-    for number, (title, folder, steps) in enumerate(rows):
+    for number, (title, folder, seconds) in enumerate(rows):
         summary, scores = scores_of(folder)
         if scores.keys() != base.keys():
             raise UserError(f"{folder} was scored on other images than {rows[0][1]}: delete both")
         low, high = summary["score_interval"]
         of_images = [[values[i] for i in base] for values in (scores, base)]
+        seconds_text = "" if seconds is None else f"{seconds:.2f}"
         difference = "" if number == 0 else difference_text(*of_images)
         lines.append(
             f"| {title} | {summary['score']:.3f} ({low:.3f} to {high:.3f}) | {difference} "
-            f"| {summary['tp_over_tp_fp_fn'][0]:.3f} | {steps or ''} "
+            f"| {summary['tp_over_tp_fp_fn'][0]:.3f} | {seconds_text} "
             f"| {summary['seconds_per_image']:.2f} |"
         )
     return "\n".join(lines) + "\n"
@@ -208,18 +215,43 @@ def difference_text(scores: list[float], base: list[float]) -> str:
     return f"{text} ({interval.low:+.3f} to {interval.high:+.3f})"
 
 
+def whole_epochs(text: str) -> int:
+    """The value of a flag: a number of steps that epochs divide."""
+    steps = positive(text)
+    if steps % EPOCH:
+        raise argparse.ArgumentTypeError(f"{text} is not a multiple of {EPOCH}")
+    return steps
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, metavar="DIR")
     parser.add_argument(
-        "--weights", default="imagenet", metavar="W", help="to start from (default: %(default)s)"
+        "--weights", default="nucleus", metavar="W", help="to start from (default: %(default)s)"
     )
     parser.add_argument(
-        "--minutes",
-        type=above_zero,
-        default=5.0,
-        metavar="M",
-        help="of training for every variant (default: %(default)s)",
+        "--steps",
+        type=whole_epochs,
+        default=400,
+        metavar="N",
+        help=f"of training for every variant, a multiple of {EPOCH} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=2,
+        metavar="N",
+        help="crops per step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of the configuration that all variants are trained with, may be repeated",
+    )
+    parser.add_argument(
+        "--subset", default="val", metavar="NAME", help="to score on (default: %(default)s)"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--limit", type=positive, metavar="N", help="score the first N images only")
@@ -227,9 +259,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--variants",
         nargs="+",
         choices=tuple(VARIANTS),
-        default=tuple(VARIANTS),
+        default=tuple(name for name in VARIANTS if name not in ON_REQUEST),
         metavar="NAME",
-        help=f"of {', '.join(VARIANTS)}; {BASE} always is (default: all)",
+        help=f"of {', '.join(VARIANTS)}; {BASE} always is (default: all that can start from "
+        f"settled weights, which {', '.join(ON_REQUEST)} cannot)",
     )
     options = parser.parse_args(arguments)
 

@@ -24,7 +24,7 @@ class Application:
             run = Path(value["--logs"]) / "nucleus20260101T0000"
             run.mkdir(parents=True, exist_ok=True)
             (run / "mask_rcnn_nucleus_0001.h5").touch()
-            (run / "training.csv").write_text("epoch,loss\n1,2.0\n2,1.5\n")
+            (run / "training.csv").write_text("epoch,loss,seconds\n1,2.0,60\n2,1.5,40\n")
         elif arguments[0] == "evaluate":
             folder = Path(value["--output"])
             folder.mkdir(parents=True, exist_ok=True)
@@ -47,8 +47,11 @@ class Application:
 def options(folder, **changes):
     values = {
         "dataset": "data",
-        "weights": "imagenet",
-        "minutes": 5.0,
+        "weights": "nucleus",
+        "steps": 100,
+        "batch_size": 2,
+        "subset": "val",
+        "config": ["IMAGE_MAX_DIM=128"],
         "output": folder,
         "limit": None,
         "variants": ("fpn", "pool", "alternating"),
@@ -62,12 +65,14 @@ def test_every_variant_is_trained_and_scored(tmp_path):
     commands = [call[0] for call in run.calls]
     assert commands == ["train", "evaluate"] * 3 + ["compress", "evaluate"] * 2
     joined = [" ".join(call) for call in run.calls]
-    assert all("--subset fit" in text and "--time-budget 5.0" in text for text in joined[:5:2])
+    assert all("--subset fit" in text and "--epochs 2 --steps 50" in text for text in joined[:5:2])
+    assert all("IMAGE_MAX_DIM=128" in text for text in joined[:5:2])
+    assert all("--subset val" in text for text in joined[1::2])
     assert "ROI_POOLING=pool" in joined[2] and "--schedule alternating" in joined[4]
     lines = table.splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 2 + 3 + 2
     assert "| 0.500 (0.400 to 0.700) |  |" in table and "+0.100 (+0.100 to +0.100)" in table
-    assert "none (+0.000 to +0.000)" in table and "| 100 |" in table
+    assert "none (+0.000 to +0.000)" in table and "| 1.00 | 0.25 |" in table
 
 
 def test_what_is_done_is_not_done_again(tmp_path):
@@ -112,7 +117,7 @@ def test_an_interrupted_training_goes_on(tmp_path):
     run = Application()
     paper.measure(options(tmp_path), run)
     assert run.calls[0][run.calls[0].index("--weights") + 1] == "last"
-    assert run.calls[2][run.calls[2].index("--weights") + 1] == "imagenet"
+    assert run.calls[2][run.calls[2].index("--weights") + 1] == "nucleus"
 
 
 def test_a_failing_command_is_one_line(tmp_path, capsys):
@@ -122,3 +127,10 @@ def test_a_failing_command_is_one_line(tmp_path, capsys):
     assert lines[-1] == "paper.py: nucleus.py train ended with exit code 2"
     with pytest.raises(UserError):
         paper.run_nucleus(["detect", "--dataset", str(tmp_path / "absent"), "--subset", "x"])
+
+
+def test_steps_are_whole_epochs(tmp_path, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        paper.main(["--dataset", "data", "--output", str(tmp_path), "--steps", "70"])
+    assert refusal.value.code == 2
+    assert "70 is not a multiple of 50" in capsys.readouterr().err
