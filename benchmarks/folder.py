@@ -125,8 +125,11 @@ def last_json(text: str) -> dict:
     return json.loads(text.strip().splitlines()[-1])
 
 
-def version(folder: str, output: Path) -> dict[str, Callable]:
-    """What is timed of a checkout, by name: each returns wall seconds and seconds by image."""
+def version(folder: str, output: Path, sizes: bool) -> dict[str, Callable]:
+    """What is timed of a checkout, by name: each returns wall seconds and seconds by image.
+
+    sizes: whether images are also timed alone, by their size.
+    """
 
     def command(images: Path) -> tuple[float, dict]:
         flags = ["--output", str(output), "--overwrite"]
@@ -137,7 +140,8 @@ def version(folder: str, output: Path) -> dict[str, Callable]:
         wall, said = run([sys.executable, "-c", READY, str(images)], folder)
         return wall, last_json(said)["seconds"]
 
-    return {"folder": command, "one": command, "ready": ready}
+    works = {"folder": command, "one": command}
+    return {**works, "ready": ready} if sizes else works
 
 
 def stardist(python: str, output: Path) -> dict[str, Callable]:
@@ -156,10 +160,10 @@ def measure(options: argparse.Namespace) -> None:
     """Let the contestants take turns, and print what they took."""
     options.output = options.output.resolve()
     sizes = write_images(options)
-    contestants = {"this version": version(ROOT_DIR, options.output / "found_this")}
+    contestants = {"this version": version(ROOT_DIR, options.output / "found_this", options.sizes)}
     if options.against:
         contestants["against"] = version(
-            str(Path(options.against).resolve()), options.output / "found_against"
+            str(Path(options.against).resolve()), options.output / "found_against", options.sizes
         )
     if options.stardist_python:
         contestants["StarDist"] = stardist(options.stardist_python, options.output / "found_star")
@@ -177,7 +181,7 @@ def measure(options: argparse.Namespace) -> None:
     print(f"\n{len(sizes)} images, {options.turns} turns, median seconds")
     show("folder, per image", {n: np.median(walls["folder", n]) / len(sizes) for n in contestants})
     show("one image, start to end", {n: np.median(walls["one", n]) for n in contestants})
-    for size in sorted(set(sizes.values())):
+    for size in sorted(set(sizes.values())) if options.sizes else ():
         number = list(sizes.values()).count(size)
         title = f"{size[0]} x {size[1]} alone ({number})"
         show(title, {n: np.median(alone[n][size]) for n in contestants})
@@ -200,6 +204,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--turns", type=positive, default=3, metavar="N", help="that count (3)")
     parser.add_argument("--against", metavar="CHECKOUT", help="another checkout of this project")
     parser.add_argument("--stardist-python", metavar="PYTHON", help="interpreter with StarDist")
+    parser.add_argument(
+        "--no-sizes", dest="sizes", action="store_false", help="time whole commands only"
+    )
     options = parser.parse_args(arguments)
     return exit_code("folder.py", lambda: measure(options))
 
