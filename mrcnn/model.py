@@ -49,12 +49,14 @@ class MaskRCNN(Inspection):
         checkpoint_path: its checkpoints, {epoch:04d} for the epoch.
     """
 
-    def __init__(self, mode: str, config, model_dir: str):
+    def __init__(self, mode: str, config, model_dir: str, first_values: bool = True):
         """
         Args:
             mode: "training" or "inference".
             config: a `Config`; it is validated again.
             model_dir: logs and checkpoints go into a folder below it, one a run.
+            first_values: False leaves kernels at zero, which saves the time of random numbers,
+                where a weight file that holds all layers is loaded next.
 
         Raises:
             UserError: a wrong mode or configuration; this process was forked from one that has a
@@ -78,7 +80,7 @@ class MaskRCNN(Inspection):
         self.proposer = None  # see `alternating`
         self.set_log_dir()
         keras.utils.set_random_seed(config.SEED)
-        self.bank = LayerBank(dtype_policy(config.PRECISION))
+        self.bank = LayerBank(dtype_policy(config.PRECISION), zeros=not first_values)
         self.keras_model = self.build(mode, config)
 
     # ---- Building and copying --------------------------------------------------------------

@@ -90,7 +90,8 @@ def load(
 
     from mrcnn.model import MaskRCNN  # Keras: seconds
 
-    model = MaskRCNN("inference", config, tempfile.gettempdir())  # writes nothing there
+    # Writes nothing there.
+    model = MaskRCNN("inference", config, tempfile.gettempdir(), first_values=False)
     model.load_weights(path, by_name=True).demand_all()
     settings = PostProcessing.of(description.postprocessing, path) if description else DEFAULTS
     return Segmenter(model, classes, settings, plural=description.plural if description else "")

@@ -167,6 +167,20 @@ def outcome(result):
     return {key: value.tolist() for key, value in result.items()}
 
 
+def test_a_model_without_first_values_gets_all_of_them_from_a_file(model, tmp_path):
+    model.save_weights(tmp_path / "whole.h5")
+    bare = MaskRCNN("inference", model.config, tmp_path, first_values=False)
+    for name in ("conv1", "res5c_branch2c", "mrcnn_class_conv1", "mrcnn_mask_deconv", "mrcnn_mask"):
+        assert model.keras_model.get_layer(name).get_weights()[0].any()
+        assert not bare.keras_model.get_layer(name).get_weights()[0].any()
+    bare.load_weights(tmp_path / "whole.h5").demand_all()
+    for ours, theirs in zip(bare.keras_model.weights, model.keras_model.weights, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
+        )
+    assert outcome(bare.detect([picture(64, 64)])[0]) == outcome(model.detect([picture(64, 64)])[0])
+
+
 def test_weights_that_fill_the_network_in_part_do_not_detect(model, tmp_path, monkeypatch):
     model.save_weights(tmp_path / "whole.h5")
     model.save_weights(tmp_path / "part.h5")

@@ -70,7 +70,8 @@ def build_model(mode: str, config: Config, weights: str, logs: str) -> Any:
 
         devices.processes()  # connected before the backend looks for its devices
     print(explain(config.PRECISION))
-    model = MaskRCNN(mode=mode, config=config, model_dir=logs)
+    # For inference, weights that leave a layer as it is are refused below.
+    model = MaskRCNN(mode, config, logs, first_values=mode == "training")
     report = _load(model, path, weights)
     if mode == "inference":
         report.demand_all()
@@ -121,7 +122,8 @@ class Recipe:
         config = Config()
         vars(config).update(self.config)
         config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
-        model = MaskRCNN("inference", config, tempfile.gettempdir())  # writes nothing there
+        # Writes nothing there.
+        model = MaskRCNN("inference", config, tempfile.gettempdir(), first_values=False)
         model.load_weights(path, by_name=True).demand_all()
         return Segmenter(model, self.classes, self.settings, self.variants, self.plural)
 

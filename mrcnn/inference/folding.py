@@ -9,16 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from mrcnn.network.layers import BatchNorm, FullWindowConv2D, LayerBank, RoiConv2D
-
-# Layers whose kernels start from random numbers.
-WITH_KERNEL = (
-    keras.layers.Conv2D,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Dense,
-    FullWindowConv2D,
-    RoiConv2D,
-)
+from mrcnn.network.layers import BatchNorm, LayerBank
 
 
 class FoldedBank(LayerBank):
@@ -31,7 +22,7 @@ class FoldedBank(LayerBank):
 
     def __init__(self, dtype: str = "float32"):
         """dtype: of kernels and convolutions, "float32" or "bfloat16"."""
-        super().__init__(dtype)
+        super().__init__(dtype, zeros=True)
         self.convolution_of: dict[str, str] = {}  # by the name of its batch norm
         self._latest = ""
 
@@ -41,8 +32,6 @@ class FoldedBank(LayerBank):
             self.convolution_of[name] = self._latest
             return _unchanged
         self._latest = name
-        if kind in WITH_KERNEL:
-            kwargs["kernel_initializer"] = "zeros"  # random numbers take time, and `fold` sets all
         return super().__call__(kind, *args, name=name, **kwargs)
 
 

@@ -117,6 +117,16 @@ class FullWindowConv2D(keras.layers.Conv2D):
         return ops.reshape(outputs, (-1, 1, 1, self.filters))
 
 
+# Layers whose kernels start from random numbers.
+WITH_KERNEL = (
+    keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Dense,
+    FullWindowConv2D,
+    RoiConv2D,
+)
+
+
 class LayerBank:
     """Makes layers by name, once: the same name again gives the same layer.
 
@@ -129,8 +139,10 @@ class LayerBank:
             were, the values; None until weights are loaded.
     """
 
-    def __init__(self, dtype: str = "float32"):
+    def __init__(self, dtype: str = "float32", zeros: bool = False):
+        """zeros: kernels start from zeros, which takes no time, for others are set next."""
         self.dtype = dtype
+        self.zeros = zeros
         self.layers: dict[str, keras.layers.Layer] = {}
         self.unfilled: dict[str, list[np.ndarray]] | None = None
 
@@ -138,5 +150,7 @@ class LayerBank:
         """The layer called `name`, made as `kind(*args, name=name, **kwargs)` when it is new."""
         if name not in self.layers:
             kwargs.setdefault("dtype", self.dtype)
+            if self.zeros and kind in WITH_KERNEL:
+                kwargs["kernel_initializer"] = "zeros"
             self.layers[name] = kind(*args, name=name, **kwargs)
         return self.layers[name]

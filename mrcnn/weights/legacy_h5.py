@@ -127,14 +127,21 @@ def open_weights(path: str | os.PathLike) -> Iterator[LegacyFile]:
             other files; one line that says which.
     """
     path = Path(path)
+    with _opened(path) as file:
+        with _damage_named(path):
+            listed = _listed(file, path)
+        yield listed
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file. Raises UserError where it is none."""
     _check_start(path)
     with _damage_named(path):
         # Without locks, which network file systems refuse; weight files are replaced, not changed.
         file = h5py.File(path, "r", locking=False)
     with file:
-        with _damage_named(path):
-            listed = _listed(file, path)
-        yield listed
+        yield file
 
 
 def values(file: LegacyFile, layer: str, tensor: str) -> np.ndarray:
@@ -158,6 +165,10 @@ def ranks_in_file(path: str | os.PathLike) -> tuple[int, int]:
     Raises:
         UserError: the file cannot be read.
     """
+    with _opened(Path(path)) as file, _damage_named(Path(path)):
+        names = read_attribute(_weights_root(file, Path(path)), "layer_names")
+    if not any(name + THIN in names for name in COMPRESSIBLE):
+        return 0, 0  # without a look at hundreds of other layers
     shapes = read_shapes(path)
     thin = (shapes.get(name + THIN, {}).get("kernel") for name in COMPRESSIBLE)
     first, second = (0 if shape is None else int(shape[-1]) for shape in thin)
