@@ -134,17 +134,20 @@ class FastNetwork:
             masks: False leaves the masks out, which saves their time.
 
         Raises:
-            UserError: they do not fit into memory; weights or outputs are not finite.
+            UserError: they do not fit into memory; images, weights or outputs are not finite.
         """
         with memory_errors(images.shape):
-            return self._run(np.asarray(images, np.float32), np.asarray(metas, np.float32), masks)
+            return self._run(_finite(images), np.asarray(metas, np.float32), masks)
 
     # The parts one by one, for regions that do not come from the network's own proposals.
 
     def features(self, images: np.ndarray) -> list:
-        """The maps that regions are pooled from, of molded images [B, H, W, C]."""
+        """The maps that regions are pooled from, of molded images [B, H, W, C].
+
+        Raises UserError where images or weights are not finite.
+        """
         self._fold_if_changed()
-        return list(self._features(np.asarray(images, np.float32)))
+        return list(self._features(_finite(images)))
 
     def classify(self, features: list, metas, rois: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities [B, R, K] and deltas [B, R, K, 4] of R = POST_NMS_ROIS_INFERENCE regions.
@@ -169,8 +172,8 @@ class FastNetwork:
         detections, classes, deltas, rois = map(ops.convert_to_numpy, found[:4])
         if not np.isfinite(classes).all():
             raise UserError(
-                "the network's outputs are not finite: the image has values that are not, or "
-                "damaged weights, or training has driven them too far; use another checkpoint"
+                "the network's outputs are not finite: its weights are damaged, or training has "
+                "driven them too far; use another checkpoint"
             )
         count = int(np.count_nonzero(detections[..., 4], axis=1).max())
         # XLA compiles for every number of regions, for seconds; the others do not mind many.
@@ -236,6 +239,17 @@ def _variables(bank: LayerBank) -> list:
     """All variables of a bank's layers, each once."""
     found = {id(v): v for layer in bank.layers.values() for v in layer.variables}
     return list(found.values())
+
+
+def _finite(images: np.ndarray) -> np.ndarray:
+    """Molded images as float32. Raises UserError where they have NaN or infinite values.
+
+    The outputs do not tell: some processors' fused convolutions with ReLU make 0 of NaN.
+    """
+    images = np.asarray(images, np.float32)
+    if not np.isfinite(images).all():
+        raise UserError("the image has values that are not finite (NaN or infinite)")
+    return images
 
 
 def _refuse_not_finite(bank: LayerBank) -> None:

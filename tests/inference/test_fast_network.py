@@ -26,7 +26,7 @@ def build(config, dtype="float32", shape=(64, 64)):
 
 
 def wide_batch(config, rng, shape, images=2):
-    """Pictures [images, *shape, C] and meta data that says so."""
+    """Images [images, *shape, C] and meta data that says so."""
     pictures, metas = batch(config, rng, images)
     pictures = rng.normal(scale=40, size=(images, *shape, pictures.shape[-1])).astype("float32")
     metas[:, 1:3] = metas[:, 4:6] = metas[:, 9:11] = shape
@@ -194,11 +194,26 @@ def test_weights_or_outputs_that_are_not_finite(rng):
     kernel.assign(bad)
     with pytest.raises(UserError, match="weights of fpn_p2 are not finite"):
         fast(*inputs)
+    kernel.assign(good)
+    # Nothing after this layer has a ReLU, which may hide what overflowed before it.
+    kernel = plain.get_layer("mrcnn_class_logits").kernel
+    good = keras.ops.convert_to_numpy(kernel)
     kernel.assign(np.full_like(good, 3e38))
     with pytest.raises(UserError, match="the network's outputs are not finite"):
         fast(*inputs)
     kernel.assign(good)
     fast(*inputs)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite(rng, value):
+    _, fast = build(TinyConfig())
+    images, metas = batch(fast.config, rng)
+    images[1, 5, 7, 0] = value
+    with pytest.raises(UserError, match="the image has values that are not finite"):
+        fast(images, metas)
+    with pytest.raises(UserError, match="the image has values that are not finite"):
+        fast.features(images)
 
 
 def test_no_detections(rng):
