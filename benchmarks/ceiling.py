@@ -130,7 +130,7 @@ class PerfectNetwork:
         """Boxes [N, 4] in pixels of the input -> normalised."""
         return norm_boxes(boxes, self.example.image.shape, exact=self.exact)
 
-    def to_picture(self, boxes: np.ndarray) -> np.ndarray:
+    def to_image(self, boxes: np.ndarray) -> np.ndarray:
         """Normalised boxes -> pixels of the image."""
         example = self.example
         return unmold_boxes(
@@ -314,7 +314,7 @@ def box_errors(network: PerfectNetwork, rng: np.random.Generator) -> np.ndarray:
     std = constant(network.config.BBOX_STD_DEV)
     deltas = box_refinement_graph(constant(rois), constant(network.boxes)) / std
     refined = ops.convert_to_numpy(apply_box_deltas_graph(constant(rois), deltas * std))
-    pixels = [network.to_picture(boxes) for boxes in (network.boxes, refined)]
+    pixels = [network.to_image(boxes) for boxes in (network.boxes, refined)]
     return np.stack([*pixels, np.rint(pixels[-1])]) - true
 
 
@@ -344,8 +344,8 @@ def disc_errors(radius: float, config: Any, setting: Setting, seed: int) -> np.n
         shares = covered_by_disc(centre, radius, side)
         truth = shares >= 0.5
         own = setting.configure(config, "pad64", 1)
-        picture = np.repeat(np.rint(255 * shares)[..., None], config.IMAGE_CHANNEL_COUNT, axis=-1)
-        image = picture.astype(np.uint8), truth[..., None].astype(np.int32), np.ones(1, np.int32)
+        grey = np.repeat(np.rint(255 * shares)[..., None], config.IMAGE_CHANNEL_COUNT, axis=-1)
+        image = grey.astype(np.uint8), truth[..., None].astype(np.int32), np.ones(1, np.int32)
         example = make_example(*image, own, rng, scale=setting.scale(*image, config, rng))
         network = PerfectNetwork(example, own, rng)
         results = []
@@ -451,7 +451,7 @@ class Ceiling:
         """`disc_errors` of RADII."""
         lines = [
             f"{'Discs, ' + setting.title:<22}{'IoU':>8}{'moved':>8}{'centre y':>10}{'x':>8}"
-            f"{'radius':>8}{'picture y':>11}{'x':>8}"
+            f"{'radius':>8}{'image y':>11}{'x':>8}"
         ]
         for radius in RADII:
             row = disc_errors(radius, self.config, setting, self.seed)

@@ -209,16 +209,16 @@ def network_of(who: str, widths: str) -> networks.Network:
     return ours.network_of(ours.configuration(widths))
 
 
-def measure_detection(setup, widths: str, pictures: dict, side: int) -> dict:
+def measure_detection(setup, widths: str, images: dict, side: int) -> dict:
     """Rows of detection: {"rates", "layouts", "rows", "idle"}."""
     weights = ours.weights_of(widths)
     with crew_of(setup) as crew:
         rates = measure_rates(crew, setup.repeat)
         say("Loading detectors")
         load_detectors(crew, widths, weights, side)
-        layouts = tune(crew, "detect", scene=next(iter(pictures.values())).to_json())
+        layouts = tune(crew, "detect", scene=next(iter(images.values())).to_json())
         rows = []
-        for title, scene in pictures.items():
+        for title, scene in images.items():
             answers = take_turns(crew, setup.repeat, title, "detect", scene=scene.to_json())
             for key, found in answers.items():
                 count = found[-1]["detections"]

@@ -53,13 +53,13 @@ SHAPE = (520, 696)  # pixels, the size of most full images of the Data Science B
 
 
 class ManyNuclei(Dataset):
-    """Pictures of ellipses of any colour on a noisy ground, drawn from their number alone."""
+    """Images of ellipses of any colour on a noisy ground, drawn from their number alone."""
 
     def fill(self, images: int, nuclei: int) -> ManyNuclei:
         self.add_class("ellipses", 1, "ellipse")
         for number in range(images):
             labels = draw_labels(np.random.default_rng(number), nuclei)
-            self.add_image("ellipses", f"picture{number}", None, labels=labels)
+            self.add_image("ellipses", f"image{number}", None, labels=labels)
         self.prepare()
         return self
 

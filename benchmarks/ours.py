@@ -202,8 +202,8 @@ class Contestant:
 
     def detect(self, scene: list) -> dict:
         """One timed detection: image in, full-size masks out."""
-        picture = scenes.picture_of(scene)
-        seconds, result = workers.timed(lambda: self.detector.detect([picture])[0])
+        image = scenes.image_of(scene)
+        seconds, result = workers.timed(lambda: self.detector.detect([image])[0])
         return {"seconds": seconds, "detections": len(result["scores"])}
 
     def load_trainer(self, widths: str, weights: str, scene: list, batch: int, **overrides) -> dict:

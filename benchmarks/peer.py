@@ -94,11 +94,11 @@ def to_targets(labels) -> dict:
     }
 
 
-def to_tensor(picture):
+def to_tensor(image):
     """uint8 [H, W, 3] to float32 [3, H, W] from 0 to 1."""
     import torch
 
-    return torch.from_numpy(picture).permute(2, 0, 1).float().div_(255)
+    return torch.from_numpy(image).permute(2, 0, 1).float().div_(255)
 
 
 class Contestant:
@@ -129,15 +129,15 @@ class Contestant:
 
     def detect(self, scene: list) -> dict:
         """One timed detection: image in, full-size masks out."""
-        picture = scenes.picture_of(scene)
-        seconds, found = workers.timed(self._detect, picture)
+        image = scenes.image_of(scene)
+        seconds, found = workers.timed(self._detect, image)
         return {"seconds": seconds, "detections": len(found["masks"])}
 
-    def _detect(self, picture) -> dict:
+    def _detect(self, image) -> dict:
         import torch
 
         with torch.inference_mode(), self._autocast():
-            found = self._model([to_tensor(picture)])[0]
+            found = self._model([to_tensor(image)])[0]
             masks = found["masks"][:, 0] > 0.5
         boxes, scores = (found[key].float().numpy() for key in ("boxes", "scores"))
         labels = found["labels"].numpy()
@@ -153,8 +153,8 @@ class Contestant:
             self._model.parameters(), networks.STEP_SIZE, networks.MOMENTUM,
             weight_decay=networks.WEIGHT_DECAY,
         )  # fmt: skip
-        picture, labels = scenes.draw(scene)
-        self._batch = [to_tensor(picture)] * batch, [to_targets(labels)] * batch
+        image, labels = scenes.draw(scene)
+        self._batch = [to_tensor(image)] * batch, [to_targets(labels)] * batch
         return {}
 
     def step(self) -> dict:
@@ -162,9 +162,9 @@ class Contestant:
         seconds, loss = workers.timed(self._step, *self._batch)
         return {"seconds": seconds, "loss": loss}
 
-    def _step(self, pictures, targets) -> float:
+    def _step(self, images, targets) -> float:
         with self._autocast():
-            loss = sum(self._model(pictures, targets).values())
+            loss = sum(self._model(images, targets).values())
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -226,8 +226,8 @@ class Contestant:
         for _ in range(steps):
             first = count * self._lesson
             drawn = [scenes.draw(scenes.training_scene(first + i)) for i in range(count)]
-            pictures = [to_tensor(picture) for picture, _ in drawn]
-            loss = self._step(pictures, [to_targets(labels) for _, labels in drawn])
+            images = [to_tensor(image) for image, _ in drawn]
+            loss = self._step(images, [to_targets(labels) for _, labels in drawn])
             self._lesson += 1
         return {"loss": loss}
 

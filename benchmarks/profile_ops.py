@@ -78,8 +78,8 @@ def make_work(what: str, widths: str, precision: str, side: int, count: int) -> 
     if what == "detect":
         config = ours.configuration(widths, PRECISION=precision)
         weights = ours.weights_of(widths)
-        model, picture = ours.make_detector(config, weights), scenes.draw(scene)[0]
-        return lambda: model.detect([picture])
+        model, image = ours.make_detector(config, weights), scenes.draw(scene)[0]
+        return lambda: model.detect([image])
     overrides = ours.training_overrides(batch=2, side=side)
     config = ours.configuration(widths, PRECISION=precision, **overrides)
     model = ours.make_trainer(config, what, weights=ours.weights_of(widths))

@@ -28,13 +28,13 @@ SIDES = (256, 512, 768, 1024, 1536, 2048)
 DETECTIONS = (10, 50, 100, 200, 300, 400)
 BATCHES = (1, 2, 4, 8)
 # Images of the detection series, and the small ones that the others have in common.
-PICTURE_SIDE, TRAINING_SIDE = 512, 256
+IMAGE_SIDE, TRAINING_SIDE = 512, 256
 OBJECTS = 20
 
 TITLES = {
     "sides": ("Detection by image side", "side, pixels"),
     "detections": ("Detection by number of objects", "objects"),
-    "batches": ("Training step by batch size", "pictures"),
+    "batches": ("Training step by batch size", "images"),
 }
 COLUMNS = ["widths", "precision", "found", "seconds (quartiles)", "peak memory, MiB"]
 
@@ -44,7 +44,7 @@ def points(what: str, setup) -> list[tuple[int, scenes.Scene]]:
     if what == "sides":
         return [(s, scenes.Scene(s, OBJECTS, (5.0, 9.0), 4)) for s in setup.sides]
     if what == "detections":
-        return [(n, scenes.Scene(PICTURE_SIDE, n, (4.0, 7.0), 5)) for n in setup.detections]
+        return [(n, scenes.Scene(IMAGE_SIDE, n, (4.0, 7.0), 5)) for n in setup.detections]
     return [(n, scenes.Scene(TRAINING_SIDE, OBJECTS, (5.0, 9.0), 6)) for n in setup.batches]
 
 
@@ -159,7 +159,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--precision", nargs="+", default=["bfloat16"], choices=["float32", "bfloat16"])
     add("--sides", nargs="+", type=int, default=list(SIDES), help="pixels")
     add("--detections", nargs="+", type=int, default=list(DETECTIONS), help="objects")
-    add("--batches", nargs="+", type=int, default=list(BATCHES), help="pictures per step")
+    add("--batches", nargs="+", type=int, default=list(BATCHES), help="images per step")
     add("--scale", type=float, help="enlargement in detection, instead of the configuration's")
     add("--repeat", type=int, default=5, help="timed runs of a point")
     add("--threads", type=int, default=workers.default_threads())

@@ -36,13 +36,13 @@ def from_json(values: list) -> Scene:
     return Scene(side, count, tuple(radii), seed)
 
 
-def picture_of(values: list) -> np.ndarray:
+def image_of(values: list) -> np.ndarray:
     """The image of a scene given as JSON, drawn once."""
-    return _picture(from_json(values))
+    return _image(from_json(values))
 
 
 @cache
-def _picture(scene: Scene) -> np.ndarray:
+def _image(scene: Scene) -> np.ndarray:
     return draw(scene)[0]
 
 
@@ -84,8 +84,8 @@ def draw(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         labels[rows[inside], columns[inside]] = label
         light[rows[inside], columns[inside]] = rng.uniform(120, 220)
     light += rng.normal(0, 6, (side, side))
-    picture = np.clip(light, 0, 255).astype(np.uint8)
-    return np.repeat(picture[..., None], 3, axis=2), labels
+    image = np.clip(light, 0, 255).astype(np.uint8)
+    return np.repeat(image[..., None], 3, axis=2), labels
 
 
 def _place(rng, side: int, radii: tuple[float, float], placed: np.ndarray) -> np.ndarray:

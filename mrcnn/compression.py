@@ -25,7 +25,7 @@ def truncated_svd(kernel: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray
     """The best product of two matrices of a rank: float [u, v] -> [u, rank], [rank, v].
 
     Inputs are multiplied from the left, x W, so the singular values go to the first factor (the
-    report, which multiplies from the right, calls it S_t V^T).
+    paper, which multiplies from the right, calls it S_t V^T).
     """
     left, values, right = np.linalg.svd(kernel, full_matrices=False)
     return left[:, :rank] * values[:rank], right[:rank]

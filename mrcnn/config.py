@@ -7,8 +7,9 @@ Make a sub-class, override what differs, and pass per instance to ``mrcnn.model.
         NUM_CLASSES = 1 + 3
 
 Names, defaults and meanings are those of matterport's Mask R-CNN 2.1; keys that it does not have
-are marked "(new)". "Paper" is He et al., *Mask R-CNN* (2017); "FPN" is Lin et al., *Feature
-Pyramid Networks* (2017). Lists, tuples and NumPy arrays are equally good for a sequence.
+are marked "(new)". "Paper" is the one that this package implements (docs/paper.md), "He et al." is
+*Mask R-CNN* (2017), "FPN" is Lin et al., *Feature Pyramid Networks* (2017). Lists, tuples and NumPy
+arrays are equally good for a sequence.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Config:
     #          default 7 of POOL_SIZE then becomes 14, and that of MASK_SHAPE what follows.
     ARCHITECTURE = "fpn"
 
-    # (new) "c4" only: the fifth stage keeps its resolution and looks at every other cell (report
+    # (new) "c4" only: the fifth stage keeps its resolution and looks at every other cell (paper
     # section 3.5.1). Four times the work; masks of 28 x 28 cells in place of 14 x 14.
     DILATED_STAGE5 = False
 
@@ -164,7 +165,7 @@ class Config:
     # Units of the class/box head's two hidden layers (FPN section 4.2: 1024).
     FPN_CLASSIF_FC_LAYERS_SIZE = 1024
 
-    # (new) Channels of the mask head's convolutions (paper, figure 4: 256).
+    # (new) Channels of the mask head's convolutions (He et al., figure 4: 256).
     MASK_CONV_CHANNELS = 256
 
     # Cells (height, width) of a predicted mask. The head doubles its input, so this is twice
@@ -173,7 +174,7 @@ class Config:
 
     # (new) Factor. The mask head looks at regions enlarged by this much, in training and detection
     # alike: a mask cannot reach beyond its region, and so a box that is a little too small would
-    # cut the object. 1 (as the paper): the box itself.
+    # cut the object. 1 (as He et al.): the box itself.
     MASK_ROI_SCALE = 1.0
 
     # (new) How the features of a region are pooled: "align" samples them where they are, "pool"
@@ -212,12 +213,12 @@ class Config:
     MINI_MASK_SHAPE = (56, 56)
 
     # Regions per image that the heads train on, and the largest share of them that may be
-    # positive (paper section 3.1: 1 positive to 3 negatives).
+    # positive (He et al. section 3.1: 1 positive to 3 negatives).
     TRAIN_ROIS_PER_IMAGE = 200
     ROI_POSITIVE_RATIO = 0.33
 
     # (new) IoU with the nearest object, from the first to below the second, of regions that are
-    # examples of background. The report (section 3.8.1) asks for .1 at least: hard examples.
+    # examples of background. The paper (section 3.8.1) asks for .1 at least: hard examples.
     ROI_BACKGROUND_IOU = (0.0, 0.5)
 
     # (new) Let the true boxes be regions too, so that the heads learn before the proposals are
@@ -243,7 +244,7 @@ class Config:
     # (new) "sgd" (with LEARNING_MOMENTUM) or "adam".
     OPTIMIZER = "sgd"
 
-    # Step size. The paper's .02 is for batches of 16; it diverges with small ones.
+    # Step size. The .02 of He et al. is for batches of 16; it diverges with small ones.
     LEARNING_RATE = 0.001
     LEARNING_MOMENTUM = 0.9
 
@@ -261,7 +262,7 @@ class Config:
     # (new) Factor of the learning rate of biases (paper section 3.8.3: 2).
     LEARNING_BIAS_FACTOR = 1.0
 
-    # Factor of the plain L2 penalty on kernels (paper section 3.1: .0001). matterport divides
+    # Factor of the plain L2 penalty on kernels (He et al. section 3.1: .0001). matterport divides
     # each penalty by its tensor's size, which all but removes it.
     WEIGHT_DECAY = 0.0001
 
@@ -274,11 +275,11 @@ class Config:
     WEIGHT_AVERAGING: float | None = None
 
     # Factors of the five losses in the total; a name left out counts 1. These are the lambdas of
-    # the report's equations 12 and 16.
+    # the paper's equations 12 and 16.
     LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)
 
     # (new) What the two box losses are divided by. "positives": a mean over the positive anchors
-    # or regions and over the four numbers of a box (matterport). "report": sums over the four
+    # or regions and over the four numbers of a box (matterport). "paper": sums over the four
     # numbers, divided by the number of places of anchors (N_reg of equation 16) and by all sampled
     # regions (equation 12).
     BOX_LOSS_MEAN = "positives"
@@ -297,7 +298,7 @@ class Config:
     # IoU above which the lower-scored of two detections of one class is dropped.
     DETECTION_NMS_THRESHOLD = 0.3
 
-    # (new) Probability from which a pixel belongs to a mask (paper section 3.1: .5).
+    # (new) Probability from which a pixel belongs to a mask (He et al. section 3.1: .5).
     MASK_THRESHOLD = 0.5
 
     def __init__(self) -> None:

@@ -252,7 +252,7 @@ RULES: dict[str, Rule] = {
         f"a dict of numbers of 0 or more with the names {', '.join(LOSS_NAMES)}",
     ),
     "CHECKPOINTS_TO_KEEP": _optional(_COUNT),
-    "BOX_LOSS_MEAN": _choice("positives", "report"),
+    "BOX_LOSS_MEAN": _choice("positives", "paper"),
     "DETECTION_MAX_INSTANCES": _LENGTH,
     "DETECTION_MIN_CONFIDENCE": _optional(_FRACTION_OR_ZERO),
     "DETECTION_NMS_THRESHOLD": _FRACTION_OR_ZERO,

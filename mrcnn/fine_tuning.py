@@ -34,7 +34,7 @@ from mrcnn.data.mixture import Mixture
 from mrcnn.data.pairs import check_pairs, find_pairs
 from mrcnn.data.synthetic import bright_ellipses
 from mrcnn.errors import MRCNNWarning, UserError
-from mrcnn.images.image_files import Picture, find_pictures
+from mrcnn.images.image_files import LazyImage, find_images
 from mrcnn.presets import FINE_TUNE_MINUTES, FINE_TUNE_STEPS, FineTuneConfig
 from mrcnn.segmenter import Segmenter, load
 from mrcnn.weights import description
@@ -79,7 +79,7 @@ def fine_tune(
     Args:
         images, labels: as `data.pairs.find_pairs` takes them; `add_to_training_set` makes such.
         weights: to start from: "nucleus", or a weight file with its description.
-        channel: of the images, see `images.image_files.find_pictures`.
+        channel: of the images, see `images.image_files.find_images`.
         rehearse: folder of images that the network is good at already, without labels; by default
             synthetic nuclei.
         steps, minutes: the training ends with whichever is over first; None: however long it takes.
@@ -247,7 +247,7 @@ def rehearsal(
     if folder is None:
         images = [bright_ellipses(256, seed) for seed in range(REHEARSED)]
     else:
-        images = [middle(picture) for picture in pictures_of(folder)]
+        images = [middle(image) for image in images_of(folder)]
     found = Detected(images, detector, before_each)
     if len(found.image_ids):
         return found
@@ -256,9 +256,9 @@ def rehearsal(
     return None
 
 
-def pictures_of(folder: str | os.PathLike) -> list[Picture]:
+def images_of(folder: str | os.PathLike) -> list[LazyImage]:
     """At most REHEARSED images of a folder, evenly spaced. Warns of those that cannot be read."""
-    pictures, unreadable = find_pictures([folder])
+    images, unreadable = find_images([folder])
     if unreadable:
         warnings.warn(
             f"{len(unreadable)} images are not rehearsed; {unreadable[0].path}: "
@@ -266,7 +266,7 @@ def pictures_of(folder: str | os.PathLike) -> list[Picture]:
             MRCNNWarning,
             stacklevel=3,
         )
-    return pictures[:: math.ceil(len(pictures) / REHEARSED)] if pictures else []
+    return images[:: math.ceil(len(images) / REHEARSED)] if images else []
 
 
 def middle(image: Any) -> np.ndarray:

@@ -312,7 +312,7 @@ class MaskRCNN(Inspection):
     # ---- Detection ---------------------------------------------------------------------------
 
     def mold_inputs(self, images):
-        """Pictures to network input; see `molding.mold_inputs`."""
+        """Images to network input; see `molding.mold_inputs`."""
         return molding.mold_inputs(images, self.config)
 
     def unmold_detections(self, detections, mrcnn_mask, original_image_shape, image_shape, window):

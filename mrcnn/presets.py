@@ -11,13 +11,13 @@ from mrcnn.config import Config
 
 
 class PaperConfig(Config):
-    """What the report says, section by section; where it is silent, `Config`'s value stays.
+    """What the paper says, section by section; where it is silent, `Config`'s value stays.
 
     Also where that is `Config`'s value, so that these can be laid over another configuration. Not
-    here: the spatial transformer, which the report describes as an addition
+    here: the spatial transformer, which the paper describes as an addition
     (ROI_SPATIAL_TRANSFORMER), alternating training, which is another way of calling `train`
     (mrcnn/training/alternating.py), and augmentation, which is an argument of `train`:
-    the report's (section 3.8.1) is `augment.flip_left_right`.
+    the paper's (section 3.8.1) is `augment.flip_left_right`.
     """
 
     # Section 4.2, figure 5: the fourth stage's features, the fifth stage in the heads.
@@ -40,7 +40,7 @@ class PaperConfig(Config):
     # Section 3.9.4: N_cls = 256 anchors; lambda = 10; N_reg the places of anchors.
     RPN_TRAIN_ANCHORS_PER_IMAGE = 256
     RPN_BBOX_STD_DEV = np.ones(4)  # equation 17; only the second stage's targets are normalised
-    BOX_LOSS_MEAN = "report"
+    BOX_LOSS_MEAN = "paper"
     LOSS_WEIGHTS = {**Config.LOSS_WEIGHTS, "rpn_bbox_loss": 10.0}
 
     # Section 3.8.1: R = 128 regions of N = 2 images, a quarter of them positive, hard background.

@@ -158,8 +158,8 @@ class Segmenter:
         Args:
             image: [H, W] or [H, W, C] of any numbers: grey, RGB, with or without alpha; an array,
                 or what gives one when it is sliced (a memory map, a Zarr array, a
-                `image_files.Picture`), of any size; a list of such images, of any sizes. Of a
-                `Picture` with a pyramid, the level that the scale needs is read: its pixels are
+                `image_files.LazyImage`), of any size; a list of such images, of any sizes. Of a
+                `LazyImage` with a pyramid, the level that the scale needs is read: its pixels are
                 those of the result, whose `reduction` says how many times as large they are.
             diameter: of a typical instance, in pixels: sets the scale.
             microns: side of a pixel, for the scale and for measurements.

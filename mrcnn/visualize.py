@@ -131,7 +131,7 @@ def display_instances(
     ax = _axes(figsize) if own_figure else ax
     _frame(ax, image, (10, 10), title)
     colors = random_colors(count) if colors is None else colors
-    picture = _as_rgb(image)
+    canvas = _as_rgb(image)
     for i in range(count):
         if not boxes[i].any():
             continue  # lost when the image was cropped
@@ -144,9 +144,9 @@ def display_instances(
             caption = captions[i]
         ax.text(boxes[i][1], boxes[i][0] + 8, caption, color="w", size=11)
         if show_mask:
-            apply_mask(picture, masks[:, :, i], colors[i])
+            apply_mask(canvas, masks[:, :, i], colors[i])
         _add_outline(ax, masks[:, :, i], colors[i])
-    ax.imshow(picture)
+    ax.imshow(canvas)
     if own_figure:
         show_figure()
 
@@ -242,7 +242,7 @@ def draw_rois(
         title = f"{limit} of {len(rois)} ROIs, chosen at random"
     ax = _axes((12, 12))
     _frame(ax, image, (20, 50), title)
-    picture = _as_rgb(image)
+    canvas = _as_rgb(image)
     for i in ids:
         color = np.random.rand(3)
         positive = class_ids[i] > 0
@@ -253,8 +253,8 @@ def draw_rois(
             y1, x1 = refined_rois[i][:2]
             ax.text(x1, y1 + 8, class_names[class_ids[i]], color="w", size=11)
             box = np.asarray(rois[i][:4]).astype(np.int32)
-            apply_mask(picture, utils.unmold_mask(mask[i], box, picture.shape), color)
-    ax.imshow(picture)
+            apply_mask(canvas, utils.unmold_mask(mask[i], box, canvas.shape), color)
+    ax.imshow(canvas)
     positives = np.count_nonzero(np.asarray(class_ids) > 0)
     print(f"Positive ROIs: {positives}")
     print(f"Negative ROIs: {np.count_nonzero(np.asarray(class_ids) == 0)}")
@@ -294,7 +294,7 @@ def draw_boxes(
     margin = image.shape[0] // 10
     _frame(ax, image, (margin, margin), title)
     colors = random_colors(count)
-    picture = _as_rgb(image)
+    canvas = _as_rgb(image)
     for i in range(count):
         visibility = 1 if visibilities is None else visibilities[i]
         color = colors[i] if visibility else "gray"
@@ -325,9 +325,9 @@ def draw_boxes(
                 bbox={"facecolor": color, "alpha": 0.5, "pad": 2, "edgecolor": "none"},
             )
         if masks is not None:
-            apply_mask(picture, masks[:, :, i], colors[i])
+            apply_mask(canvas, masks[:, :, i], colors[i])
             _add_outline(ax, masks[:, :, i], colors[i])
-    ax.imshow(picture)
+    ax.imshow(canvas)
 
 
 def _require_whole_masks(masks: np.ndarray, image: np.ndarray) -> None:

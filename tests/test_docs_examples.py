@@ -18,7 +18,7 @@ from mrcnn.config_rules import RULES
 from mrcnn.data.labelled import LabelledImages
 from mrcnn.data.micrographs import MICROGRAPHS
 from mrcnn.evaluation.evaluation import Evaluation
-from mrcnn.images.image_files import Picture
+from mrcnn.images.image_files import LazyImage
 from mrcnn.inference.postprocess import DEFAULTS
 from mrcnn.model import MaskRCNN
 from mrcnn.presets import MicrographConfig
@@ -45,7 +45,7 @@ KINDS = {
     "model": MaskRCNN,
     "data": LabelledImages,
     "scores": Evaluation,
-    "picture": Picture,
+    "lazy": LazyImage,
 }
 
 

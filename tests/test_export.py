@@ -232,7 +232,7 @@ def test_earlier_exports_may_be_replaced_and_nothing_else(tmp_path):
     for name in ("saved_model.pb", "metadata.json"):
         (earlier / name).write_text("old")
     other.mkdir()
-    (other / "picture.png").write_text("mine")
+    (other / "image.png").write_text("mine")
     file.write_text("mine")
     for path, message in ((other, "folder with other files"), (file, "is a file")):
         with pytest.raises(UserError, match=message):

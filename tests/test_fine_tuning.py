@@ -176,6 +176,6 @@ def test_rehearsed_images_are_few_and_not_large(tmp_path, monkeypatch):
     monkeypatch.setattr(fine_tuning, "REHEARSED", 2)
     monkeypatch.setattr(fine_tuning, "MIDDLE", 20)
     with pytest.warns(MRCNNWarning, match="1 images are not rehearsed; .*broken.png"):
-        pictures = fine_tuning.pictures_of(tmp_path / "images")
-    assert [fine_tuning.middle(one).max() for one in pictures] == [0, 3]
-    assert fine_tuning.middle(pictures[0]).shape[:2] == (9, 20)
+        images = fine_tuning.images_of(tmp_path / "images")
+    assert [fine_tuning.middle(one).max() for one in images] == [0, 3]
+    assert fine_tuning.middle(images[0]).shape[:2] == (9, 20)

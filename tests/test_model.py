@@ -33,16 +33,21 @@ def model(tmp_path_factory):
     return model
 
 
-def picture(height, width, seed=0):
+def make_image(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
-def test_any_number_of_pictures_of_any_sizes(model):
-    pictures = [picture(64, 64), picture(40, 100, 1), picture(64, 64, 2), picture(64, 64, 3)]
+def test_any_number_of_images_of_any_sizes(model):
+    images = [
+        make_image(64, 64),
+        make_image(40, 100, 1),
+        make_image(64, 64, 2),
+        make_image(64, 64, 3),
+    ]
     with pytest.warns(MRCNNWarning, match="DETECTION_MAX_INSTANCES"):
-        results = model.detect(pictures)
+        results = model.detect(images)
     assert len(results) == 4
-    for image, result in zip(pictures, results, strict=True):
+    for image, result in zip(images, results, strict=True):
         count = len(result["scores"])
         assert count and result["rois"].shape == (count, 4)
         assert result["masks"].shape == (*image.shape[:2], count)
@@ -56,7 +61,9 @@ def test_any_number_of_pictures_of_any_sizes(model):
 
 def test_warning_counts_what_is_dropped(model):
     with pytest.warns(MRCNNWarning) as caught:
-        results = model.detect([picture(40, 100, 1), picture(64, 64, 2), picture(64, 64, 3)])
+        results = model.detect(
+            [make_image(40, 100, 1), make_image(64, 64, 2), make_image(64, 64, 3)]
+        )
     full = [r for r in results if len(r["scores"]) == model.config.DETECTION_MAX_INSTANCES]
     totals = [int(str(w.message).split()[0]) for w in caught]
     assert 1 <= len(totals) <= len(full) and min(totals) > model.config.DETECTION_MAX_INSTANCES
@@ -71,7 +78,7 @@ def test_nothing_found(model):
     logits = fresh.keras_model.get_layer("mrcnn_class_logits")
     logits.kernel.assign(np.zeros(logits.kernel.shape))
     logits.bias.assign([5.0, 0.0, 0.0])
-    [result] = fresh.detect([picture(30, 50)])
+    [result] = fresh.detect([make_image(30, 50)])
     assert result["masks"].shape == (30, 50, 0) and len(result["rois"]) == 0
 
 
@@ -137,11 +144,11 @@ def test_looking_inside(model):
         ("probs", keras_model.get_layer("rpn_class").output),
         ("masks", keras_model.get_layer("mrcnn_mask").output),
     ]
-    found = model.run_graph([picture(64, 64)], wanted)
+    found = model.run_graph([make_image(64, 64)], wanted)
     assert found["probs"].shape == (1, 1023, 2) and found["masks"].shape == (1, 10, 28, 28, 3)
     assert found["masks"].min() >= 0 and found["masks"].max() <= 1
     with pytest.raises(UserError, match="keras_model takes"):
-        model.run_graph([picture(64, 128)], wanted)
+        model.run_graph([make_image(64, 128)], wanted)
 
 
 def test_anchors_of_a_shape(model):
@@ -150,13 +157,13 @@ def test_anchors_of_a_shape(model):
     assert model.anchors.shape == anchors.shape  # in pixels
 
 
-def test_one_channel_pictures(tmp_path):
+def test_one_channel_images(tmp_path):
     class Grey(Pad64Config):
         IMAGE_CHANNEL_COUNT = 1
         DETECTION_MAX_INSTANCES = 40
 
     model = MaskRCNN("inference", Grey(), str(tmp_path))
-    colour = picture(64, 64)
+    colour = make_image(64, 64)
     assert model.detect([colour[..., :1]])[0]["masks"].shape[:2] == (64, 64)
 
 
@@ -178,7 +185,9 @@ def test_a_model_without_first_values_gets_all_of_them_from_a_file(model, tmp_pa
         np.testing.assert_array_equal(
             keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
         )
-    assert outcome(bare.detect([picture(64, 64)])[0]) == outcome(model.detect([picture(64, 64)])[0])
+    assert outcome(bare.detect([make_image(64, 64)])[0]) == outcome(
+        model.detect([make_image(64, 64)])[0]
+    )
 
 
 def test_weights_that_fill_the_network_in_part_do_not_detect(model, tmp_path, monkeypatch):
@@ -188,27 +197,27 @@ def test_weights_that_fill_the_network_in_part_do_not_detect(model, tmp_path, mo
         del file.attrs["layer_names"]
         file.attrs["layer_names"] = np.array([b"conv1"])
     monkeypatch.setattr(model.bank, "unfilled", None)
-    before = outcome(model.detect([picture(64, 64)])[0])  # nothing was loaded, as in matterport
+    before = outcome(model.detect([make_image(64, 64)])[0])  # nothing was loaded, as in matterport
     report = model.load_weights(tmp_path / "part.h5", by_name=True)
     with pytest.raises(UserError, match="fills 2 of .* tensors.* leaves .*bn_conv1"):
         report.demand_all()
-    for use in (lambda: model.detect([picture(64, 64)]), lambda: pickle.dumps(model)):
+    for use in (lambda: model.detect([make_image(64, 64)]), lambda: pickle.dumps(model)):
         with pytest.raises(UserError, match=r"layers \(bn_conv1, .* more\) at random values"):
             use()
     model.load_weights(tmp_path / "whole.h5", by_name=True, exclude=["mrcnn_mask"])
     with pytest.raises(UserError, match="leave mrcnn_mask at random values"):
-        model.detect([picture(64, 64)])
+        model.detect([make_image(64, 64)])
     mask = model.keras_model.get_layer("mrcnn_mask")
     kernel, bias = mask.get_weights()
     mask.set_weights([kernel, bias + 1])  # by other means than a file
-    model.detect([picture(64, 64)])
+    model.detect([make_image(64, 64)])
     mask.set_weights([kernel, bias])
     model.load_weights(tmp_path / "whole.h5")
-    assert outcome(model.detect([picture(64, 64)])[0]) == before
+    assert outcome(model.detect([make_image(64, 64)])[0]) == before
 
 
 def test_a_pickled_detector_finds_the_same(model):
-    image = picture(64, 64)
+    image = make_image(64, 64)
     detector = Segmenter(model, ("a", "b"), plural="things")
     expected = detector.detect(image)
     again = pickle.loads(pickle.dumps(detector))  # as deepcopy does it
@@ -245,13 +254,13 @@ def test_keras_cannot_write_the_whole_model_and_says_what_can(model, tmp_path):
 def test_settings_of_keras_for_other_networks_change_nothing(model, tmp_path):
     other = MaskRCNN("inference", model.config, str(tmp_path))
     other.keras_model.set_weights(model.keras_model.get_weights())
-    expected, found = (outcome(m.detect([picture(64, 64)])[0]) for m in (model, other))
+    expected, found = (outcome(m.detect([make_image(64, 64)])[0]) for m in (model, other))
     assert found == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_says_what_to_do(model):
-    image = picture(64, 64)
+    image = make_image(64, 64)
     model.detect([image])
     reading, writing = os.pipe()
     child = os.fork()

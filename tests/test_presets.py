@@ -1,4 +1,4 @@
-"""The report's settings, alone and over another configuration."""
+"""The paper's settings, alone and over another configuration."""
 
 import json
 
@@ -19,7 +19,7 @@ from samples.nucleus import nucleus
 from tests.support.tiny import TinyConfig
 
 
-def test_paper_config_is_valid_and_says_what_the_report_says():
+def test_paper_config_is_valid_and_says_what_the_paper_says():
     config = PaperConfig()
     assert config.BATCH_SIZE * config.TRAIN_ROIS_PER_IMAGE == 128
     assert config.ROI_POSITIVE_RATIO == 0.25 and config.ROI_BACKGROUND_IOU == (0.1, 0.5)

@@ -91,7 +91,7 @@ def finder():
     ],
     ids=["grey", "one channel", "RGB", "16 bits", "float", "light background", "bool", "RGBA"],
 )
-def test_pictures_of_all_kinds_give_the_same(rng, finder, change):
+def test_images_of_all_kinds_give_the_same(rng, finder, change):
     image = spots(rng)
     from scipy import ndimage
 
@@ -108,7 +108,7 @@ def test_tiles_give_the_same(rng, finder):
     assert seen == [(i + 1, len(seen)) for i in range(len(seen))] and len(seen) > 12
 
 
-def test_large_pictures_are_read_and_kept_in_parts(rng, finder, monkeypatch):
+def test_large_images_are_read_and_kept_in_parts(rng, finder, monkeypatch):
     monkeypatch.setattr("mrcnn.inference.scale.WHOLE_PIXELS", 300 * 300)
     monkeypatch.setattr("mrcnn.inference.tiles.PIXELS_IN_MEMORY", 1000)
     monkeypatch.setattr("mrcnn.inference.view.TILE", 256)
@@ -143,13 +143,13 @@ def test_the_level_of_a_pyramid_that_the_scale_needs_is_read(rng, finder, tmp_pa
         for step in (2, 4):
             part = pixels[::step, ::step]
             writer.write(part, tile=(64, 64), subfiletype=1, metadata=None)
-    picture = open_image(tmp_path / "a.tif")
+    image = open_image(tmp_path / "a.tif")
     # 4 SIZE pixels of the full size are to become SIZE. The level of that size is read alone.
     microns = OBJECT_MICRONS / (4 * SIZE)
     sizes = {"diameter": 4 * SIZE}, {"diameter": 2 * SIZE}, {"microns": microns}
     for size, read in zip(sizes, (4, 2, 4), strict=True):
         with pytest.warns(MRCNNWarning, match=f"read at 1/{read} of its sides"):
-            result = finder.detect(picture, **size)
+            result = finder.detect(image, **size)
         assert result.labels.shape == (640 // read, 800 // read) and result.reduction == read
         expected = finder.detect(pixels[::read, ::read])
         assert same_objects(result.labels, expected.labels)
@@ -157,7 +157,7 @@ def test_the_level_of_a_pyramid_that_the_scale_needs_is_read(rng, finder, tmp_pa
     polygon = result.to_geojson()["features"][0]["geometry"]["coordinates"][0]
     x, y = np.mean(polygon[:-1], axis=0).astype(int)
     assert pixels[y, x] > 127
-    result = finder.detect(picture, diameter=SIZE / 0.8)  # 0.8: no level is large enough
+    result = finder.detect(image, diameter=SIZE / 0.8)  # 0.8: no level is large enough
     assert result.labels.shape == (640, 800) and result.reduction == 1
 
 
@@ -194,7 +194,7 @@ def test_tensors_of_other_libraries(rng, finder):
         finder.detect(Lazy(None))
 
 
-def test_what_is_no_picture(finder):
+def test_what_is_no_image(finder):
     for wrong in ("cells.png", None, 3):
         with pytest.raises(UserError, match="is no image: an array"):
             finder.detect(wrong)
@@ -209,7 +209,7 @@ def test_what_is_no_picture(finder):
         Segmenter(model, ("a", "b")).detect(np.zeros((50, 50), np.uint8), diameter=9)
 
 
-def test_a_picture_without_objects(finder):
+def test_an_image_without_objects(finder):
     result = finder.detect(np.zeros((50, 60), np.uint8))
     assert len(result) == 0 and result.boxes.shape == (0, 4) and result.masks.shape == (50, 60, 0)
     assert len(result.to_dataframe()) == 0 and result.to_geojson()["features"] == []
@@ -276,7 +276,7 @@ def nuclei():
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Synthetic images of several sizes."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     synthesize(root, 3, 128, 3, "mine")
     dataset = nucleus.load_dataset(str(root), "mine")
     found = [dataset.load_image(i) for i in dataset.image_ids]

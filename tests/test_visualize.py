@@ -115,8 +115,8 @@ def test_display_instances():
     outlines = [p for p in ax.patches if isinstance(p, Polygon)]
     assert outlines[0].get_xy().min(axis=0) == pytest.approx([4.5, 4.5])
     assert outlines[0].get_xy().max(axis=0) == pytest.approx([19.5, 14.5])
-    picture = shown_image(ax)
-    assert (picture[masks[:, :, 0]] == [137, 10, 10]).all()
+    shown = shown_image(ax)
+    assert (shown[masks[:, :, 0]] == [137, 10, 10]).all()
     assert (image == 20).all(), "the caller's image is left alone"
 
 
@@ -331,12 +331,12 @@ def test_imports_without_a_display_and_without_matplotlib_loaded(tmp_path):
     code = (
         "import sys; from mrcnn import visualize; assert 'matplotlib.pyplot' not in sys.modules\n"
         "import numpy as np; visualize.display_images([np.zeros((4, 4, 3))])\n"
-        "visualize.plt.savefig('picture.png'); assert 'IPython' not in sys.modules"
+        "visualize.plt.savefig('image.png'); assert 'IPython' not in sys.modules"
     )
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND")}
     environment["PYTHONPATH"] = os.path.dirname(os.path.dirname(visualize.__file__))
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
 
 
 # --- overlays -----------------------------------------------------------------------------

@@ -124,13 +124,13 @@ class OnCluster:
     def begin(self, item: Input, formats: Sequence[str], how: Mapping[str, Any]) -> Any:
         """Give out an image."""
         # Extra formats want labels and scores alone.
-        return self.team.submit(item.load, how, Wanted.of(formats), item.picture is not None)
+        return self.team.submit(item.load, how, Wanted.of(formats), item.image is not None)
 
     def result(
         self, given: Any, item: Input, how: Mapping[str, Any], progress: Callable[[int, int], None]
     ) -> tuple[Any, list[str]]:
         """Its result, and the warnings; given: of `begin`."""
-        return self.team.result(given, item.picture, progress)
+        return self.team.result(given, item.image, progress)
 
 
 def left_to_do(

@@ -26,7 +26,7 @@ class Input(NamedTuple):
     microns: float | None = None  # side of a pixel, where the file says so
     about: About | None = None  # what of its file it is
     state: Callable[[], str] = str  # gives a text that changes when the file does
-    picture: Any = None  # the image itself, where it need not be read as a whole
+    image: Any = None  # the image itself, where it need not be read as a whole
 
 
 def of_dataset(dataset) -> list[Input]:
@@ -42,7 +42,7 @@ def of_dataset(dataset) -> list[Input]:
 
 
 def channel_of(named: str | None) -> int | str | None:
-    """--channel as `image_files.find_pictures` takes it: a number from 1, a name, or None."""
+    """--channel as `image_files.find_images` takes it: a number from 1, a name, or None."""
     return int(named) if named is not None and named.isdecimal() else named
 
 
@@ -54,28 +54,28 @@ def of_files(
 ) -> tuple[list[Input], list[Unreadable]]:
     """The images of files, folders and patterns, and what cannot be read with its reason.
 
-    channel: number, from 1, or name of the channel to take; output, left_out: see `find_pictures`.
+    channel: number, from 1, or name of the channel to take; output, left_out: see `find_images`.
     Raises UserError where there is none that can be read.
     """
-    from mrcnn.images.image_files import find_pictures
+    from mrcnn.images.image_files import find_images
 
-    pictures, unreadable = find_pictures(paths, channel, output, left_out)
-    if not pictures and not unreadable:
+    images, unreadable = find_images(paths, channel, output, left_out)
+    if not images and not unreadable:
         raise UserError("no images: all that is there was left out")
-    if not pictures:
+    if not images:
         first = unreadable[0]
         raise UserError(
             f"none of {len(unreadable)} files can be read; {first.path}: {first.reason}"
         )
 
-    def loader(picture: Any) -> Callable[[], Any]:
-        size = picture.dtype.itemsize * picture.shape[0] * picture.shape[1] * picture.shape[2]
+    def loader(image: Any) -> Callable[[], Any]:
+        size = image.dtype.itemsize * image.shape[0] * image.shape[1] * image.shape[2]
         # Of a pyramid the scale says how much is needed: it is known later.
-        is_lazy = size > MOST_BYTES or len(picture.levels) > 1
-        return partial(_itself, picture) if is_lazy else picture.read
+        is_lazy = size > MOST_BYTES or len(image.levels) > 1
+        return partial(_itself, image) if is_lazy else image.read
 
-    return [Input(p.name, loader(p), p.mpp, p.about, p.state, p) for p in pictures], unreadable
+    return [Input(p.name, loader(p), p.mpp, p.about, p.state, p) for p in images], unreadable
 
 
-def _itself(picture: Any) -> Any:
-    return picture
+def _itself(image: Any) -> Any:
+    return image

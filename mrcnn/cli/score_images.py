@@ -16,7 +16,7 @@ from mrcnn.console import Progress
 from mrcnn.data.dataset import Dataset
 from mrcnn.errors import UserError
 from mrcnn.evaluation.crowds import only, outside_crowds, split_crowds
-from mrcnn.evaluation.evaluation import Evaluation, Kinds, figure, report_figures, timed
+from mrcnn.evaluation.evaluation import Evaluation, Kinds, figure, paper_figures, timed
 from mrcnn.results import drawing
 from mrcnn.results.file_names import file_name, warn_of_long
 from mrcnn.results.report import ReportWriter
@@ -188,7 +188,7 @@ class EvaluationWriter:
             f"{file_name(name)}.png" if self.pictures else None,
         )
         if self.figures:
-            drawn = report_figures(image, truth, labels, scores, iou, self.nouns[0])
+            drawn = paper_figures(image, truth, labels, scores, iou, self.nouns[0])
             for kind, picture in drawn.items():
                 drawing.save_png(self.output / f"{kind}_{file_name(name)}.png", picture)
 

@@ -196,7 +196,7 @@ class RandomAugmentation:
 def flip_left_right(
     image: np.ndarray, layers: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror half of the images: the only augmentation of the report (section 3.8.1)."""
+    """Mirror half of the images: the only augmentation of the paper (section 3.8.1)."""
     if rng.random() < 0.5:
         image, layers = image[:, ::-1], layers[:, ::-1]
     return contiguous_pixels(image), contiguous_pixels(layers)

@@ -37,7 +37,7 @@ class CocoLabels:
 
     path: Path
     file_name: str
-    picture: Size | None
+    image: Size | None
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -45,14 +45,14 @@ class CocoLabels:
         return (self.path,)
 
     def size(self) -> Size | None:
-        return self.picture
+        return self.image
 
     def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, np.ndarray]:
         outlines = ((self._patch(a, size), class_id_of(a)) for a in self.annotations)
         return pack_outlines(outlines, size, f"{self.path}, {self.file_name}", warn)
 
     def state(self) -> str:
-        text = json.dumps([self.picture, self.annotations], sort_keys=True)
+        text = json.dumps([self.image, self.annotations], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _patch(self, annotation: dict[str, Any], size: Size) -> Cutout | None:

@@ -15,7 +15,7 @@ from mrcnn.data.labels import NUCLEUS, Warn
 from mrcnn.errors import UserError
 from mrcnn.files import read_bytes
 from mrcnn.images.declared_size import require_declared_size
-from mrcnn.images.image_files import Picture, open_image, open_images
+from mrcnn.images.image_files import LazyImage, open_image, open_images
 from mrcnn.pixels.polygons import (
     Size,
 )
@@ -76,7 +76,7 @@ class LabelImage:
     def state(self) -> str:
         return self._open().state()
 
-    def _open(self) -> Picture:
+    def _open(self) -> LazyImage:
         return open_image(self.path, self.suffix)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from mrcnn.data.dataset import ImageDataset
 from mrcnn.data.pairs import Pair
 from mrcnn.errors import MRCNNWarning
-from mrcnn.images.image_files import Picture
+from mrcnn.images.image_files import LazyImage
 from mrcnn.pixels.masks import layers_to_masks
 
 
@@ -53,7 +53,7 @@ class LabelledImages(ImageDataset):
         states = f"{pair.open().state()}\n{pair.labels.state()}"
         return hashlib.sha256(states.encode()).hexdigest()
 
-    def open_image(self, image_id: int) -> Picture:
+    def open_image(self, image_id: int) -> LazyImage:
         """The image with its file's own values, which `Segmenter.detect` takes."""
         return self._pair(image_id).open()
 

@@ -18,13 +18,13 @@ from mrcnn.data.labels import Labels
 from mrcnn.data.rois import RoiLabels
 from mrcnn.errors import MRCNNWarning, UserError, quoted
 from mrcnn.images import zarr
-from mrcnn.images.image_files import Picture, open_image, open_images
+from mrcnn.images.image_files import LazyImage, open_image, open_images
 from mrcnn.images.listing import ENDINGS
 
 # What may follow an image's name in the name of its labels: what people use, Cellpose's last two.
 LABEL_SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_cp_masks", "_rois")
 # What may stand there in the image's own name instead.
-PICTURE_SUFFIXES = ("_img", "_image")
+IMAGE_SUFFIXES = ("_img", "_image")
 # JPEG changes numbers.
 LABEL_ENDINGS = tuple(ending for ending in ENDINGS if ending not in (".jpg", ".jpeg"))
 FIRST_CHANNEL = 1  # which of them does not matter where only the planes are counted
@@ -40,7 +40,7 @@ class Pair:
     suffix: str = ""  # which of the images of the file, where it has several
     channel: int | str | None = None  # number, from 1, or name; None for colours and grey
 
-    def open(self) -> Picture:
+    def open(self) -> LazyImage:
         """The image, of which the header is read. Raises UserError where it cannot be."""
         return open_image(self.image, self.suffix, self.channel)
 
@@ -72,7 +72,7 @@ def find_pairs(
             folder on; the path with most in common counts, whatever its ending. The labels of a
             stack are a stack of as many planes, or a file for each plane, named as the stack with
             `_z001` and so on.
-        channel: of the images, see `image_files.find_pictures`.
+        channel: of the images, see `image_files.find_images`.
 
     Raises:
         UserError: there is no pair at all, or two of a kind.
@@ -84,47 +84,47 @@ def find_pairs(
         raise UserError(f"{labels}: labels are a folder, or a COCO file that ends in .json")
     if not labels.exists():
         raise UserError(f"{labels}: no such folder or file of labels")
-    pictures = _pictures(images, labels)
-    if not pictures:
+    by_name = _paths_by_name(images, labels)
+    if not by_name:
         raise UserError(f"{images}: no images ({', '.join(ENDINGS)}) in this folder")
     match = _match_coco if labels.is_file() else _match_folder
-    found, unused = match(pictures, images, labels)
+    found, unused = match(by_name, images, labels)
     # The images of a stack without labels may have labels of their own each.
-    planes = _planes_by_name([name for name in pictures if name not in found], pictures, images)
+    planes = _planes_by_name([name for name in by_name if name not in found], by_name, images)
     if planes:
-        own = {name: pictures[stack] for name, (stack, _) in planes.items()}
+        own = {name: by_name[stack] for name, (stack, _) in planes.items()}
         found_there, unused_there = match(own, images, labels)
         found |= found_there
         unused = [path for path in unused if path in unused_there]
         divided = {planes[name][0] for name in found_there}
-        pictures = {name: path for name, path in pictures.items() if name not in divided}
-        pictures |= {name: path for name, path in own.items() if planes[name][0] in divided}
+        by_name = {name: path for name, path in by_name.items() if name not in divided}
+        by_name |= {name: path for name, path in own.items() if planes[name][0] in divided}
     if not found:
-        raise UserError(_nothing_found(pictures, images, labels, unused))
-    bare = [str(images / path) for name, path in pictures.items() if name not in found]
+        raise UserError(_nothing_found(by_name, images, labels, unused))
+    bare = [str(images / path) for name, path in by_name.items() if name not in found]
     warn_of(bare, "Images without labels, left out")
     warn_of(unused, "Labels without image, left out")
     pairs = [
         Pair(name, images / path, found[name], planes[name][1] if name in planes else "", channel)
-        for name, path in pictures.items()
+        for name, path in by_name.items()
         if name in found
     ]
     return sorted((one for pair in pairs for one in _of_stack(pair)), key=lambda pair: pair.name)
 
 
 def _planes_by_name(
-    names: Iterable[str], pictures: Mapping[str, PurePosixPath], images: Path
+    names: Iterable[str], by_name: Mapping[str, PurePosixPath], images: Path
 ) -> dict[str, tuple[str, str]]:
     """Of the files with several images: name of each of these -> (name of the file, suffix)."""
     found = {}
     for name in names:
-        planes = _images_in(images / pictures[name])
+        planes = _images_in(images / by_name[name])
         if len(planes) > 1:
             found |= {f"{name}_{plane.name}": (name, plane.name) for plane in planes}
     return found
 
 
-def _images_in(path: Path) -> list[Picture]:
+def _images_in(path: Path) -> list[LazyImage]:
     """The images of a file; none where it cannot be read, which reading it will say."""
     try:
         return open_images(path, FIRST_CHANNEL)
@@ -163,7 +163,7 @@ def _files(folder: Path, without: Path | None = None) -> list[PurePosixPath]:
             inner, names = [], []
         seen.add(here.resolve())
         inner = [path for path in inner if not (without and _same(path, without))]
-        stored = [path.name for path in inner if zarr.is_picture(path)]
+        stored = [path.name for path in inner if zarr.is_image(path)]
         folders[:] = [path.name for path in inner if path.name not in stored]
         place = PurePosixPath(here.relative_to(folder).as_posix())
         found += [place / name for name in [*names, *stored] if name[0] != "."]
@@ -179,7 +179,7 @@ def _same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
-def picture_name(path: PurePosixPath) -> str:
+def image_name(path: PurePosixPath) -> str:
     """An image's name: without .tif or .ome.tif."""
     name = str(path)
     if path.name.lower().endswith(ENDINGS):
@@ -193,11 +193,11 @@ def _bare(name: str, suffixes: Sequence[str]) -> str:
     return name[: -max(map(len, fitting))] if fitting else name
 
 
-def _pictures(images: Path, labels: Path) -> dict[str, PurePosixPath]:
-    """Pictures by name. Where labels are in the same folder, their names tell them apart."""
+def _paths_by_name(images: Path, labels: Path) -> dict[str, PurePosixPath]:
+    """Paths of the images by name. Names tell labels in the same folder apart."""
     found: dict[str, PurePosixPath] = {}
     for path in _files(images, None if _same(images, labels) else labels):
-        name = picture_name(path)
+        name = image_name(path)
         if not path.name.lower().endswith(ENDINGS) or (
             _same(images, labels) and _bare(name, LABEL_SUFFIXES) != name
         ):
@@ -212,13 +212,13 @@ def _pictures(images: Path, labels: Path) -> dict[str, PurePosixPath]:
 
 
 def _match_folder(
-    pictures: Mapping[str, PurePosixPath],
+    by_name: Mapping[str, PurePosixPath],
     images: Path,
     folder: Path,
 ) -> tuple[dict[str, Labels], list[str]]:
     """(labels by image name, label files that belong to no image)."""
     same = _same(images, folder)
-    taken = set(pictures.values()) if same else set()
+    taken = set(by_name.values()) if same else set()
     files = [path for path in _files(folder, None if same else images) if path not in taken]
     label_images = [path for path in files if path.name.lower().endswith(LABEL_ENDINGS)]
     rois = [path for path in files if path.name.lower().endswith((".zip", ".roi"))]
@@ -226,7 +226,7 @@ def _match_folder(
     for path in rois:
         if path.suffix.lower() == ".roi":
             by_folder.setdefault(path.parent, []).append(path)
-    image_index = _index((picture_name(path), [path]) for path in label_images)
+    image_index = _index((image_name(path), [path]) for path in label_images)
     roi_index = _index(
         [(str(path.with_suffix("")), [path]) for path in rois]
         + [
@@ -236,7 +236,7 @@ def _match_folder(
     )
     found: dict[str, Labels] = {}
     unused = dict.fromkeys(label_images + rois)
-    for name, picture in pictures.items():
+    for name, image in by_name.items():
         for index in (image_index, roi_index):
             candidates = _look_up(name, index)
             for path in sum(candidates, []):
@@ -246,7 +246,7 @@ def _match_folder(
             if len(candidates) > 1:
                 raise UserError(
                     f"{folder}: both {candidates[0][0]} and {candidates[1][0]} may be "
-                    f"the labels of {picture}; keep one of them there"
+                    f"the labels of {image}; keep one of them there"
                 )
             paths = tuple(folder / path for path in candidates[0])
             found[name] = LabelImage(*paths) if index is image_index else RoiLabels(paths)
@@ -268,7 +268,7 @@ def _index(named: Iterable[tuple[str, list[PurePosixPath]]]) -> Index:
 
 def _look_up(name: str, index: Index) -> list[list[PurePosixPath]]:
     """What fits an image's name best; several where they fit equally well."""
-    for wanted in (name, _bare(name, PICTURE_SUFFIXES)):
+    for wanted in (name, _bare(name, IMAGE_SUFFIXES)):
         for whole in (True, False):
             if (wanted, whole) in index:
                 return index[wanted, whole]
@@ -276,19 +276,19 @@ def _look_up(name: str, index: Index) -> list[list[PurePosixPath]]:
 
 
 def _match_coco(
-    pictures: Mapping[str, PurePosixPath],
+    by_name: Mapping[str, PurePosixPath],
     images: Path,
     file: Path,
 ) -> tuple[dict[str, CocoLabels], list[str]]:
     """(labels by image name, what the file lists that is no image)."""
     by_last: dict[str, list[str]] = {}
-    for name in pictures:
+    for name in by_name:
         by_last.setdefault(PurePosixPath(name).name, []).append(name)
     above = images.resolve().parts
     claims: dict[str, list[tuple[Fit, CocoLabels]]] = {}
     unused = []
     for entry in read_coco(file):
-        wanted = PurePosixPath(picture_name(PurePosixPath(entry.file_name.replace("\\", "/"))))
+        wanted = PurePosixPath(image_name(PurePosixPath(entry.file_name.replace("\\", "/"))))
         fits = [
             (_fit(wanted, PurePosixPath(name), above), name)
             for name in by_last.get(wanted.name, [])
@@ -297,8 +297,8 @@ def _match_coco(
         names = [name for fit, name in fits if fit == best != NO_FIT]
         if len(names) > 1:
             raise UserError(
-                f"{file}: {entry.file_name} may be {pictures[names[0]]} or "
-                f"{pictures[names[1]]} in {images}; write more of its path there"
+                f"{file}: {entry.file_name} may be {by_name[names[0]]} or "
+                f"{by_name[names[1]]} in {images}; write more of its path there"
             )
         if names:
             claims.setdefault(names[0], []).append((best, entry))
@@ -309,7 +309,7 @@ def _match_coco(
         entries.sort(key=lambda claim: claim[0], reverse=True)
         if len(entries) > 1 and entries[0][0] == entries[1][0]:
             raise UserError(
-                f"{file}: lists {pictures[name]} twice, as {entries[0][1].file_name} "
+                f"{file}: lists {by_name[name]} twice, as {entries[0][1].file_name} "
                 f"and as {entries[1][1].file_name}"
             )
         found[name] = entries[0][1]
@@ -342,18 +342,18 @@ def _fit(wanted: PurePosixPath, name: PurePosixPath, above: Sequence[str]) -> Fi
 
 
 def _nothing_found(
-    pictures: Mapping[str, PurePosixPath], images: Path, labels: Path, unused: Sequence[str]
+    by_name: Mapping[str, PurePosixPath], images: Path, labels: Path, unused: Sequence[str]
 ) -> str:
-    name, picture = next(iter(pictures.items()))
-    start = f"{labels}: no labels for any of the {len(pictures)} images in {images}"
+    name, image = next(iter(by_name.items()))
+    start = f"{labels}: no labels for any of the {len(by_name)} images in {images}"
     if labels.is_file():
         there = (
             f"the first of {len(unused)} listed there is {quoted(unused[0])}"
             if unused
             else "the file lists no images"
         )
-        return f"{start}; the first of them is {picture}, and {there}"
-    bare = PurePosixPath(_bare(name, PICTURE_SUFFIXES)).name
+        return f"{start}; the first of them is {image}, and {there}"
+    bare = PurePosixPath(_bare(name, IMAGE_SUFFIXES)).name
     hint = ""
     for path in _files(labels):
         if path.suffix.lower() == ".json":
@@ -361,7 +361,7 @@ def _nothing_found(
         elif path.name.endswith("_seg.npy"):
             hint = ". Cellpose's _seg.npy are not read: save the masks as PNG or TIFF there"
     return (
-        f"{start}; for {picture} were tried {bare}.png, {bare}.tif, {bare}.tiff, {bare}.zip, "
+        f"{start}; for {image} were tried {bare}.png, {bare}.tif, {bare}.tiff, {bare}.zip, "
         f"{bare}.roi and {bare}/*.roi, also with {', '.join(LABEL_SUFFIXES)} after "
         f"{bare}{hint}"
     )

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mrcnn.atomic import atomic_path
-from mrcnn.data.pairs import Pair, picture_name, warn_of
+from mrcnn.data.pairs import Pair, image_name, warn_of
 from mrcnn.errors import UserError, quoted
 from mrcnn.files import read_bytes
 
@@ -119,7 +119,7 @@ def _listed_in(text: str, path: Path, names: Mapping[str, Any]) -> dict[str, str
                 f"{path}, line {rows.line_num}: the subset of {quoted(image)} is "
                 f"{quoted(subset) if subset else 'missing'}; it must be train or val"
             )
-        name = written.get(image) or picture_name(PurePosixPath(image))
+        name = written.get(image) or image_name(PurePosixPath(image))
         if listed.setdefault(name, subset) != subset:
             raise UserError(f"{path}, line {rows.line_num}: {quoted(image)} is in both subsets")
     return listed

@@ -178,19 +178,19 @@ def results(
 
     Args:
         detector: a `Segmenter`.
-        images: arrays, or `Picture`s, which the workers read themselves.
+        images: arrays, or `LazyImage`s, which the workers read themselves.
         how: fields of `ViewOptions`.
 
     Yields a `Result`, or the UserError or MemoryError of an image.
     """
-    from mrcnn.images.image_files import Picture
+    from mrcnn.images.image_files import LazyImage
 
     with team_of(client, detector, detector.settings, detector.classes) as team:
 
         def give_out(image: Any) -> tuple[Any, Any]:
             if isinstance(image, Exception):
                 return image, None
-            is_file = isinstance(image, Picture)
+            is_file = isinstance(image, LazyImage)
             return image, team.submit(partial(_itself, image), how, Wanted(), is_file)
 
         def result(given: tuple[Any, Any]) -> Result | Exception:

@@ -286,7 +286,7 @@ def figure(
     return drawing.truth_and_detections(image, truth, labels, captions, title)
 
 
-def report_figures(
+def paper_figures(
     image: np.ndarray,
     truth: np.ndarray,
     labels: np.ndarray,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn.images.image_files import Unreadable, each_file
-from mrcnn.images.listing import picture_paths
+from mrcnn.images.listing import image_paths
 from mrcnn.images.planes import RGB, Plane
 
 
@@ -22,11 +22,11 @@ class Contents(NamedTuple):
 
 
 def contents_of(inputs: Sequence[str | os.PathLike]) -> tuple[list[Contents], list[Unreadable]]:
-    """What the files of inputs hold (see `listing.picture_paths`), and what cannot be read.
+    """What the files of inputs hold (see `listing.image_paths`), and what cannot be read.
 
     Only headers are read. Raises UserError where an input is not there or has no images in it.
     """
-    paths, closed = picture_paths(inputs)
+    paths, closed = image_paths(inputs)
     unreadable = [Unreadable(*one) for one in closed]
     found = [
         Contents(path, lines, list(planes[0].left_out) if planes else [])

@@ -42,7 +42,7 @@ _WHOLE_LEVEL = 0.8
 _LEAST_COVERED = 1e-3
 
 
-def is_picture(start: bytes) -> bool:
+def is_image(start: bytes) -> bool:
     """Whether a file that starts with these bytes is a CZI."""
     return start.startswith(MAGIC)
 

@@ -26,7 +26,7 @@ import numpy as np
 from mrcnn.errors import MRCNNWarning, UserError
 from mrcnn.files import file_state, open_regular
 from mrcnn.images import pillow, zarr
-from mrcnn.images.listing import file_key, picture_names, picture_paths
+from mrcnn.images.listing import file_key, image_names, image_paths
 from mrcnn.images.planes import Plane, choose_channels
 
 Window = tuple[slice, slice]
@@ -50,10 +50,10 @@ class About(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class LazyImage:
     """An image in a file, of which nothing is in memory and no file is open.
 
-    It may be read by several threads at once. `picture[rows, columns]` is `read` too.
+    It may be read by several threads at once. `image[rows, columns]` is `read` too.
     """
 
     name: str  # unlike all others of its run, and safe as a file name
@@ -104,7 +104,7 @@ class Picture:
         """H, W of the pyramid's levels, from the image itself down; of others the image alone."""
         return (self.shape[:2], *(level.shape for level in self.plane.levels))
 
-    def reduced(self, scale: float) -> Picture:
+    def reduced(self, scale: float) -> LazyImage:
         """The smallest level of a pyramid that is as large as the image scaled by this factor.
 
         The image itself where that is no smaller; a level is an image without levels of its own,
@@ -170,8 +170,8 @@ def _reopened(
     channels: tuple[str, ...],
     place: tuple[str, int, int, float | None],
     shape: tuple[int, int, int],
-) -> Picture:
-    """An image as `Picture.__reduce__` describes it. Raises UserError where it is gone."""
+) -> LazyImage:
+    """An image as `LazyImage.__reduce__` describes it. Raises UserError where it is gone."""
     # Messages name a file as the other process did, where that is the same file here.
     path = path if os.path.abspath(path) == absolute else Path(absolute)
     suffix, start, stop, scale = place
@@ -179,12 +179,12 @@ def _reopened(
         plane = _planes_of(path, _changed(path)).get(suffix)
     except Exception as error:
         raise UserError(f"{path}: {reason_of(error, path)}") from error
-    picture = plane and Picture(name, path, channels, plane, slice(start, stop))
-    if picture and scale is not None:
-        picture = picture.reduced(scale)
-    if picture is None or picture.shape != shape:
+    image = plane and LazyImage(name, path, channels, plane, slice(start, stop))
+    if image and scale is not None:
+        image = image.reduced(scale)
+    if image is None or image.shape != shape:
         raise UserError(f"{path}: was changed after it was looked at")
-    return picture
+    return image
 
 
 @functools.lru_cache(maxsize=8)
@@ -204,18 +204,18 @@ def _cut_off(one: slice, size: int) -> slice:
     return slice(start, max(start, stop))
 
 
-def find_pictures(
+def find_images(
     inputs: Sequence[str | os.PathLike],
     channel: int | str | None = None,
     output: str | os.PathLike | None = None,
     left_out: list[Unreadable] | None = None,
-) -> tuple[list[Picture], list[Unreadable]]:
+) -> tuple[list[LazyImage], list[Unreadable]]:
     """The images in files, folders (with all below) and patterns such as `plate/**/*.tif`.
 
     Only headers are read. Images come in natural order, each once.
 
     Args:
-        inputs: see `images.listing.picture_paths`.
+        inputs: see `images.listing.image_paths`.
         channel: the one to look at, by its number from 1 (as Fiji counts) or its name in any case.
             None takes grey and RGB without alpha; of other channels one has to be chosen.
         output: folder of results to come, in which nothing is looked for.
@@ -226,7 +226,7 @@ def find_pictures(
         UserError: an input is not there, or there is no image in it.
     """
     skipped: list[tuple[Path, str]] = []
-    paths, closed = picture_paths(inputs, output, skipped)
+    paths, closed = image_paths(inputs, output, skipped)
     unreadable = [Unreadable(*one) for one in closed]
     for path, reason in skipped:
         if left_out is None:
@@ -240,9 +240,9 @@ def find_pictures(
         left_out_there = [*(planes[0].left_out if planes else ()), *refused]
         if left_out_there:
             unreadable.append(Unreadable(path, "; ".join(left_out_there)))
-    names = picture_names([(path, plane.suffix) for path, plane, _, _ in found])
+    names = image_names([(path, plane.suffix) for path, plane, _, _ in found])
     return [
-        Picture(name, path, channels, plane, part)
+        LazyImage(name, path, channels, plane, part)
         for name, (path, plane, part, channels) in zip(names, found, strict=True)
     ], unreadable
 
@@ -286,12 +286,12 @@ def _with_channels(
     return chosen, said
 
 
-def open_images(path: Path, channel: int | str | None = None) -> list[Picture]:
+def open_images(path: Path, channel: int | str | None = None) -> list[LazyImage]:
     """All images of one file, in its own order, named by what tells them apart: "" where the file
     holds one, or else z001, z002, ...
 
     Of a set of files that belong together (OME-TIFF), those whose pixels are in this file.
-    channel: see `find_pictures`. Raises UserError naming the file where there is none to be had.
+    channel: see `find_images`. Raises UserError naming the file where there is none to be had.
     """
     try:
         own = file_key(path)
@@ -301,10 +301,10 @@ def open_images(path: Path, channel: int | str | None = None) -> list[Picture]:
         raise UserError(f"{path}: {reason_of(error, path)}") from None
     if not found:
         raise UserError(f"{path}: has no image in it")
-    return [Picture(plane.suffix, path, names, plane, part) for plane, part, names in found]
+    return [LazyImage(plane.suffix, path, names, plane, part) for plane, part, names in found]
 
 
-def open_image(path: Path, suffix: str = "", channel: int | str | None = None) -> Picture:
+def open_image(path: Path, suffix: str = "", channel: int | str | None = None) -> LazyImage:
     """The image of a file that holds one, or of several the one of this suffix.
 
     Raises UserError naming the file, as `open_images` does.
@@ -312,9 +312,9 @@ def open_image(path: Path, suffix: str = "", channel: int | str | None = None) -
     found = open_images(path, channel)
     if not suffix and len(found) == 1:
         return found[0]
-    for picture in found:
-        if picture.name == suffix:
-            return picture
+    for image in found:
+        if image.name == suffix:
+            return image
     if suffix:
         raise UserError(f"{path}: has no image {suffix}, but {len(found)} others")
     raise UserError(f"{path}: holds {len(found)} images ({found[0].name} and so on), not one")
@@ -323,13 +323,13 @@ def open_image(path: Path, suffix: str = "", channel: int | str | None = None) -
 def decode(data: bytes, name: str, labels: bool = False) -> np.ndarray:
     """The values [H, W, C], without alpha, of an image file in memory, such as a member of a zip.
 
-    labels: of a palette the numbers and not the colours, as `Picture.read_labels`.
+    labels: of a palette the numbers and not the colours, as `LazyImage.read_labels`.
     Raises UserError that begins with `name` where it is no image, is broken or holds several.
     """
     path = Path(name)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            if pillow.is_picture(data[:16]):
+            if pillow.is_image(data[:16]):
                 planes = [pillow.plane_of_bytes(data)]
             else:  # TIFF files are read by parts that lie at places of a file
                 path = Path(folder, "image.tif")
@@ -337,8 +337,8 @@ def decode(data: bytes, name: str, labels: bool = False) -> np.ndarray:
                 planes = planes_in(path)
             if len(planes) != 1:
                 raise UserError(f"holds {len(planes)} images, not one")
-            picture = Picture(name, path, (), planes[0], choose_channels(planes[0], None)[0])
-            return picture.read_labels() if labels else picture.read()
+            image = LazyImage(name, path, (), planes[0], choose_channels(planes[0], None)[0])
+            return image.read_labels() if labels else image.read()
         except Exception as error:
             raise UserError(f"{name}: {reason_of(error, path)}") from None
 
@@ -355,12 +355,12 @@ def planes_in(path: Path) -> list[Plane]:
         start = file.read(16)
     if not start:
         raise UserError("is empty")
-    if pillow.is_picture(start):
+    if pillow.is_image(start):
         return pillow.planes(path)
     from mrcnn.images import czi, lif, nd2, tiff
 
     for reader in (tiff, czi, nd2, lif):
-        if reader.is_picture(start):
+        if reader.is_image(start):
             return reader.planes(path)
     raise UserError("is no image (PNG, JPEG, BMP, TIFF, Zarr, CZI, ND2 or LIF)")
 

@@ -32,7 +32,7 @@ _ALONG_X, _ALONG_Y = "1", "2"  # DimID
 _BLUE, _GREEN = "3", "2"  # ChannelTag
 
 
-def is_picture(start: bytes) -> bool:
+def is_image(start: bytes) -> bool:
     """Whether a file that starts with these bytes is a LIF."""
     return start[:4] == b"\x70\0\0\0" and start[8:9] == b"\x2a"
 

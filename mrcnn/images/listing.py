@@ -55,7 +55,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  
 # --- files --------------------------------------------------------------------------------------
 
 
-def picture_paths(
+def image_paths(
     inputs: Sequence[str | os.PathLike],
     output: str | os.PathLike | None = None,
     left_out: list[tuple[Path, str]] | None = None,
@@ -96,7 +96,7 @@ class _Search:
         """The files of one input."""
         path = Path(named)
         if os.path.lexists(named):
-            is_folder = os.path.isdir(path) and not zarr.is_picture(path)
+            is_folder = os.path.isdir(path) and not zarr.is_image(path)
             self._refuse_output(path, path if is_folder else path.parent)
             return list(self._below(path)) if is_folder else [path]
         if not glob.has_magic(named):
@@ -105,7 +105,7 @@ class _Search:
         for match in _matches(named):
             if self._is_skipped(match.parent) or _is_left_out(match):
                 continue
-            if os.path.isdir(match) and not zarr.is_picture(match):
+            if os.path.isdir(match) and not zarr.is_image(match):
                 found += [] if self._is_results(match) else self._below(match)
             elif _has_ending(match.name) or os.path.isdir(match):
                 found.append(match)
@@ -121,7 +121,7 @@ class _Search:
     def _is_skipped(self, folder: Path) -> bool:
         """Whether the files in a folder are no images of their own."""
         while True:
-            if _is_left_out(folder) or zarr.is_picture(folder) or self._is_results(folder):
+            if _is_left_out(folder) or zarr.is_image(folder) or self._is_results(folder):
                 return True
             if folder.parent == folder:
                 return False
@@ -156,7 +156,7 @@ class _Search:
                 for path in inner:
                     if path.name.startswith(".") or _is_left_out(path):
                         continue
-                    if zarr.is_picture(path):
+                    if zarr.is_image(path):
                         yield path
                     elif not self._is_results(path):
                         if path.is_symlink():
@@ -242,21 +242,21 @@ def natural_key(path: Path) -> tuple:
 # --- names --------------------------------------------------------------------------------------
 
 
-def picture_names(pictures: Sequence[tuple[Path, str]]) -> list[str]:
+def image_names(images: Sequence[tuple[Path, str]]) -> list[str]:
     """A name for every (file, suffix of the plane): safe as a file name and unlike all others.
 
     It is the path from the folder that all files are in, without the file's ending, and with _
     between: well3_a, stack_z002. Names that would be alike, in whatever case, get their file's
     ending too, or else a number.
     """
-    common = _common_folder([_shortened(path).parent for path, _ in pictures])
-    names = [_name(path, suffix, common) for path, suffix in pictures]
+    common = _common_folder([_shortened(path).parent for path, _ in images])
+    names = [_name(path, suffix, common) for path, suffix in images]
     counts = Counter(map(_folded, names))
     alike = {
-        path for (path, _), name in zip(pictures, names, strict=True) if counts[_folded(name)] > 1
+        path for (path, _), name in zip(images, names, strict=True) if counts[_folded(name)] > 1
     }
     taken: set[str] = set()
-    for index, (path, suffix) in enumerate(pictures):
+    for index, (path, suffix) in enumerate(images):
         if path in alike:
             names[index] = _name(path, suffix, common, ending=True)
         name, number = names[index], 1
@@ -307,7 +307,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
-def _safe(text: str, otherwise: str = "picture") -> str:
+def _safe(text: str, otherwise: str = "image") -> str:
     """A file name that all systems take; of long ones the end."""
     text = unicodedata.normalize("NFC", text)
     text = "".join(

@@ -24,7 +24,7 @@ _POSITION = "P"
 _COLOURS = 3  # components of a channel
 
 
-def is_picture(start: bytes) -> bool:
+def is_image(start: bytes) -> bool:
     """Whether a file that starts with these bytes is an ND2."""
     return start.startswith(MAGIC)
 

@@ -34,7 +34,7 @@ _DEEP = {"LA;16B": "LA", "RGB;16B": "RGB", "RGBA;16B": "RGBA"}
 _last = LastDecoded()
 
 
-def is_picture(start: bytes) -> bool:
+def is_image(start: bytes) -> bool:
     """Whether a file that starts so is one of this module's."""
     return start.startswith(tuple(OPENERS))
 
@@ -56,11 +56,11 @@ def plane_of_bytes(data: bytes) -> Plane:
 def _plane(open_file: Callable[[], BinaryIO], state: Callable[[], Hashable]) -> Plane:
     """state: a key that changes with the file."""
     with open_file() as file:
-        picture = _open(file)
-        width, height = picture.size
-        mode, dtype = _form(picture)
-        orientation, notes = _orientation(picture), _notes(picture)
-        has_palette = picture.mode == "P"
+        image = _open(file)
+        width, height = image.size
+        mode, dtype = _form(image)
+        orientation, notes = _orientation(image), _notes(image)
+        has_palette = image.mode == "P"
         _refuse_size(height, width, _CHANNELS[mode] * dtype.itemsize, file.seek(0, os.SEEK_END))
 
     def whole() -> np.ndarray:
@@ -100,24 +100,22 @@ def _refuse_size(height: int, width: int, pixel_bytes: int, file_bytes: int) -> 
         raise UserError(f"claims {height} x {width} pixels in {file_bytes} bytes")
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     """EXIF's orientation; 1 where there is none. No pixels are read."""
     try:
         exif = Image.Exif()
-        exif.load(picture.info.get("exif") or b"")
+        exif.load(image.info.get("exif") or b"")
         return int(exif.get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises many types for damaged tags, which nothing depends on
         return 1
 
 
-def _notes(picture: Image.Image) -> tuple[str, ...]:
+def _notes(image: Image.Image) -> tuple[str, ...]:
     """What other than grey and RGB became of it."""
-    if picture.mode in _CHANNELS:
+    if image.mode in _CHANNELS:
         return ()
     return (
-        "its palette's colours are taken"
-        if picture.mode == "P"
-        else f"{picture.mode} taken as RGB",
+        "its palette's colours are taken" if image.mode == "P" else f"{image.mode} taken as RGB",
     )
 
 
@@ -127,18 +125,18 @@ def _open(file: BinaryIO) -> Image.Image:
     return next(opener for magic, opener in OPENERS.items() if start.startswith(magic))(file)
 
 
-def _rawmode(picture: Image.Image) -> str:
+def _rawmode(image: Image.Image) -> str:
     """How the file has its pixels."""
-    rawmode = picture.tile[0][3] if picture.tile else ""
+    rawmode = image.tile[0][3] if image.tile else ""
     return rawmode if isinstance(rawmode, str) else ""
 
 
-def _form(picture: Image.Image) -> tuple[str, np.dtype]:
+def _form(image: Image.Image) -> tuple[str, np.dtype]:
     """The mode and type of what `_decode` gives."""
-    deep = _DEEP.get(_rawmode(picture))
+    deep = _DEEP.get(_rawmode(image))
     if deep:
         return deep, np.dtype(np.uint16)
-    mode = picture.mode if picture.mode in _CHANNELS else "RGB"
+    mode = image.mode if image.mode in _CHANNELS else "RGB"
     if mode == "1":
         return mode, np.dtype(bool)
     return mode, np.dtype(np.uint16 if mode.startswith("I") else np.uint8)
@@ -146,29 +144,29 @@ def _form(picture: Image.Image) -> tuple[str, np.dtype]:
 
 def _decode(file: BinaryIO) -> np.ndarray:
     """All pixels [H, W, C]."""
-    picture = _open(file)
-    mode, dtype = _form(picture)
-    if _rawmode(picture) in _DEEP:
-        pixels = _deep_colours(picture, file)
+    image = _open(file)
+    mode, dtype = _form(image)
+    if _rawmode(image) in _DEEP:
+        pixels = _deep_colours(image, file)
     else:
-        pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels.astype(dtype, copy=False).reshape(*pixels.shape[:2], -1)
 
 
-def _deep_colours(picture: Image.Image, file: BinaryIO) -> np.ndarray:
+def _deep_colours(image: Image.Image, file: BinaryIO) -> np.ndarray:
     """16-bit colours [H, W, C], uint16. Pillow keeps the high byte of each value only.
 
     Read again with a raw mode of the other byte order, it keeps the low byte: both make the whole
     value. Grey with alpha has no such mode: it is read as four channels of 8 bits.
     """
-    mode = _DEEP[_rawmode(picture)]
+    mode = _DEEP[_rawmode(image)]
     if mode == "LA":
-        return _read_as(picture, "RGBA").view(">u2")
-    high = np.asarray(picture).astype(np.uint16)
+        return _read_as(image, "RGBA").view(">u2")
+    high = np.asarray(image).astype(np.uint16)
     file.seek(0)
     return high * 256 + _read_as(_open(file), f"{mode};16L")
 
 
-def _read_as(picture: Image.Image, rawmode: str) -> np.ndarray:
-    picture.tile = [(*tile[:3], rawmode) for tile in picture.tile]
-    return np.asarray(picture)
+def _read_as(image: Image.Image, rawmode: str) -> np.ndarray:
+    image.tile = [(*tile[:3], rawmode) for tile in image.tile]
+    return np.asarray(image)

@@ -45,7 +45,7 @@ _ALPHA = (1, 2)  # of ExtraSamples
 _NOT_TAKEN_FOR = {"is_mmstack": False, "is_ndtiff": False}
 
 
-def is_picture(start: bytes) -> bool:
+def is_image(start: bytes) -> bool:
     """Whether a file that starts with these bytes is a TIFF or BigTIFF."""
     return start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 

@@ -41,7 +41,7 @@ _BY_NAME = {
 _BY_TYPE = {"channel": "C", "time": "T"}
 
 
-def is_picture(folder: Path) -> bool:
+def is_image(folder: Path) -> bool:
     """Whether a folder is a Zarr array or group."""
     return folder.name.casefold().endswith(".zarr") or _has_mark(folder)
 

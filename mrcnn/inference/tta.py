@@ -66,9 +66,9 @@ class Variant:
         return y, x, array
 
 
-PICTURE = Variant()
-NONE = (PICTURE,)
-FLIPS = (PICTURE, Variant(mirrored=True), Variant(mirrored=True, turns=2), Variant(turns=2))
+UNCHANGED = Variant()
+NONE = (UNCHANGED,)
+FLIPS = (UNCHANGED, Variant(mirrored=True), Variant(mirrored=True, turns=2), Variant(turns=2))
 QUARTER_TURNS = (
     Variant(turns=1),
     Variant(turns=3),

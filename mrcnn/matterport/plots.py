@@ -62,14 +62,14 @@ def display_top_masks(
     class_ids = np.asarray(class_ids)
     areas = {int(c): np.count_nonzero(mask[:, :, class_ids == c]) for c in np.unique(class_ids)}
     top = sorted((c for c in areas if areas[c] > 0), key=lambda c: -areas[c])[:limit]
-    pictures = [image]
+    images = [image]
     titles = [f"H x W = {image.shape[0]} x {image.shape[1]}"]
     for class_id in [*top, *[None] * (limit - len(top))]:
         of_class = mask[:, :, class_ids == class_id] if class_id is not None else mask[:, :, :0]
         # Each instance in its own shade.
-        pictures.append((of_class * np.arange(1, of_class.shape[-1] + 1)).sum(axis=-1))
+        images.append((of_class * np.arange(1, of_class.shape[-1] + 1)).sum(axis=-1))
         titles.append(class_names[class_id] if class_id is not None else "-")
-    display_images(pictures, titles=titles, cols=limit + 1, cmap="Blues_r")
+    display_images(images, titles=titles, cols=limit + 1, cmap="Blues_r")
 
 
 def plot_precision_recall(AP: float, precisions: Sequence[float], recalls: Sequence[float]) -> None:

@@ -56,7 +56,7 @@ def find(
         The layer's metadata: microns, and for every plane its scale and whether it was inverted.
 
     Raises:
-        UserError: the values are no picture's.
+        UserError: the values are no image's.
     """
     import pandas as pd
 
@@ -71,7 +71,7 @@ def find(
                 progress(number * total + done, len(planes) * total)
 
         result = detector.detect(
-            _picture(data, index),
+            _image(data, index),
             diameter=diameter,
             microns=microns,
             inverted=inverted,
@@ -109,7 +109,7 @@ class _Plane:
         return np.asarray(self.data[(*self.index, *window)])
 
 
-def _picture(data: Any, index: tuple[int, ...]) -> np.ndarray | _Plane:
+def _image(data: Any, index: tuple[int, ...]) -> np.ndarray | _Plane:
     """A plane as `Segmenter.detect` takes it. One that fits into memory is read once: the chunks
     of lazy arrays may be large, and measuring reads around every instance."""
     plane = _Plane(data, index)

@@ -9,7 +9,7 @@ from keras import ops
 
 
 def first_values(gaussian: bool, deviation: float):
-    """What a kernel starts from: the report's Gaussian of a deviation, or Keras's default."""
+    """What a kernel starts from: the paper's Gaussian of a deviation, or Keras's default."""
     return keras.initializers.RandomNormal(0.0, deviation) if gaussian else "glorot_uniform"
 
 

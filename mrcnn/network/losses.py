@@ -3,7 +3,7 @@
 L = L_class + L_box + L_mask (paper section 4.1.1) for the second stage, and the two terms of
 equation 16 for the region proposals. Each is a mean over what it sees in the whole batch, as in
 matterport; a batch in which a loss sees nothing gives zero. The two box losses also come with the
-report's divisors (`Config.BOX_LOSS_MEAN`).
+paper's divisors (`Config.BOX_LOSS_MEAN`).
 
 On several devices a loss is this device's share: the mean of the shares is the loss of the whole
 batch, since each is divided by what all devices see (`replicas`).

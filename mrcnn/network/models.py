@@ -343,7 +343,7 @@ def training_outputs(inputs, config, bank: LayerBank, image_shape) -> list:
     active = parse_image_meta_graph(image_meta)["active_class_ids"]
     used = ops.any(rois != 0, axis=-1)
     rpn_box_loss, box_arguments = rpn_anchor_box_loss, [target_deltas, class_ids, deltas]
-    if config.BOX_LOSS_MEAN == "report":
+    if config.BOX_LOSS_MEAN == "paper":
         places = anchors.shape[1] // architecture_of(config).anchors_per_cell
         rpn_box_loss = partial(rpn_anchor_box_loss, places=places)
         box_arguments.append(used)

@@ -169,7 +169,7 @@ class PyramidROIAlign(layers.Layer):
             pool_shape: (height, width) of the output.
             exact: pixel convention, see `sample_positions`.
             samples: bilinear samples in every bin, 1 or 4 (paper section 4.1.4).
-            join: how 4 samples become one value: "average" (He et al.) or "max" (the report).
+            join: how 4 samples become one value: "average" (He et al.) or "max" (the paper).
         """
         super().__init__(**kwargs)
         self.pool_shape = tuple(pool_shape)

@@ -19,7 +19,7 @@ from mrcnn.network.boxes import constant
 from mrcnn.network.layers import LayerBank
 
 LOCALISATION_CHANNELS = 32
-WINDOW = 3  # cells; the report (3.6.2) has 3x3 grids in its example
+WINDOW = 3  # cells; the paper (3.6.2) has 3x3 grids in its example
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -47,7 +47,7 @@ def sample_points(features, y, x):
 
     A sample is the sum over all cells (n, m) of their value times max(0, 1 - |x - m|) times
     max(0, 1 - |y - n|): what lies outside the features counts as zero. Its gradients are the
-    report's equations 9 (features), 10 (x) and 11 (y).
+    paper's equations 9 (features), 10 (x) and 11 (y).
 
     Args:
         features: [N, H, W, C].

@@ -166,7 +166,7 @@ def sample_rois(
     """Choose regions: positives first, then as many negatives as fill the rest.
 
     matterport holds the ratio by leaving slots empty when positives are few, which gives an image
-    without objects no loss at all; here, as in the report (3.8.1), background fills them.
+    without objects no loss at all; here, as in the paper (3.8.1), background fills them.
 
     Args:
         overlaps: [B, N, G] with real instances only.

@@ -7,7 +7,7 @@ and a light background becomes a dark one. It is measured once on the whole imag
 to any part, so that the tiles of a slide all get the same. Training and detection both do it here.
 
 An image is anything with `shape` [H, W] or [H, W, C], `dtype` and slices `[rows, columns]`: an
-array, a memory map, a Zarr array, an `image_files.Picture`.
+array, a memory map, a Zarr array, an `image_files.LazyImage`.
 
 Shapes: H, W pixels, C channels.
 """
@@ -76,7 +76,7 @@ class Exposure:
         return np.rint(255.0 - values if self.inverted else values).astype(np.uint8)
 
 
-def measure(picture: Any, config: Config, inverted: bool | None = None) -> Exposure:
+def measure(image: Any, config: Config, inverted: bool | None = None) -> Exposure:
     """The exposure that INTENSITY_PERCENTILES and DARK_GROUND of the configuration ask for.
 
     All channels count together, so that colours stay. Exact for 8 and 16 bits; of other types a
@@ -88,12 +88,12 @@ def measure(picture: Any, config: Config, inverted: bool | None = None) -> Expos
     Values that are not finite are left out of all this. Raises UserError where all are, or where
     they are no real numbers.
     """
-    dtype = np.dtype(picture.dtype)
+    dtype = np.dtype(image.dtype)
     if dtype.kind not in "biuf":
         raise UserError(f"images of dtype {dtype} are not supported: numbers are needed")
     ends = config.INTENSITY_PERCENTILES or DEEP_PERCENTILES
-    (low, high, middle, least, most), not_finite = _measured(picture, [*ends, 50, 0, 100])
-    if not_finite and not_finite == _count(picture):
+    (low, high, middle, least, most), not_finite = _measured(image, [*ends, 50, 0, 100])
+    if not_finite and not_finite == _count(image):
         raise UserError("the image has no finite values: all are NaN or infinite")
     if not config.INTENSITY_PERCENTILES and dtype == np.uint8:
         low, high = 0.0, 255.0
@@ -121,29 +121,29 @@ def standardise(image: np.ndarray, config: Config) -> np.ndarray:
     return measure(image, config).apply(image)
 
 
-def to_rgb(picture: Any, exposure: Exposure) -> np.ndarray:
+def to_rgb(image: Any, exposure: Exposure) -> np.ndarray:
     """uint8 [H, W, 3] of an image [H, W] or [H, W, C] with one or three channels."""
-    pixels = exposure.apply(np.asarray(picture[:, :]))
+    pixels = exposure.apply(np.asarray(image[:, :]))
     pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
-def percentiles(picture: Any, percents: Sequence[float]) -> np.ndarray:
+def percentiles(image: Any, percents: Sequence[float]) -> np.ndarray:
     """`np.percentile` over all finite values of an image that need not fit into memory."""
-    return _measured(picture, percents)[0]
+    return _measured(image, percents)[0]
 
 
-def _measured(picture: Any, percents: Sequence[float]) -> tuple[np.ndarray, int]:
+def _measured(image: Any, percents: Sequence[float]) -> tuple[np.ndarray, int]:
     """The percentiles, and how many values are not finite."""
-    dtype = np.dtype(picture.dtype)
+    dtype = np.dtype(image.dtype)
     if dtype.kind == "b" or dtype in COUNTED:
         counts = np.zeros(2 if dtype.kind == "b" else np.iinfo(dtype).max + 1, np.int64)
-        for _, band in bands(picture):
+        for _, band in bands(image):
             counts += np.bincount(band.ravel().astype(np.intp), minlength=len(counts))
         return percentiles_of_counts(counts, percents), 0
-    step = math.ceil(math.sqrt(math.prod(picture.shape) / MOST_VALUES)) or 1
+    step = math.ceil(math.sqrt(math.prod(image.shape) / MOST_VALUES)) or 1
     parts, not_finite = [], 0
-    for start, band in bands(picture):
+    for start, band in bands(image):
         if dtype.kind == "f":
             not_finite += band.size - int(np.count_nonzero(np.isfinite(band)))
         part = band[(-start) % step :: step, ::step]
@@ -157,10 +157,10 @@ def _limited(values: np.ndarray) -> np.ndarray:
     return np.clip(values.astype(np.float64), -1e300, 1e300)
 
 
-def _count(picture: Any) -> int:
+def _count(image: Any) -> int:
     """How many values `bands` goes through."""
-    channels = picture.shape[2] if len(picture.shape) == 3 else 1
-    return math.prod(picture.shape[:2]) * (channels - (channels in (2, 4)))
+    channels = image.shape[2] if len(image.shape) == 3 else 1
+    return math.prod(image.shape[:2]) * (channels - (channels in (2, 4)))
 
 
 def percentiles_of_counts(counts: np.ndarray, percents: Sequence[float]) -> np.ndarray:
@@ -174,17 +174,17 @@ def percentiles_of_counts(counts: np.ndarray, percents: Sequence[float]) -> np.n
     return lower + (upper - lower) * (wanted - np.floor(wanted))
 
 
-def subsample(picture: Any, step: int) -> np.ndarray:
+def subsample(image: Any, step: int) -> np.ndarray:
     """Every `step`th row and column of an image, without alpha."""
-    parts = [band[(-start) % step :: step, ::step] for start, band in bands(picture)]
-    return np.concatenate(parts) if parts else np.zeros((0, *picture.shape[1:]), picture.dtype)
+    parts = [band[(-start) % step :: step, ::step] for start, band in bands(image)]
+    return np.concatenate(parts) if parts else np.zeros((0, *image.shape[1:]), image.dtype)
 
 
-def bands(picture: Any) -> Iterator[tuple[int, np.ndarray]]:
+def bands(image: Any) -> Iterator[tuple[int, np.ndarray]]:
     """An image in bands of rows from the top, each of about BAND_VALUES values, without alpha:
     (first row, band)."""
-    values = max(1, math.prod(picture.shape[1:]))
+    values = max(1, math.prod(image.shape[1:]))
     rows = max(1, BAND_VALUES // values // BAND_ROWS) * BAND_ROWS
-    for start in range(0, picture.shape[0], rows):
-        band = np.asarray(picture[start : start + rows, :])
+    for start in range(0, image.shape[0], rows):
+        band = np.asarray(image[start : start + rows, :])
         yield start, band[..., :-1] if band.ndim == 3 and band.shape[2] in (2, 4) else band

@@ -42,7 +42,7 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> Cutout | None:
     rings = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]
     start, end = np.concatenate(rings), np.concatenate([np.roll(r, -1, axis=0) for r in rings])
     if not (np.abs(start) < MAX_COORDINATE).all():
-        raise ValueError("it has coordinates that are no numbers, or far outside the picture")
+        raise ValueError("it has coordinates that are no numbers, or far outside the image")
     # Downwards, all of them: neighbours then compute the same for an edge that they share.
     upwards = (start[:, 1] > end[:, 1])[:, np.newaxis]
     (x1, y1), (x2, y2) = np.where(upwards, end, start).T, np.where(upwards, start, end).T

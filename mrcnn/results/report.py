@@ -75,7 +75,7 @@ class ReportWriter:
         self.microns, self.kind, self.nouns = microns, kind, nouns
         self.partial = self.path.with_name(self.path.name + ".partial")
         self._written = kept  # bytes of whole images in the partial file
-        self._pictures: list[dict[str, Any]] = []
+        self._images: list[dict[str, Any]] = []
         self._failed: list[dict[str, str]] = []
         # Of all instances: 16 bytes each.
         self._areas, self._scores = array("d"), array("d")
@@ -95,8 +95,8 @@ class ReportWriter:
         relative to the page; shape: (H, W) of the image itself, where image and labels are a
         smaller copy of it; taken: what was taken of the image, in words. Raises UserError where the file system refuses.
         """
-        jpeg, (height, width) = encode_picture(image)
-        picture = {
+        jpeg, (height, width) = encode_image(image)
+        shown = {
             "jpeg": base64.b64encode(jpeg).decode(),
             # The outlines' coordinates are half pixels of the JPEG, in whole numbers.
             "box": [2 * width, 2 * height],
@@ -105,15 +105,15 @@ class ReportWriter:
         }
         if truth is not None:
             layers = np.moveaxis(np.atleast_3d(truth), -1, 0)
-            picture["truth"] = "".join(path for layer in layers
+            shown["truth"] = "".join(path for layer in layers
                                        for path in outline_paths(layer, (height, width)))
-        line = _data_element(f"picture-{len(self._pictures)}", picture).encode()
+        line = _data_element(f"image-{len(self._images)}", shown).encode()
         with self._writing(), open(self.partial, "ab") as file:
             file.write(line)
         self._written += len(line)
         full_height, full_width = (shape or image.shape)[:2]
         areas, scores = table["area"].to_numpy(), table["score"].to_numpy()
-        memory = {"picture": {
+        memory = {"image": {
             "name": image_id, "height": int(full_height), "width": int(full_width),
             "count": len(table), "confidence": _mean(scores),
             "area": _median(areas),
@@ -128,7 +128,7 @@ class ReportWriter:
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Take an image whose part of the file is there, by what `add` has returned."""
-        self._pictures.append(memory["picture"])
+        self._images.append(memory["image"])
         self._areas.extend(memory["areas"])
         self._scores.extend(memory["scores"])
 
@@ -159,8 +159,8 @@ class ReportWriter:
                 os.truncate(self.partial, self._written)
             with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
                 file.write(head.encode())
-                with open(self.partial, "rb") as pictures:
-                    shutil.copyfileobj(pictures, file)
+                with open(self.partial, "rb") as images:
+                    shutil.copyfileobj(images, file)
                 file.write(_data_element("report", self._report(complete, summary)).encode())
                 file.write(tail.encode())
             if not keep:
@@ -169,8 +169,8 @@ class ReportWriter:
 
     def _report(self, complete: bool, summary: Mapping[str, Any] | None) -> dict[str, Any]:
         """All but the images themselves."""
-        counts = np.array([picture["count"] for picture in self._pictures])
-        ratings = [picture["score"] for picture in self._pictures if "score" in picture]
+        counts = np.array([image["count"] for image in self._images])
+        ratings = [image["score"] for image in self._images if "score" in image]
         areas = np.array(self._areas)
         area_unit = 1 if self.microns is None else self.microns**2
         return {
@@ -179,7 +179,7 @@ class ReportWriter:
             "facts": list(self.facts.items()), "microns": self.microns,
             "instances": counts.sum(), "median_area": _median(areas),
             "columns": COLUMNS, "most_rows": MOST_ROWS,
-            "pictures": self._pictures, "failed": self._failed, "summary": summary,
+            "images": self._images, "failed": self._failed, "summary": summary,
             "histograms": {
                 "count": histogram(counts, whole=True),
                 "area": histogram(areas * area_unit, whole=self.microns is None),
@@ -253,22 +253,22 @@ def relative_url(link: str) -> str:
 # --- an image ----------------------------------------------------------------------------
 
 
-def encode_picture(image: np.ndarray) -> tuple[bytes, tuple[int, int]]:
+def encode_image(image: np.ndarray) -> tuple[bytes, tuple[int, int]]:
     """uint8 [H, W, 3] -> JPEG of at most JPEG_BYTES, and its shape (h, w).
 
     Coarser where it would be too large, then smaller. Images that are dark all over
     (fluorescence often is) are brightened for the eye.
     """
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), reducing_gap=2)
-    picture = Image.fromarray(_brightened(np.asarray(picture)))
+    small = Image.fromarray(np.ascontiguousarray(image))
+    small.thumbnail((LARGEST_SIDE, LARGEST_SIDE), reducing_gap=2)
+    small = Image.fromarray(_brightened(np.asarray(small)))
     while True:
         for quality in QUALITIES:
             data = io.BytesIO()
-            picture.save(data, "JPEG", quality=quality, optimize=True)
+            small.save(data, "JPEG", quality=quality, optimize=True)
             if data.tell() <= JPEG_BYTES:
-                return data.getvalue(), (picture.height, picture.width)
-        picture.thumbnail((0.8 * picture.width, 0.8 * picture.height))
+                return data.getvalue(), (small.height, small.width)
+        small.thumbnail((0.8 * small.width, 0.8 * small.height))
 
 
 def _brightened(image: np.ndarray) -> np.ndarray:
@@ -291,7 +291,7 @@ def outline_paths(labels: np.ndarray, shape: Sequence[int]) -> list[str]:
     for label, window in enumerate(ndimage.find_objects(labels), 1):
         if window is None:
             continue
-        # Contours run between pixel centres; the margin closes them at the picture's edges.
+        # Contours run between pixel centres; the margin closes them at the image's edges.
         origin = np.array([side.start for side in window]) - 0.5
         mask = np.pad(labels[window] == label, 1)
         rings = [simplified((ring + origin) * scale, TOLERANCE)

@@ -78,7 +78,7 @@ class Result:
 
     def to_dataframe(self) -> pd.DataFrame:
         """A table with a row per instance: see `result_files.measurements`; with a column
-        class_name where there are several classes. Intensities are the picture's own values."""
+        class_name where there are several classes. Intensities are the image's own values."""
         table = result_files.measurements(self.labels, self.scores, self.image, self.microns)
         if len(self.classes) > 1:
             table.insert(1, "class_name", self.class_names)

@@ -153,8 +153,8 @@ class ResultWriter:
             shown, shown_labels = result.preview()
         if "pictures" in files:
             title = f"{len(result)} {self.nouns[len(result) != 1]}   {name}"
-            picture = drawing.detections_only(shown, shown_labels, title)
-            drawing.save_png(self.output / files["pictures"], picture)
+            image = drawing.detections_only(shown, shown_labels, title)
+            drawing.save_png(self.output / files["pictures"], image)
         if "labels" in files:
             result_files.write_label_image(self.output / files["labels"], result.labels)
         if "zarr" in files:

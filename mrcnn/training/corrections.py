@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrcnn.atomic import atomic_path, locked
-from mrcnn.data.pairs import picture_name
+from mrcnn.data.pairs import image_name
 from mrcnn.errors import MRCNNWarning, UserError, quoted
 from mrcnn.results.file_names import file_name
 from mrcnn.results.result_files import write_label_image
@@ -83,7 +83,7 @@ def free_name(folder: Path, name: str) -> str:
     """`name` as a file's name that no image and no labels of a training set have yet."""
     stem = file_name(REFUSED.sub("_", name).strip(". ") or "image")
     taken = {
-        picture_name(PurePosixPath(path.name)).lower()  # some file systems do not tell a from A
+        image_name(PurePosixPath(path.name)).lower()  # some file systems do not tell a from A
         for part in (IMAGES, LABELS)
         if (folder / part).is_dir()
         for path in (folder / part).iterdir()

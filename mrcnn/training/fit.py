@@ -81,7 +81,7 @@ class TrainingModel(WeightsOnly):
     """A model whose outputs are the five losses.
 
     The total, which training minimises, is their sum weighted by `LOSS_WEIGHTS` plus the plain L2
-    penalty of the report, `WEIGHT_DECAY` times the sum of squares of all trainable kernels; batch
+    penalty of the paper, `WEIGHT_DECAY` times the sum of squares of all trainable kernels; batch
     normalization and biases are not decayed. (matterport divides each kernel's penalty by its
     size, which all but removes it.)
     """

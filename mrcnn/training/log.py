@@ -73,15 +73,15 @@ def read_log(path: str | os.PathLike) -> list[dict[str, float]]:
 class LossCurve(keras.callbacks.Callback):
     """Draw the CSV file of `CSVLog` into a PNG image after every epoch."""
 
-    def __init__(self, csv_path: str | os.PathLike, picture_path: str | os.PathLike):
+    def __init__(self, csv_path: str | os.PathLike, image_path: str | os.PathLike):
         super().__init__()
         self.csv_path = csv_path
-        self.picture_path = picture_path
+        self.image_path = image_path
 
     def on_epoch_end(self, epoch, logs=None):
         rows = read_log(self.csv_path)
         if rows:
-            with atomic_path(self.picture_path) as temporary:
+            with atomic_path(self.image_path) as temporary:
                 temporary.write_bytes(loss_curve_png(rows))
 
 

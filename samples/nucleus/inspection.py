@@ -76,7 +76,7 @@ def list_images(dataset: NucleusDataset) -> pd.DataFrame:
     """A row for every image: its kind of microscopy, size, nuclei, and their typical diameter.
 
     diameter: that of a disc with the median area of the nuclei, in pixels; covered: share of the
-    picture's pixels that lie in nuclei.
+    image's pixels that lie in nuclei.
     """
     import pandas as pd
 
@@ -110,15 +110,15 @@ def draw_batch(batch: dict[str, np.ndarray], config: Config) -> list[np.ndarray]
 
     Returns uint8 [H, W, 3] for each image.
     """
-    pictures = []
+    images = []
     for row, image in enumerate(unmold_image(batch["input_image"], config)):
         there = batch["input_gt_class_ids"][row] > 0
         masks = batch["input_gt_masks"][row, there].transpose(1, 2, 0)
         if config.USE_MINI_MASK:
             boxes = np.rint(batch["input_gt_boxes"][row, there])
             masks = expand_mask(boxes, masks, image.shape, exact=config.exact_pixels)
-        pictures.append(overlay_instances(image, masks > 0))
-    return pictures
+        images.append(overlay_instances(image, masks > 0))
+    return images
 
 
 # ---- Anchors -------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def score_maps(scores: np.ndarray, config: Config, image_shape: Sequence[int]) -
 
 
 def boxes_in_input(layers: np.ndarray, meta: np.ndarray) -> np.ndarray:
-    """The boxes of a picture's instances in pixels of the network's input, float [N, 4].
+    """The boxes of an image's instances in pixels of the network's input, float [N, 4].
 
     layers: int [H, W, number of layers] of the image; meta: [M], what `mold_inputs` says of it.
     """
@@ -175,13 +175,13 @@ def boxes_in_input(layers: np.ndarray, meta: np.ndarray) -> np.ndarray:
 
 
 def panels(
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     titles: Sequence[str],
     columns: int = 3,
     width: float = 14.0,
     **options: Any,
 ) -> list[Any]:
-    """Pictures side by side, as `visualize.display_images`, on axes that more can be drawn on.
+    """Images side by side, as `visualize.display_images`, on axes that more can be drawn on.
 
     Args:
         images: [H, W] or [H, W, 3]; numbers of any range where they are grey.
@@ -195,19 +195,19 @@ def panels(
     """
     import matplotlib.pyplot as plt
 
-    if not len(pictures):
+    if not len(images):
         return []
-    rows = -(-len(pictures) // columns)
-    height = max(picture.shape[0] / picture.shape[1] for picture in pictures) * width / columns
+    rows = -(-len(images) // columns)
+    height = max(image.shape[0] / image.shape[1] for image in images) * width / columns
     figure, axes = plt.subplots(
         rows, columns, figsize=(width, rows * (height + 0.3)), squeeze=False, layout="constrained"
     )
     for place in axes.flat:
         place.set_axis_off()
-    for place, picture, title in zip(axes.flat, pictures, titles, strict=False):
-        place.imshow(picture, **options)
+    for place, image, title in zip(axes.flat, images, titles, strict=False):
+        place.imshow(image, **options)
         place.set_title(title, fontsize=10)
-    return list(axes.flat[: len(pictures)])
+    return list(axes.flat[: len(images)])
 
 
 def draw_boxes(

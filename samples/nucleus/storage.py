@@ -94,8 +94,8 @@ class FolderStore:
         for name in _names_in(folder):
             if name.startswith(".") or not (folder / name).is_dir():
                 continue
-            images = self._pictures(folder / name / "images", left_out)
-            masks = self._pictures(folder / name / "masks", left_out)
+            images = self._images(folder / name / "images", left_out)
+            masks = self._images(folder / name / "masks", left_out)
             if images:
                 if len(images) > 1:
                     left_out.images.append(f"{folder / name}")
@@ -104,7 +104,7 @@ class FolderStore:
                 left_out.masks.append(f"{folder / name}")
         left_out.warn()
 
-    def _pictures(self, directory: Path, left_out: LeftOut) -> list[str] | None:
+    def _images(self, directory: Path, left_out: LeftOut) -> list[str] | None:
         """Sorted paths, relative to the store's folder; None where there is no such folder."""
         prefix = f"{directory.parent.name}/{directory.name}/"
         try:

@@ -165,8 +165,8 @@ def _write(folder: Path, image_id: str, image: np.ndarray, labels: np.ndarray) -
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     opaque = np.full((*labels.shape, 1), 255, np.uint8)
-    picture = np.concatenate([image, opaque], axis=2)
-    imsave(folder / "images" / f"{image_id}.png", picture, check_contrast=False)
+    rgba = np.concatenate([image, opaque], axis=2)
+    imsave(folder / "images" / f"{image_id}.png", rgba, check_contrast=False)
     for number in np.unique(labels[labels > 0]):
         mask = np.where(labels == number, 255, 0).astype(np.uint8)
         path = folder / "masks" / f"{_name(image_id, number)}.png"
@@ -183,7 +183,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="stage1_train",
         help="folder inside it (default: %(default)s)",
     )
-    add("--count", type=positive, default=40, metavar="N", help="pictures (default: %(default)s)")
+    add("--count", type=positive, default=40, metavar="N", help="images (default: %(default)s)")
     add(
         "--kinds",
         type=names_of(KINDS),

@@ -183,10 +183,10 @@ def tissue(scene: Scene, rng) -> np.ndarray:
     ground = _tissue_ground(scene, rng, violet, radius, lean)
     ground_colour = LILAC_GROUND if violet else PINK_GROUND
     white = (200, 186, 218) if violet else (232, 230, 224)
-    picture = absorb([(stain, VIOLET if violet else MAGENTA), (ground, ground_colour)], white)
-    picture = ndimage.gaussian_filter(picture, (*[rng.uniform(0.7, 1.2)] * 2, 0))
-    picture *= uneven_light(scene.shape, rng.uniform(0.0, 0.15), rng)[..., None]
-    return camera(picture, rng, electrons=rng.uniform(8, 20), read_noise=0.8)
+    image = absorb([(stain, VIOLET if violet else MAGENTA), (ground, ground_colour)], white)
+    image = ndimage.gaussian_filter(image, (*[rng.uniform(0.7, 1.2)] * 2, 0))
+    image *= uneven_light(scene.shape, rng.uniform(0.0, 0.15), rng)[..., None]
+    return camera(image, rng, electrons=rng.uniform(8, 20), read_noise=0.8)
 
 
 def haematoxylin_eosin(scene: Scene, rng) -> np.ndarray:
@@ -217,10 +217,10 @@ def haematoxylin_eosin(scene: Scene, rng) -> np.ndarray:
     pink = _connective_tissue(scene, rng, radius)
     dyes = [tuple(np.clip(rng.normal(dye, 0.1), 0.02, None)) for dye in (HAEMATOXYLIN, EOSIN)]
     white = rng.uniform(215, 250) + rng.normal(0, 5, 3)
-    picture = absorb([(strength * blue, dyes[0]), (strength * pink, dyes[1])], white)
-    picture = ndimage.gaussian_filter(picture, (*[rng.uniform(0.5, 1.3)] * 2, 0))
-    picture *= uneven_light(scene.shape, rng.uniform(0.0, 0.15), rng)[..., None]
-    return camera(picture, rng, electrons=rng.uniform(8, 30), read_noise=0.8)
+    image = absorb([(strength * blue, dyes[0]), (strength * pink, dyes[1])], white)
+    image = ndimage.gaussian_filter(image, (*[rng.uniform(0.5, 1.3)] * 2, 0))
+    image *= uneven_light(scene.shape, rng.uniform(0.0, 0.15), rng)[..., None]
+    return camera(image, rng, electrons=rng.uniform(8, 30), read_noise=0.8)
 
 
 def _connective_tissue(scene: Scene, rng, radius: float) -> np.ndarray:

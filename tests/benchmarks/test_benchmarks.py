@@ -31,13 +31,13 @@ COMMANDS = ("compare", "precision", "profile_ops", "scaling")
 def test_scene_has_its_objects_apart(scene):
     from scipy.ndimage import binary_dilation
 
-    picture, labels = scenes.draw(scene)
-    assert picture.shape == (scene.side, scene.side, 3) and picture.dtype == np.uint8
+    image, labels = scenes.draw(scene)
+    assert image.shape == (scene.side, scene.side, 3) and image.dtype == np.uint8
     assert len(np.unique(labels)) == scene.count + 1
     for label in (1, scene.count):
         around = labels[binary_dilation(labels == label)]
         assert set(np.unique(around)) == {0, label}
-    assert picture[labels > 0].min() > picture[labels == 0].mean() + 30
+    assert image[labels > 0].min() > image[labels == 0].mean() + 30
 
 
 def test_scene_is_the_same_again_and_survives_json():
@@ -45,7 +45,7 @@ def test_scene_is_the_same_again_and_survives_json():
     again = scenes.from_json(scene.to_json())
     assert again == scene
     np.testing.assert_array_equal(scenes.draw(scene)[0], scenes.draw(again)[0])
-    np.testing.assert_array_equal(scenes.picture_of(scene.to_json()), scenes.draw(scene)[0])
+    np.testing.assert_array_equal(scenes.image_of(scene.to_json()), scenes.draw(scene)[0])
 
 
 def test_scene_without_room_says_so():
@@ -170,7 +170,7 @@ def test_timing_and_table():
 
 def test_comparison_table_has_ratios_and_multiples_of_the_limit():
     def row(who, kind, seconds):
-        return ("picture", (who, kind), 50, report.Timing.of([seconds]), 10**9)
+        return ("image", (who, kind), 50, report.Timing.of([seconds]), 10**9)
 
     part = {
         "rates": {

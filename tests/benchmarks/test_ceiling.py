@@ -23,22 +23,22 @@ def configuration(scale):
     return config
 
 
-def synthetic_pictures(size=160):
+def synthetic_images(size=160):
     for number, kind in enumerate(KINDS):
         image, labels = draw_image(kind, size, ("ceiling", number))
         yield number, image, labels[..., None], np.ones(labels.max(), np.int32)
 
 
-def measured(pictures, settings, scale):
+def measured(images, settings, scale):
     result = Ceiling(configuration(scale), settings)
-    for picture in pictures:
-        result.add(*picture)
+    for image in images:
+        result.add(*image)
     return result
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.2])
-def test_synthetic_pictures(scale):
-    result = measured(synthetic_pictures(), [EXACT, EXACT_ANY, CONFIGURED, MATTERPORT_ANY], scale)
+def test_synthetic_images(scale):
+    result = measured(synthetic_images(), [EXACT, EXACT_ANY, CONFIGURED, MATTERPORT_ANY], scale)
     means = result.means()
     for setting in (EXACT, EXACT_ANY, CONFIGURED):
         for step, score in means[setting.title].items():
@@ -54,16 +54,16 @@ def test_synthetic_pictures(scale):
 
 
 def test_larger_mask_regions_save_what_small_boxes_cut_off():
-    pictures = list(synthetic_pictures())[:2]
-    small, large = (measured(pictures, [EXACT], s).means()[EXACT.title] for s in (1.0, 1.2))
+    images = list(synthetic_images())[:2]
+    small, large = (measured(images, [EXACT], s).means()[EXACT.title] for s in (1.0, 1.2))
     for step in BOXES_OFF[:2]:
         assert large[step] > small[step] + 0.02
 
 
 def test_real_images(shared_dir):
     dataset = nucleus.load_dataset(str(shared_dir / "dsb2018"), "val")
-    pictures = [(i, dataset.load_image(i), *dataset.load_layers(i)) for i in dataset.image_ids[::9]]
-    means = measured(pictures, [EXACT, EXACT_ANY, CONFIGURED], 1.2).means()
+    images = [(i, dataset.load_image(i), *dataset.load_layers(i)) for i in dataset.image_ids[::9]]
+    means = measured(images, [EXACT, EXACT_ANY, CONFIGURED], 1.2).means()
     assert min(score for row in means.values() for score in row.values()) >= 0.97
 
 
@@ -75,7 +75,7 @@ def test_half_a_pixel_is_noticed(monkeypatch):
         return unmold_patches(detections, mask, original, molded, window, config)
 
     monkeypatch.setattr(ceiling, "unmold_patches", half_a_pixel_off)
-    means = measured(list(synthetic_pictures())[:2], [EXACT], 1.2).means()[EXACT.title]
+    means = measured(list(synthetic_images())[:2], [EXACT], 1.2).means()[EXACT.title]
     assert means["CSV written and read"] == 1.0
     assert means["boxes to the input and back"] < 0.95
 
@@ -84,10 +84,10 @@ def test_half_a_pixel_is_noticed(monkeypatch):
 def test_discs_stay_where_they_are(radius):
     for setting in (EXACT, EXACT_ANY, CONFIGURED):
         errors = ceiling.disc_errors(radius, configuration(1.2), setting, seed=0)
-        true, moved, y, x, growth, picture_y, picture_x = errors
+        true, moved, y, x, growth, image_y, image_x = errors
         assert min(true, moved) > 0.98
         assert max(abs(y), abs(x), abs(growth)) < 0.05
-        assert max(abs(picture_y), abs(picture_x)) < 0.01
+        assert max(abs(image_y), abs(image_x)) < 0.01
 
 
 # --- the command --------------------------------------------------------------------------

@@ -311,15 +311,15 @@ def _model():
 
 def use_image(path: Path, segmenter) -> str | None:
     """As `detect` does, with a network that finds nothing."""
-    from mrcnn.images.image_files import find_pictures
+    from mrcnn.images.image_files import find_images
 
-    pictures, unreadable = find_pictures([path])
+    images, unreadable = find_images([path])
     for one in unreadable:  # `detect` prints both
         raise UserError(f"{one.path}: {one.reason}")
-    for picture in pictures[:8]:
-        pixels = picture.read()
-        if pixels.shape != picture.shape:
-            return f"another shape than announced: {pixels.shape} for {picture.shape}"
+    for image in images[:8]:
+        pixels = image.read()
+        if pixels.shape != image.shape:
+            return f"another shape than announced: {pixels.shape} for {image.shape}"
         try:
             segmenter.detect(pixels, diameter=30)
         except UserError as error:  # `detect` names the image

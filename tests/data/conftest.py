@@ -2,13 +2,13 @@
 
 import pytest
 
-from tests.support.labelled_files import write_picture
+from tests.support.labelled_files import write_image
 
 
 @pytest.fixture
 def images(tmp_path):
     """Two images in one folder and one in a folder inside, of different kinds."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     for number, name in enumerate(("a.tif", "b.png", "plate/a.jpg")):
-        write_picture(folder / name, seed=number)
+        write_image(folder / name, seed=number)
     return folder

@@ -76,7 +76,7 @@ def test_the_curve_is_gamma_then_contrast_then_brightness(image):
         np.testing.assert_array_equal(result, 255 - expected if inverted else expected)
 
 
-def test_faint_pictures_stay_visible():
+def test_faint_images_stay_visible():
     """Fluorescence often lives between 5 and 20 of 255."""
     image = np.full((8, 8, 3), 5, np.uint8)
     image[2:6, 2:6] = 20

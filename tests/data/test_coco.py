@@ -16,7 +16,7 @@ from tests.support.labelled_files import (
     expected,
     load,
     read,
-    write_picture,
+    write_image,
 )
 
 
@@ -34,10 +34,10 @@ def test_file_names_of_coco(names, images, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Images without labels")
-def test_file_names_that_fit_no_or_several_pictures(images, tmp_path):
-    write_picture(images / "deep" / "b.png")
-    write_picture(images / "c" / "x.png")
-    write_picture(images / "d" / "x.png")
+def test_file_names_that_fit_no_or_several_images(images, tmp_path):
+    write_image(images / "deep" / "b.png")
+    write_image(images / "c" / "x.png")
+    write_image(images / "d" / "x.png")
     file = tmp_path / "coco.json"
     with pytest.warns(MRCNNWarning, match="Labels without image, left out: 1 .first: other/a"):
         assert read(
@@ -59,7 +59,7 @@ def test_file_names_that_fit_no_or_several_pictures(images, tmp_path):
                 {
                     "val/a.tif": TRUTH["b"],
                     "train/a.tif": TRUTH["b"],
-                    "pictures/a.tif": TRUTH["a"],
+                    "images/a.tif": TRUTH["a"],
                 },
             ),
         ) == expected("a")
@@ -69,9 +69,9 @@ def test_file_names_that_fit_no_or_several_pictures(images, tmp_path):
         find_pairs(images, coco_file(file, {"a.tif": TRUTH["a"], "a.png": TRUTH["a"]}))
 
 
-def one_picture(tmp_path, annotations, **entry):
+def one_image(tmp_path, annotations, **entry):
     """A COCO data set of one image of 6 x 8 pixels with these annotations."""
-    write_picture(tmp_path / "a.png", (6, 8))
+    write_image(tmp_path / "a.png", (6, 8))
     content = {
         "images": [{"id": "p", "file_name": "a.png", **entry}],
         "annotations": [
@@ -87,7 +87,7 @@ SQUARE = {"segmentation": [[1, 1, 4, 1, 4, 4, 1, 4]]}
 
 def test_overlapping_annotations_and_several_polygons(tmp_path):
     two = {"segmentation": [[0, 0, 2, 0, 2, 2, 0, 2], [6, 4, 8, 4, 8, 6, 6, 6]]}
-    dataset = one_picture(tmp_path, [SQUARE, two])
+    dataset = one_image(tmp_path, [SQUARE, two])
     masks, class_ids = dataset.load_mask(0)
     assert dataset.load_layers(0)[0].shape == (6, 8, 2) and class_ids.tolist() == [1, 1]
     truth = np.zeros((6, 8, 2), bool)
@@ -98,7 +98,7 @@ def test_overlapping_annotations_and_several_polygons(tmp_path):
 def test_what_coco_files_have_besides(tmp_path):
     away = {"segmentation": [[90, 90, 99, 90, 99, 99]]}
     with pytest.warns(MRCNNWarning) as seen:
-        dataset = one_picture(
+        dataset = one_image(
             tmp_path,
             [
                 SQUARE,
@@ -124,7 +124,7 @@ def test_what_coco_files_have_besides(tmp_path):
     ):
         assert re.search(words, text)
     with pytest.warns(MRCNNWarning, match="without any annotation, taken as .* without nuclei: 1"):
-        layers, class_ids = one_picture(tmp_path, []).load_layers(0)
+        layers, class_ids = one_image(tmp_path, []).load_layers(0)
     assert layers.shape == (6, 8, 1) and not layers.any() and not len(class_ids)
 
 
@@ -147,7 +147,7 @@ def test_what_coco_files_have_besides(tmp_path):
     ],
 )
 def test_annotations_that_cannot_be_read(segmentation, words, tmp_path):
-    dataset = one_picture(tmp_path, [{"segmentation": segmentation}])
+    dataset = one_image(tmp_path, [{"segmentation": segmentation}])
     with pytest.raises(UserError, match=f"annotation .?5.? of .?a.png.? cannot be read: .*{words}"):
         dataset.load_layers(0)
 
@@ -187,7 +187,7 @@ def test_where_all_are_crowds_they_are_nuclei(kind, tmp_path):
     runs = {"segmentation": {"size": [6, 8], "counts": [7, 3, 38]}}
     one = runs if kind == "run lengths" else SQUARE
     with pytest.warns(MRCNNWarning, match="all 2 annotations are crowds .* taken as one nucleus"):
-        dataset = one_picture(tmp_path, [{**one, "iscrowd": 1}] * 2)
+        dataset = one_image(tmp_path, [{**one, "iscrowd": 1}] * 2)
     layers, class_ids = dataset.load_layers(0)
     assert class_ids.tolist() == [1, 1] and layers.any()
 
@@ -208,10 +208,8 @@ def test_work_follows_the_size_of_the_image():
     assert abs(inside.sum() / (4000 * 10 / 2) - 1) < 0.01
 
 
-def test_coco_for_pictures_of_another_size(tmp_path):
-    (pair,) = [
-        info["pair"] for info in one_picture(tmp_path, [SQUARE], height=6, width=9).image_info
-    ]
+def test_coco_for_images_of_another_size(tmp_path):
+    (pair,) = [info["pair"] for info in one_image(tmp_path, [SQUARE], height=6, width=9).image_info]
     (line,) = check_pairs([pair])
     assert "labels of 6 x 9 pixels" in line and "a.png, which has 6 x 8" in line
-    assert check_pairs([one_picture(tmp_path, [SQUARE]).image_info[0]["pair"]]) == []
+    assert check_pairs([one_image(tmp_path, [SQUARE]).image_info[0]["pair"]]) == []

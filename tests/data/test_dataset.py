@@ -87,7 +87,7 @@ def test_load_image_gives_rgb(tmp_path, channels):
     np.testing.assert_array_equal(dataset.load_image(0), expected)
 
 
-@pytest.mark.parametrize("content", [None, b"no picture"])
+@pytest.mark.parametrize("content", [None, b"no image"])
 def test_an_unreadable_file_is_named(tmp_path, content):
     path = tmp_path / "broken.png"
     if content is not None:

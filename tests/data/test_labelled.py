@@ -12,7 +12,7 @@ from mrcnn.config import Config
 from mrcnn.data.pairs import check_pairs, find_pairs
 from mrcnn.data.sources import load_arrays
 from mrcnn.errors import MRCNNWarning, UserError
-from mrcnn.images.image_files import find_pictures
+from mrcnn.images.image_files import find_images
 from mrcnn.pixels.exposure import measure
 from mrcnn.pixels.polygons import fill_runs
 from mrcnn.results import result_files
@@ -27,8 +27,8 @@ from tests.support.labelled_files import (
     load,
     masks_of,
     read,
+    write_image,
     write_labels,
-    write_picture,
 )
 
 # ---- Round trips ---------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_coco(images, tmp_path, form):
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.float32])
 @pytest.mark.parametrize("shape", [(40, 56), (40, 56, 3)])
-def test_pictures_of_any_depth(tmp_path, kind, shape):
+def test_images_of_any_depth(tmp_path, kind, shape):
     values = np.random.default_rng(0).random(shape)
     values = (values if kind == np.float32 else values * np.iinfo(kind).max).astype(kind)
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb" if len(shape) == 3 else None)
@@ -141,7 +141,7 @@ def test_planes_with_labels_of_their_own(tmp_path):
 
 
 def test_a_label_stack_of_one_image_is_refused(tmp_path):
-    write_picture(tmp_path / "a.tif")
+    write_image(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "a_mask.tif", LABEL_STACK, photometric="minisblack")
     (line,) = check_pairs(find_pairs(tmp_path, tmp_path))
     assert "a_mask.tif: holds 3 images" in line
@@ -177,8 +177,8 @@ def test_training_and_detection_see_the_same_grey_levels(kind, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", values.astype(kind))
     write_labels(tmp_path / "a_mask.tif", TRUTH["a"])
     dataset = load(find_pairs(tmp_path, tmp_path))
-    (picture,), _ = find_pictures([tmp_path / "a.tif"])
-    seen = measure(picture, config).apply(picture.read())
+    (image,), _ = find_images([tmp_path / "a.tif"])
+    seen = measure(image, config).apply(image.read())
     trained = load_arrays(dataset, 0, config)[0]
     np.testing.assert_array_equal(trained, np.broadcast_to(seen, trained.shape))
 
@@ -208,7 +208,7 @@ def test_of_a_palette_the_numbers_count(colours, tmp_path):
     made = Image.frombytes("P", SIZE[::-1], labels.tobytes())
     made.putpalette(palettes()[colours].astype(np.uint8).ravel().tolist())
     made.save(tmp_path / "a_mask.png")
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     assert masks_of(*labels_of(load(find_pairs(tmp_path, tmp_path)), 0)) == instances(labels)
 
 
@@ -226,7 +226,7 @@ def test_sizes_that_differ(images, tmp_path):
 def test_broken_files(images, tmp_path):
     for name, labels in TRUTH.items():
         write_labels(tmp_path / "labels" / f"{name}.tif", labels)
-    (images / "b.png").write_bytes(b"no picture")
+    (images / "b.png").write_bytes(b"no image")
     (tmp_path / "labels" / "a.tif").write_bytes(b"II*\0 broken")
     pairs = find_pairs(images, tmp_path / "labels")
     assert [line.partition(": ")[2][:22] for line in check_pairs(pairs)] == [

@@ -11,8 +11,8 @@ from tests.support.labelled_files import (
     coco_file,
     expected,
     read,
+    write_image,
     write_labels,
-    write_picture,
 )
 
 
@@ -53,8 +53,8 @@ def test_customary_names(labels, tmp_path):
         there.mkdir(parents=True)
     (tmp_path / "labels" / "x" / labels).parent.mkdir(exist_ok=True)
     (tmp_path / "labels" / "x" / labels).touch()
-    for picture in (f"{name}.tif", f"{name}_img.PNG", f"{name}.ome.tif", f"{name}_image.jpg"):
-        path = tmp_path / "images" / "x" / picture
+    for image in (f"{name}.tif", f"{name}_img.PNG", f"{name}.ome.tif", f"{name}_image.jpg"):
+        path = tmp_path / "images" / "x" / image
         path.touch()
         found = matched(tmp_path / "images", tmp_path / "labels")
         assert list(found.values()) == [[f"x/{labels}"]]
@@ -113,7 +113,7 @@ def test_whole_names_go_before_suffixes(tmp_path):
 @pytest.mark.parametrize(
     "files", [("a_mask.png", "a_gt.png"), ("a.png", "a.tif"), ("a.zip", "a.roi")]
 )
-def test_two_labels_of_one_picture(files, images, tmp_path):
+def test_two_labels_of_one_image(files, images, tmp_path):
     (tmp_path / "labels").mkdir()
     for file in files:
         (tmp_path / "labels" / file).touch()
@@ -121,8 +121,8 @@ def test_two_labels_of_one_picture(files, images, tmp_path):
         find_pairs(images, tmp_path / "labels")
 
 
-def test_two_pictures_of_one_name(images):
-    write_picture(images / "b.bmp")
+def test_two_images_of_one_name(images):
+    write_image(images / "b.bmp")
     with pytest.raises(UserError, match="both b.bmp and b.png; keep one"):
         find_pairs(images, images)
 

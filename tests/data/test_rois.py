@@ -8,7 +8,7 @@ import pytest
 
 from mrcnn.data.pairs import find_pairs
 from mrcnn.errors import MRCNNWarning, UserError
-from tests.support.labelled_files import TRUTH, load, write_labels, write_picture
+from tests.support.labelled_files import TRUTH, load, write_image, write_labels
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def roi():
 
 def roi_set(tmp_path, rois):
     """A data set of one image of 20 x 24 pixels with ROIs by name."""
-    write_picture(tmp_path / "a.png", (20, 24))
+    write_image(tmp_path / "a.png", (20, 24))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name, made in rois.items():
             archive.writestr(f"{name}.roi", made if isinstance(made, bytes) else made.tobytes())
@@ -159,7 +159,7 @@ def test_zip_files_of_other_kinds(roi, tmp_path):
 
 def test_rois_without_roifile(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "roifile", None)
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     (tmp_path / "a.zip").touch()
     with pytest.raises(UserError, match="pip install roifile"):
         find_pairs(tmp_path, tmp_path)

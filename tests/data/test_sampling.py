@@ -113,7 +113,7 @@ def test_all_images_that_are_taken_may_be_broken():
     class Broken(Weighted):
         def load_image(self, image_id):
             if image_id == 0:
-                raise OSError("no such picture")
+                raise OSError("no such image")
             return super().load_image(image_id)
 
     with pytest.raises(UserError, match="1 of 1 images failed"):

@@ -37,7 +37,7 @@ PINNED = ["plate2/002", "plate0/006", "plate2/017"]
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
-def test_both_subsets_have_pictures(share):
+def test_both_subsets_have_images(share):
     for seed in range(40):
         assert set(split(pairs_of("ab"), share, seed).values()) == {"train", "val"}
         assert split(pairs_of("a"), share, seed) == {"a": "train"}
@@ -80,7 +80,7 @@ def test_split_file_edited_by_hand(text, tmp_path):
     assert read_split(tmp_path / "split.csv", pairs_of("ab"), 0, 0) == {"a": "val", "b": "train"}
 
 
-def test_split_file_of_other_pictures(tmp_path):
+def test_split_file_of_other_images(tmp_path):
     """New images come where they would have come without the file."""
     names = NAMES[:40]
     (tmp_path / "split.csv").write_text(

@@ -15,7 +15,7 @@ def test_tiles_go_to_all_workers(client, rng, tmp_path, monkeypatch):
     pixels = spots(rng, (1500, 1700), 900)
     zarr.create_array(tmp_path / "a.zarr", data=pixels, chunks=(256, 256))
     finder = Segmenter(SpotFinder(), ("spot",), SETTINGS)
-    picture = open_image(tmp_path / "a.zarr")
+    image = open_image(tmp_path / "a.zarr")
     groups, give_out = [], team.Team._give_out
 
     def watched(self, task, priority=0):
@@ -23,9 +23,9 @@ def test_tiles_go_to_all_workers(client, rng, tmp_path, monkeypatch):
         return give_out(self, task, priority)
 
     monkeypatch.setattr(team.Team, "_give_out", watched)
-    [far] = finder.map([picture], client=client, tile=256)
+    [far] = finder.map([image], client=client, tile=256)
     assert groups.count(10) > 15  # groups of tiles, besides the first look
-    here = finder.detect(picture, tile=256)
+    here = finder.detect(image, tile=256)
     assert len(here) > 500
     for one, other in ((far.labels, here.labels), (far.scores, here.scores)):
         np.testing.assert_array_equal(one, other)

@@ -8,7 +8,7 @@ import pytest
 
 from mrcnn.errors import UserError
 from mrcnn.images import czi
-from tests.support.image_files import assert_reads, picture_of, pictures_of, random_pixels, reason
+from tests.support.image_files import assert_reads, image_of, images_of, random_pixels, reason
 
 imagecodecs = pytest.importorskip("imagecodecs")
 pytest.importorskip("czifile")
@@ -70,11 +70,11 @@ def test_scenes_channels_depths_and_tiles(tmp_path, compression):
         **MICRONS,
     )
     assert "1 DAPI, 2 GFP" in reason(tmp_path / "a.czi")
-    pictures = pictures_of(tmp_path / "a.czi", channel="gfp")
-    assert [p.name for p in pictures] == [f"a_s{s}_z00{z}" for s in (1, 2) for z in (1, 2, 3)]
-    assert_reads(pictures[5], pixels[1, 1, 2])
-    assert pictures[5].about == ("channel 2 of 2 (GFP)", "s2_z003", "CZI", ())
-    assert pictures[5].mpp == pytest.approx(0.325)
+    images = images_of(tmp_path / "a.czi", channel="gfp")
+    assert [p.name for p in images] == [f"a_s{s}_z00{z}" for s in (1, 2) for z in (1, 2, 3)]
+    assert_reads(images[5], pixels[1, 1, 2])
+    assert images[5].about == ("channel 2 of 2 (GFP)", "s2_z003", "CZI", ())
+    assert images[5].mpp == pytest.approx(0.325)
 
 
 def test_colours_and_uncovered_places(tmp_path):
@@ -86,10 +86,10 @@ def test_colours_and_uncovered_places(tmp_path):
     ]
     for name, compression in (("a", "uncompressed:"), ("b", ZSTD)):
         write(tmp_path / f"{name}.czi", tiles, compression, **MICRONS)
-        picture = picture_of(tmp_path / f"{name}.czi")
-        assert_reads(picture, truth)
-        assert picture.about.channels == "RGB"
-        assert picture.about.notes == ("places that were not scanned are taken as white",)
+        image = image_of(tmp_path / f"{name}.czi")
+        assert_reads(image, truth)
+        assert image.about.channels == "RGB"
+        assert image.about.notes == ("places that were not scanned are taken as white",)
 
 
 @pytest.mark.parametrize("samples, dtype", [(3, np.uint8), (1, np.uint8), (1, np.uint16)])
@@ -107,7 +107,7 @@ def test_jpeg_xr(tmp_path, samples, dtype):
         struct.pack_into("<i", data, entry + 18, 4)
 
     patch(tmp_path / "a.czi", encode)
-    assert_reads(picture_of(tmp_path / "a.czi"), pixels)
+    assert_reads(image_of(tmp_path / "a.czi"), pixels)
 
 
 def test_levels(tmp_path):
@@ -117,11 +117,11 @@ def test_levels(tmp_path):
     for name, parts in (("a", halves), ("gaps", halves[:1])):
         write(tmp_path / f"{name}.czi", [(pixels, (0, 0), {}, 0), *parts], **MICRONS)
         patch(tmp_path / f"{name}.czi", say_reduced)
-    picture = picture_of(tmp_path / "a.czi")
-    assert picture.levels == ((60, 80), (30, 40))
-    assert_reads(picture, pixels)
-    assert_reads(picture.reduced(0.5), small)
-    assert picture_of(tmp_path / "gaps.czi").levels == ((60, 80),)
+    image = image_of(tmp_path / "a.czi")
+    assert image.levels == ((60, 80), (30, 40))
+    assert_reads(image, pixels)
+    assert_reads(image.reduced(0.5), small)
+    assert image_of(tmp_path / "gaps.czi").levels == ((60, 80),)
 
 
 def test_scenes_have_their_names(tmp_path):
@@ -132,7 +132,7 @@ def test_scenes_have_their_names(tmp_path):
     names = b"<S><Scenes><Scene Index='0' Name='left'/><Scene Index='1' Name='A/1'/></Scenes></S>"
     data = data.replace(b"</Channels>", b"</Channels>" + names)
     path.write_bytes(data.replace(b"x" * len(names), b"", 1))
-    assert [picture.name for picture in pictures_of(path)] == ["a_s1_left", "a_s2_A_1"]
+    assert [image.name for image in images_of(path)] == ["a_s1_left", "a_s2_A_1"]
 
 
 def test_broken_files_are_one_line_each(tmp_path):
@@ -144,7 +144,7 @@ def test_broken_files_are_one_line_each(tmp_path):
     path.write_bytes(good)
     patch(path, lambda data, number, position, entry: data.__setitem__(position, 0))
     with pytest.raises(UserError, match="a.czi: ends before its pixels do, or its directory"):
-        picture_of(path).read()
+        image_of(path).read()
     write(
         path := tmp_path / "far.czi", [(random_pixels(9, 9, 1), (c, c), {}, 0) for c in (0, 9000)]
     )

@@ -17,12 +17,12 @@ from PIL import Image, ImageOps
 
 from mrcnn.errors import MissingFileError, MRCNNWarning, UserError
 from mrcnn.images import listing, pillow, tiff_pages
-from mrcnn.images.image_files import decode, find_pictures
+from mrcnn.images.image_files import decode, find_images
 from tests.support.image_files import (
     WINDOWS,
     assert_reads,
-    picture_of,
-    pictures_of,
+    image_of,
+    images_of,
     random_pixels,
     reason,
 )
@@ -35,38 +35,38 @@ from tests.support.image_files import (
 def test_png_and_bmp(tmp_path, name, shape):
     pixels = random_pixels(*shape)
     Image.fromarray(pixels).save(tmp_path / name)
-    picture = picture_of(tmp_path / name)
-    assert_reads(picture, pixels)
-    assert picture.name == "a" and picture.path == tmp_path / name and picture.mpp is None
-    assert picture.channels == (("red", "green", "blue") if len(shape) == 3 else ())
+    image = image_of(tmp_path / name)
+    assert_reads(image, pixels)
+    assert image.name == "a" and image.path == tmp_path / name and image.mpp is None
+    assert image.channels == (("red", "green", "blue") if len(shape) == 3 else ())
 
 
 def test_png_of_one_bit_sixteen_bits_and_palette(tmp_path):
     bits = random_pixels(50, 70, dtype=bool)
     Image.fromarray(bits).save(tmp_path / "bits.png")
-    assert_reads(picture_of(tmp_path / "bits.png"), bits)
+    assert_reads(image_of(tmp_path / "bits.png"), bits)
     deep = random_pixels(50, 70, dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert_reads(picture_of(tmp_path / "deep.png"), deep)
+    assert_reads(image_of(tmp_path / "deep.png"), deep)
     indices, colours = random_pixels(50, 70), random_pixels(256, 3)
     image = Image.fromarray(indices)
     image.putpalette(colours.tobytes())
     image.save(tmp_path / "palette.png")
-    assert_reads(picture_of(tmp_path / "palette.png"), colours[indices])
+    assert_reads(image_of(tmp_path / "palette.png"), colours[indices])
 
 
 @pytest.mark.parametrize("channels", [2, 4])
 def test_png_alpha_is_dropped(tmp_path, channels):
     pixels = random_pixels(50, 70, channels)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert_reads(picture_of(tmp_path / "a.png"), pixels[..., :-1])
+    assert_reads(image_of(tmp_path / "a.png"), pixels[..., :-1])
 
 
 @pytest.mark.parametrize("channels, kind", [(2, 4), (3, 2), (4, 6)])
 def test_png_of_sixteen_bit_colours_is_exact(tmp_path, channels, kind):
     pixels = random_pixels(50, 70, channels, dtype=np.uint16)
     (tmp_path / "a.png").write_bytes(png(pixels, kind))
-    assert_reads(picture_of(tmp_path / "a.png"), pixels[..., : 1 if channels == 2 else 3])
+    assert_reads(image_of(tmp_path / "a.png"), pixels[..., : 1 if channels == 2 else 3])
 
 
 def png(pixels, kind):
@@ -100,10 +100,10 @@ def test_files_in_memory_are_read_as_those_on_disk(tmp_path):
         ("e.jpg", Image.fromarray(colours[..., :3])),
     ):
         image.save(tmp_path / name)
-        (picture,), _ = find_pictures([tmp_path / name])
+        (found,), _ = find_images([tmp_path / name])
         data = (tmp_path / name).read_bytes()
-        np.testing.assert_array_equal(decode(data, name), picture.read())
-        np.testing.assert_array_equal(decode(data, name, labels=True), picture.read_labels())
+        np.testing.assert_array_equal(decode(data, name), found.read())
+        np.testing.assert_array_equal(decode(data, name, labels=True), found.read_labels())
     tifffile.imwrite(
         tmp_path / "stack.tif", np.zeros((3, 6, 5), np.uint8), photometric="minisblack"
     )
@@ -121,13 +121,13 @@ def test_jpeg(tmp_path, mode):
     Image.fromarray(random_pixels(50, 70, 3)).convert(mode).save(tmp_path / "a.jpg")
     with Image.open(tmp_path / "a.jpg") as image:
         truth = np.asarray(image if mode != "CMYK" else image.convert("RGB"))
-    assert_reads(picture_of(tmp_path / "a.jpg"), truth)
+    assert_reads(image_of(tmp_path / "a.jpg"), truth)
 
 
 def test_the_ending_does_not_decide(tmp_path):
     pixels = random_pixels(50, 70)
     Image.fromarray(pixels).save(tmp_path / "a.tif", format="PNG")
-    assert_reads(picture_of(tmp_path / "a.tif"), pixels)
+    assert_reads(image_of(tmp_path / "a.tif"), pixels)
 
 
 def test_a_png_that_claims_to_be_huge(tmp_path):
@@ -141,16 +141,16 @@ def test_a_png_that_claims_to_be_huge(tmp_path):
 def test_windows_of_a_png_decode_it_once(tmp_path, monkeypatch):
     pixels = random_pixels(50, 70)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    picture, decoded = picture_of(tmp_path / "a.png"), []
+    image, decoded = image_of(tmp_path / "a.png"), []
     decode = pillow._decode
     monkeypatch.setattr(pillow, "_decode", lambda path: decoded.append(1) or decode(path))
     for window in WINDOWS[:3]:
-        np.testing.assert_array_equal(picture.read(window)[..., 0], pixels[window])
+        np.testing.assert_array_equal(image.read(window)[..., 0], pixels[window])
     assert len(decoded) == 1
     other = 255 - pixels
     Image.fromarray(other).save(tmp_path / "a.png")
     os.utime(tmp_path / "a.png", (1, 1))
-    np.testing.assert_array_equal(picture.read(WINDOWS[1])[..., 0], other[WINDOWS[1]])
+    np.testing.assert_array_equal(image.read(WINDOWS[1])[..., 0], other[WINDOWS[1]])
 
 
 # --- TIFF ---------------------------------------------------------------------------------------
@@ -181,9 +181,9 @@ def test_tiff_layouts(tmp_path, layout, shape, byteorder):
         metadata=None,
         **LAYOUTS[layout],
     )
-    picture = picture_of(tmp_path / "a.tif")
-    assert_reads(picture, pixels[..., :3] if len(shape) == 3 else pixels)
-    assert picture.channels == (("red", "green", "blue") if len(shape) == 3 else ())
+    image = image_of(tmp_path / "a.tif")
+    assert_reads(image, pixels[..., :3] if len(shape) == 3 else pixels)
+    assert image.channels == (("red", "green", "blue") if len(shape) == 3 else ())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -198,11 +198,11 @@ def test_tiff_with_channels_first(tmp_path, layout, photometric):
         **LAYOUTS[layout],
     )
     if photometric == "rgb":
-        assert_reads(picture_of(tmp_path / "a.tif"), pixels.transpose(1, 2, 0))
+        assert_reads(image_of(tmp_path / "a.tif"), pixels.transpose(1, 2, 0))
     else:
         assert "has 3 channels" in reason(tmp_path / "a.tif")
     for channel in (1, "2", 3):
-        chosen = picture_of(tmp_path / "a.tif", channel)
+        chosen = image_of(tmp_path / "a.tif", channel)
         assert_reads(chosen, pixels[int(channel) - 1])
 
 
@@ -222,7 +222,7 @@ def test_tiff_with_channels_first(tmp_path, layout, photometric):
 def test_tiff_types(tmp_path, dtype, layout):
     pixels = random_pixels(50, 70, dtype=dtype)
     tifffile.imwrite(tmp_path / "a.tif", pixels, **layout)
-    assert_reads(picture_of(tmp_path / "a.tif"), pixels)
+    assert_reads(image_of(tmp_path / "a.tif"), pixels)
 
 
 @pytest.mark.parametrize("compression", ["lzw", "zstd", "packbits", "jpeg", "jpeg2000"])
@@ -237,7 +237,7 @@ def test_tiff_codecs_of_imagecodecs(tmp_path, compression):
         tile=(16, 32),
         photometric="rgb" if rgb else "minisblack",
     )
-    assert_reads(picture_of(tmp_path / "a.tif"), tifffile.imread(tmp_path / "a.tif"))
+    assert_reads(image_of(tmp_path / "a.tif"), tifffile.imread(tmp_path / "a.tif"))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -248,9 +248,9 @@ def test_tiff_of_jpegs_that_share_their_tables(tmp_path, mode):
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         assert tiff.pages[0].jpegtables
         truth = tiff.pages[0].asarray()
-    picture = picture_of(tmp_path / "a.tif")
-    assert_reads(picture, truth)
-    assert picture.channels == (("red", "green", "blue") if mode == "RGB" else ())
+    found = image_of(tmp_path / "a.tif")
+    assert_reads(found, truth)
+    assert found.channels == (("red", "green", "blue") if mode == "RGB" else ())
 
 
 def test_tiff_strips_that_are_left_out(tmp_path):
@@ -258,7 +258,7 @@ def test_tiff_strips_that_are_left_out(tmp_path):
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
         for tag in ("StripOffsets", "StripByteCounts"):
             tiff.pages[0].tags[tag].overwrite(0)
-    assert_reads(picture_of(tmp_path / "a.tif"), np.zeros((50, 70), np.uint8))
+    assert_reads(image_of(tmp_path / "a.tif"), np.zeros((50, 70), np.uint8))
 
 
 @pytest.mark.parametrize("layout", [{"tile": (16, 16)}, {"rowsperstrip": 8}])
@@ -266,7 +266,7 @@ def test_tiff_float_predictor(tmp_path, layout):
     pytest.importorskip("imagecodecs")
     pixels = random_pixels(50, 70, dtype=np.float32)
     tifffile.imwrite(tmp_path / "a.tif", pixels, compression="zlib", predictor=3, **layout)
-    assert_reads(picture_of(tmp_path / "a.tif"), pixels)
+    assert_reads(image_of(tmp_path / "a.tif"), pixels)
 
 
 def test_without_imagecodecs_the_reason_says_what_to_install(tmp_path):
@@ -274,9 +274,9 @@ def test_without_imagecodecs_the_reason_says_what_to_install(tmp_path):
     Image.fromarray(random_pixels(50, 70)).save(tmp_path / "b.tif", compression="tiff_deflate")
     code = (
         "import sys; sys.modules['imagecodecs'] = None\n"
-        "from mrcnn.images.image_files import find_pictures\n"
-        "pictures, [unreadable] = find_pictures([sys.argv[1]])\n"
-        "print(pictures[0].read().shape, unreadable.path.name, unreadable.reason)"
+        "from mrcnn.images.image_files import find_images\n"
+        "images, [unreadable] = find_images([sys.argv[1]])\n"
+        "print(images[0].read().shape, unreadable.path.name, unreadable.reason)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
@@ -293,11 +293,11 @@ def test_tiff_palettes(tmp_path):
     image = Image.fromarray(indices)
     image.putpalette(colours.tobytes())
     image.save(tmp_path / "colours.tif")
-    assert_reads(picture_of(tmp_path / "colours.tif"), colours[indices])
+    assert_reads(image_of(tmp_path / "colours.tif"), colours[indices])
     blue = np.zeros((3, 256), np.uint16)
     blue[2] = np.arange(256) * 257
     tifffile.imwrite(tmp_path / "blue.tif", indices, photometric="palette", colormap=blue)
-    assert_reads(picture_of(tmp_path / "blue.tif"), indices)
+    assert_reads(image_of(tmp_path / "blue.tif"), indices)
     tifffile.imwrite(
         tmp_path / "imagej.tif",
         indices,
@@ -305,7 +305,7 @@ def test_tiff_palettes(tmp_path):
         photometric="palette",
         colormap=colours.T.astype(np.uint16) * 257,
     )
-    assert_reads(picture_of(tmp_path / "imagej.tif"), indices)
+    assert_reads(image_of(tmp_path / "imagej.tif"), indices)
 
 
 def test_grey_with_alpha_and_two_other_samples(tmp_path):
@@ -318,11 +318,11 @@ def test_grey_with_alpha_and_two_other_samples(tmp_path):
             planarconfig="contig",
             extrasamples=[extra],
         )
-    assert_reads(picture_of(tmp_path / "unassalpha.tif"), pixels[..., 0])
+    assert_reads(image_of(tmp_path / "unassalpha.tif"), pixels[..., 0])
     assert reason(tmp_path / "unspecified.tif") == (
         "has 2 channels (1 to 2): choose one with --channel"
     )
-    assert_reads(picture_of(tmp_path / "unspecified.tif", 2), pixels[..., 1])
+    assert_reads(image_of(tmp_path / "unspecified.tif", 2), pixels[..., 1])
 
 
 def multi_file_set(folder, pixels):
@@ -350,15 +350,15 @@ def multi_file_set(folder, pixels):
 def test_ome_sets_of_files_are_found_once(tmp_path):
     pixels = random_pixels(3, 50, 70)
     names = multi_file_set(tmp_path, pixels)
-    pictures = pictures_of(tmp_path)
-    assert [picture.name for picture in pictures] == [f"set_0_t{t:04d}" for t in (1, 2, 3)]
-    for picture, page in zip(pictures, pixels, strict=True):
-        assert_reads(picture, page)
+    images = images_of(tmp_path)
+    assert [image.name for image in images] == [f"set_0_t{t:04d}" for t in (1, 2, 3)]
+    for image, page in zip(images, pixels, strict=True):
+        assert_reads(image, page)
     os.remove(tmp_path / names[1])
-    pictures, [absent] = find_pictures([tmp_path / names[2]])
+    images, [absent] = find_images([tmp_path / names[2]])
     assert "1 of 3 planes are absent" in absent.reason
-    assert [picture.name for picture in pictures] == ["set_2_t0001", "set_2_t0003"]
-    assert_reads(pictures[1], pixels[2])
+    assert [image.name for image in images] == ["set_2_t0001", "set_2_t0003"]
+    assert_reads(images[1], pixels[2])
 
 
 def test_ome_sets_that_a_companion_describes(tmp_path):
@@ -388,12 +388,12 @@ def test_ome_sets_that_a_companion_describes(tmp_path):
             tifffile.imwrite(tmp_path / name, pixels[number], description=xml, metadata=None)
 
     write("set.companion.ome")
-    [picture] = pictures_of(tmp_path, channel="gfp")
-    assert picture.mpp == 0.5
-    assert_reads(picture, pixels[1])
+    [image] = images_of(tmp_path, channel="gfp")
+    assert image.mpp == 0.5
+    assert_reads(image, pixels[1])
     write("gone.companion.ome")
-    pictures = pictures_of(tmp_path)
-    assert len(pictures) == 2 and "'gone.companion.ome', which desc" in pictures[0].about.notes[0]
+    images = images_of(tmp_path)
+    assert len(images) == 2 and "'gone.companion.ome', which desc" in images[0].about.notes[0]
     write("../elsewhere.companion.ome")
     assert "outside its own folder" in reason(tmp_path / "a.tif")
 
@@ -409,17 +409,17 @@ def test_imagej_files_that_describe_the_first_page_only(tmp_path, compression):
         **({"truncate": True} if compression is None else {"compression": compression}),
     )
     for channel in (1, 2):
-        pictures = pictures_of(tmp_path / "a.tif", channel=channel)
-        assert len(pictures) == 5
-        for picture, plane in zip(pictures, pixels, strict=True):
-            assert_reads(picture, plane[channel - 1])
+        images = images_of(tmp_path / "a.tif", channel=channel)
+        assert len(images) == 5
+        for image, plane in zip(images, pixels, strict=True):
+            assert_reads(image, plane[channel - 1])
 
 
 def test_imagej_colours(tmp_path):
     pixels = random_pixels(2, 50, 70, 3)
     tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "TYXS"})
-    for picture, page in zip(pictures_of(tmp_path / "a.tif"), pixels, strict=True):
-        assert_reads(picture, page)
+    for image, page in zip(images_of(tmp_path / "a.tif"), pixels, strict=True):
+        assert_reads(image, page)
 
 
 def test_five_channels_need_a_choice(tmp_path):
@@ -432,22 +432,22 @@ def test_five_channels_need_a_choice(tmp_path):
     assert reason(tmp_path / "a.ome.tif") == (
         "has 5 channels (1 DAPI, 2 FITC, 3 Cy3, 4 Cy5, 5 Cy7): choose one with --channel"
     )
-    assert_reads(picture_of(tmp_path / "a.ome.tif", "cy5"), pixels[3])
+    assert_reads(image_of(tmp_path / "a.ome.tif", "cy5"), pixels[3])
     tifffile.imwrite(
         tmp_path / "b.tif", pixels[:4], metadata={"axes": "CYX"}, photometric="minisblack"
     )
     assert reason(tmp_path / "b.tif") == "has 4 channels (1 to 4): choose one with --channel"
-    assert_reads(picture_of(tmp_path / "b.tif", 4), pixels[3])
+    assert_reads(image_of(tmp_path / "b.tif", 4), pixels[3])
 
 
 def test_channels_of_colours_and_grey(tmp_path):
     pixels = random_pixels(50, 70, 4)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     for channel, index in (("red", 0), ("Green", 1), ("BLUE", 2), (3, 2)):
-        assert_reads(picture_of(tmp_path / "a.png", channel), pixels[..., index])
+        assert_reads(image_of(tmp_path / "a.png", channel), pixels[..., index])
     assert reason(tmp_path / "a.png", 4) == "has no channel 4, only 1 red, 2 green, 3 blue"
     Image.fromarray(pixels[..., 0]).save(tmp_path / "b.png")
-    assert_reads(picture_of(tmp_path / "b.png", 1), pixels[..., 0])
+    assert_reads(image_of(tmp_path / "b.png", 1), pixels[..., 0])
     assert reason(tmp_path / "b.png", "red") == "has no channel red, only 1"
 
 
@@ -480,11 +480,11 @@ def test_tiffs_that_are_refused(tmp_path):
     assert "depth" in reason(tmp_path / "deep.tif")
 
 
-def test_pictures_of_one_row_or_column(tmp_path):
+def test_images_of_one_row_or_column(tmp_path):
     for shape in ((1, 70), (50, 1), (1, 1)):
         pixels = random_pixels(*shape)
         tifffile.imwrite(tmp_path / "a.tif", pixels)
-        assert_reads(picture_of(tmp_path / "a.tif"), pixels)
+        assert_reads(image_of(tmp_path / "a.tif"), pixels)
 
 
 # --- memory and threads -------------------------------------------------------------------------
@@ -508,14 +508,14 @@ def test_windows_of_a_huge_tiled_tiff_take_little_memory(tmp_path):
     y, x = 40 * 256, 50 * 256
     tracemalloc.start()
     try:
-        picture = picture_of(tmp_path / "a.tif")
-        found = picture.read((slice(y - 10, y + 300), slice(x - 10, x + 520)))[..., 0]
-        corner = picture.read((slice(19_990, None), slice(19_990, None)))
+        image = image_of(tmp_path / "a.tif")
+        found = image.read((slice(y - 10, y + 300), slice(x - 10, x + 520)))[..., 0]
+        corner = image.read((slice(19_990, None), slice(19_990, None)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 6e6
-    assert picture.shape == (20_000, 20_000, 1)
+    assert image.shape == (20_000, 20_000, 1)
     truth = np.pad(np.tile(tile, (1, 2)), ((10, 44), (10, 8)))
     np.testing.assert_array_equal(found, truth)
     assert corner.shape == (10, 10, 1) and not corner.any()
@@ -526,10 +526,10 @@ def test_windows_of_a_huge_file_in_one_piece_take_little_memory(tmp_path):
     pixels[700, 10_000:10_003] = 1, 2, 3
     pixels.flush()
     del pixels
-    picture = picture_of(tmp_path / "a.tif")
+    image = image_of(tmp_path / "a.tif")
     tracemalloc.start()
     try:
-        found = picture.read((slice(500, 900), slice(9_900, 10_200)))
+        found = image.read((slice(500, 900), slice(9_900, 10_200)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -541,14 +541,14 @@ def test_a_large_compressed_strip_is_decoded_once(tmp_path, monkeypatch):
     monkeypatch.setattr(tiff_pages, "LARGE_SEGMENT", 1000)
     pixels = random_pixels(50, 70, dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", pixels, compression="zlib", rowsperstrip=50)
-    picture = picture_of(tmp_path / "a.tif")
+    image = image_of(tmp_path / "a.tif")
     before = tiff_pages._last._block
-    picture.read()
+    image.read()
     assert tiff_pages._last._block is before  # of a whole image nothing is kept
-    assert_reads(picture, pixels)
+    assert_reads(image, pixels)
     block = tiff_pages._last._block
     assert block is not before
-    picture.read(WINDOWS[1])
+    image.read(WINDOWS[1])
     assert tiff_pages._last._block is block
 
 
@@ -566,7 +566,7 @@ def test_what_a_tiff_claims_takes_no_memory(tmp_path):
             tag.overwrite(value, dtype="Q")
         tracemalloc.start()
         with pytest.raises(UserError, match=said):
-            picture_of(path).read()
+            image_of(path).read()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 2**24
@@ -580,16 +580,16 @@ def test_threads_read_at_the_same_time(tmp_path):
     tifffile.imwrite(tmp_path / "whole.tif", pixels, photometric="rgb")
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(pixels).save(tmp_path / "b.png")
-    pictures, wrong = pictures_of(tmp_path), []
+    images, wrong = images_of(tmp_path), []
 
     def work(seed):
         rng = np.random.default_rng(seed)
         for _ in range(20):
-            picture = pictures[rng.integers(4)]
+            image = images[rng.integers(4)]
             y, x = rng.integers(0, 250, 2)
             window = slice(y, y + 40), slice(x, x + 70)
-            if not np.array_equal(picture.read(window), pixels[window]):
-                wrong.append((picture.name, window))
+            if not np.array_equal(image.read(window), pixels[window]):
+                wrong.append((image.name, window))
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
     for thread in threads:
@@ -599,14 +599,14 @@ def test_threads_read_at_the_same_time(tmp_path):
     assert not wrong
 
 
-def test_slices_of_a_picture(tmp_path):
+def test_slices_of_an_image(tmp_path):
     pixels = random_pixels(50, 70)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    picture = picture_of(tmp_path / "a.png")
-    np.testing.assert_array_equal(picture[3:9, 10:].squeeze(), pixels[3:9, 10:])
-    np.testing.assert_array_equal(picture[3:9].squeeze(), pixels[3:9])
+    image = image_of(tmp_path / "a.png")
+    np.testing.assert_array_equal(image[3:9, 10:].squeeze(), pixels[3:9, 10:])
+    np.testing.assert_array_equal(image[3:9].squeeze(), pixels[3:9])
     with pytest.raises(ValueError, match="step"):
-        picture.read((slice(0, 9, 2), slice(None)))
+        image.read((slice(0, 9, 2), slice(None)))
 
 
 # --- broken files -------------------------------------------------------------------------------
@@ -631,9 +631,9 @@ def test_truncated_files_name_themselves(tmp_path, name, options):
         Image.fromarray(pixels).save(path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3])
-    picture = picture_of(path)
+    image = image_of(path)
     with pytest.raises(UserError, match=f"{name}: (is broken|ends before)") as caught:
-        picture.read()
+        image.read()
     assert "\n" not in str(caught.value)
 
 
@@ -645,34 +645,34 @@ def test_garbage_inside_files(tmp_path):
     data = bytearray(path.read_bytes())
     data[offset : offset + 50] = bytes(50)
     path.write_bytes(data)
-    picture = picture_of(path)
-    picture.read((slice(0, 20), slice(None)))
+    image = image_of(path)
+    image.read((slice(0, 20), slice(None)))
     with pytest.raises(UserError, match="a.tif: is broken"):
-        picture.read((slice(15, 25), slice(None)))
+        image.read((slice(15, 25), slice(None)))
 
 
 def test_files_that_change_or_vanish(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(random_pixels(50, 70)).save(path)
-    picture = picture_of(path)
+    image = image_of(path)
     Image.fromarray(random_pixels(40, 70)).save(path)
     with pytest.raises(UserError, match="a.png: was changed"):
-        picture.read()
+        image.read()
     path.unlink()
     with pytest.raises(UserError, match="a.png: no such file"):
-        picture.read()
+        image.read()
 
 
 def test_unreadable_files_do_not_stop_the_rest(tmp_path):
     Image.fromarray(random_pixels(50, 70)).save(tmp_path / "good.png")
-    (tmp_path / "text.tif").write_text("not a picture")
+    (tmp_path / "text.tif").write_text("not an image")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "head.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "head.tif").write_bytes(b"II*\0\x08\0\0\0")
     (tmp_path / "away.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (tmp_path / "notes.txt").write_text("left out")
-    pictures, unreadable = find_pictures([tmp_path])
-    assert [picture.name for picture in pictures] == ["good"]
+    images, unreadable = find_images([tmp_path])
+    assert [image.name for image in images] == ["good"]
     assert {one.path.name: one.reason for one in unreadable}.keys() == {
         "text.tif",
         "empty.png",
@@ -696,10 +696,10 @@ def test_no_permission(tmp_path):
     (tmp_path / "b.png").chmod(0)
     (tmp_path / "inner").chmod(0)
     try:
-        pictures, unreadable = find_pictures([tmp_path])
+        images, unreadable = find_images([tmp_path])
     finally:
         (tmp_path / "inner").chmod(0o700)
-    assert [picture.name for picture in pictures] == ["a"]
+    assert [image.name for image in images] == ["a"]
     assert {(one.path.name, one.reason) for one in unreadable} == {
         ("b.png", "cannot be read (Permission denied)"),
         ("inner", "cannot be read (Permission denied)"),
@@ -736,17 +736,17 @@ def test_folders_are_searched_in_natural_order(tree):
         "__MACOSX/f.png",
     )
     (root / "well2" / "readme.md").write_text("")
-    names = [picture.name for picture in pictures_of(root)]
+    names = [image.name for image in images_of(root)]
     assert names == ["well2_b9", "well2_b10", "well2_deep_er_c", "well10_a"]
-    assert [picture.name for picture in pictures_of(root / "well2")] == ["b9", "b10", "deep_er_c"]
-    assert picture_of(root / ".hidden" / "d.png").name == "d"
+    assert [image.name for image in images_of(root / "well2")] == ["b9", "b10", "deep_er_c"]
+    assert image_of(root / ".hidden" / "d.png").name == "d"
 
 
 def test_patterns(tree):
     root = tree("a/x1.png", "a/x2.png", "a/y.tif", "b/c/x3.png", "__MACOSX/x4.png", "w[1].png")
 
     def names(*patterns):
-        return [picture.name for picture in pictures_of(*(str(root / one) for one in patterns))]
+        return [image.name for image in images_of(*(str(root / one) for one in patterns))]
 
     assert names("a/x*.png") == ["x1", "x2"]
     assert names("**/x*.png") == ["a_x1", "a_x2", "b_c_x3"]
@@ -757,22 +757,22 @@ def test_patterns(tree):
         names("z*.png")
 
 
-def test_inputs_without_pictures(tmp_path):
+def test_inputs_without_images(tmp_path):
     with pytest.raises(MissingFileError, match="nowhere.png: no such file or folder"):
-        find_pictures([tmp_path / "nowhere.png"])
+        find_images([tmp_path / "nowhere.png"])
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UserError, match="no images there") as caught:
-        find_pictures([tmp_path])
+        find_images([tmp_path])
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
-    assert find_pictures([]) == ([], [])
+    assert find_images([]) == ([], [])
 
 
 def test_duplicates_are_found_once(tree, monkeypatch):
     root = tree("a/x.png", "a/y.png")
     (root / "link.png").symlink_to(root / "a" / "x.png")
     monkeypatch.chdir(root)
-    pictures = pictures_of("a", root / "a" / "x.png", "a/../a/y.png", "a/*.png", root, "./a")
-    assert sorted(picture.name for picture in pictures) == ["x", "y"]
+    images = images_of("a", root / "a" / "x.png", "a/../a/y.png", "a/*.png", root, "./a")
+    assert sorted(image.name for image in images) == ["x", "y"]
 
 
 def test_kaggle_layout(tree):
@@ -783,19 +783,19 @@ def test_kaggle_layout(tree):
         "stage1/odd/masks/m.png",
         "masks/own.png",
     )
-    assert [picture.name for picture in pictures_of(root / "stage1")] == [
+    assert [image.name for image in images_of(root / "stage1")] == [
         "id2",
         "id10",
         "odd_photo",
     ]
-    assert [picture.name for picture in pictures_of(str(root / "stage1" / "**" / "*.png"))] == [
+    assert [image.name for image in images_of(str(root / "stage1" / "**" / "*.png"))] == [
         "id2",
         "id10",
         "odd_photo",
     ]
-    assert picture_of(root / "stage1" / "id10").name == "id10"
-    assert len(pictures_of(root / "stage1" / "id2" / "masks")) == 3  # named itself
-    assert picture_of(root / "masks").name == "own"
+    assert image_of(root / "stage1" / "id10").name == "id10"
+    assert len(images_of(root / "stage1" / "id2" / "masks")) == 3  # named itself
+    assert image_of(root / "masks").name == "own"
 
 
 def test_names_are_unlike_and_safe(tree):
@@ -813,7 +813,7 @@ def test_names_are_unlike_and_safe(tree):
         "i:j?.png",
         "  .x. .png",
     )
-    names = [picture.name for picture in pictures_of(root)]
+    names = [image.name for image in images_of(root)]
     assert len({name.casefold() for name in names}) == len(names) == 12
     assert {
         "a_png",
@@ -843,7 +843,7 @@ def test_names_of_planes_are_unlike_those_of_files(tmp_path):
         photometric="minisblack",
     )
     Image.new("L", (5, 5)).save(tmp_path / "a_z002.png")
-    assert [picture.name for picture in pictures_of(tmp_path)] == [
+    assert [image.name for image in images_of(tmp_path)] == [
         "a_tif_z001",
         "a_tif_z002",
         "a_z002_png",
@@ -851,32 +851,32 @@ def test_names_of_planes_are_unlike_those_of_files(tmp_path):
 
 
 def test_long_names_keep_their_end():
-    pictures = [(Path("/root", "ä" * 100, f"{'x' * 100}{number}.png"), "z001") for number in (1, 2)]
-    names = listing.picture_names([*pictures, (Path("/root/b.png"), "")])
+    images = [(Path("/root", "ä" * 100, f"{'x' * 100}{number}.png"), "z001") for number in (1, 2)]
+    names = listing.image_names([*images, (Path("/root/b.png"), "")])
     assert all(len(name.encode()) <= 160 for name in names)
     assert names[0].endswith("x1_z001") and len(set(names)) == 3
 
 
-def test_zarr_folders_are_pictures_and_not_searched(tree, zarr):
+def test_zarr_folders_are_images_and_not_searched(tree, zarr):
     root = tree("z.zarr/inner.png", "a.png")
     array = zarr.create_array(root / "b.zarr", shape=(5, 5), dtype="u1")
     array[:] = 7
     tree("b.zarr/c/stray.png")
-    pictures, [unreadable] = find_pictures([root])
-    assert [picture.name for picture in pictures] == ["a", "b"]
+    images, [unreadable] = find_images([root])
+    assert [image.name for image in images] == ["a", "b"]
     assert unreadable.path.name == "z.zarr"
-    assert picture_of(str(root / "b*")).name == "b"
-    assert {p.name for p in find_pictures([str(root / "**")])[0]} == {"a", "b"}
+    assert image_of(str(root / "b*")).name == "b"
+    assert {p.name for p in find_images([str(root / "**")])[0]} == {"a", "b"}
 
 
-def test_looking_for_pictures_reads_no_pixels(tmp_path):
+def test_looking_for_images_reads_no_pixels(tmp_path):
     """The pixels are missing from these files, which is seen when they are read."""
     pixels = random_pixels(500, 700)
     tifffile.imwrite(tmp_path / "a.tif", pixels)
     Image.fromarray(pixels).save(tmp_path / "b.png")
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:2000])
-    assert [picture.shape for picture in pictures_of(tmp_path)] == [(500, 700, 1)] * 2
+    assert [image.shape for image in images_of(tmp_path)] == [(500, 700, 1)] * 2
 
 
 # --- what a file says wrongly, or from elsewhere --------------------------------------------------
@@ -897,9 +897,9 @@ def test_orientation_tags_are_obeyed_and_said(tmp_path, name, orientation):
         tifffile.imwrite(tmp_path / name, pixels, extratags=[(274, 3, 1, orientation, True)])
     else:
         (tmp_path / other).rename(tmp_path / name)
-    picture = picture_of(tmp_path / name)
-    assert_reads(picture, truth)
-    assert any("orientation" in note for note in picture.about.notes) == (orientation > 1)
+    image = image_of(tmp_path / name)
+    assert_reads(image, truth)
+    assert any("orientation" in note for note in image.about.notes) == (orientation > 1)
 
 
 def test_rows_columns_and_channels_are_not_taken_for_planes(tmp_path, zarr):
@@ -921,9 +921,9 @@ def test_claims_of_small_files_are_refused(tmp_path, zarr):
         path = tmp_path / f"{name}.tif"
         tifffile.imwrite(path, pixels, metadata=None, description=description)
     zarr.create_array(tmp_path / "a.zarr", shape=(10**7, 8, 8), dtype="u1", chunks=(1, 8, 8))
-    pictures, unreadable = find_pictures([tmp_path])
+    images, unreadable = find_images([tmp_path])
     assert {one.path.name for one in unreadable} >= {"shaped.tif", "ome.tif", "count.tif", "a.zarr"}
-    assert [picture.path.name for picture in pictures] == ["imagej.tif"]
+    assert [image.path.name for image in images] == ["imagej.tif"]
     assert all("claims" in one.reason for one in unreadable)
 
 
@@ -965,15 +965,15 @@ def test_what_lies_elsewhere_is_not_read(tmp_path, zarr):
     chunks = tmp_path / "in" / "pipe.zarr" / "c" / "0"
     (chunks / "0").unlink()
     os.mkfifo(chunks / "0")
-    pictures, unreadable = find_pictures([tmp_path / "in"])
+    images, unreadable = find_images([tmp_path / "in"])
     reasons = {one.path.name: one.reason for one in unreadable}
     assert reasons["pipe.png"] == "not a regular file, but a named pipe"
     assert reasons["zero.tif"] == "not a regular file, but a device"
     assert all("outside its own folder" in reasons[f"ome{number}.tif"] for number in range(3))
     assert "named pipe" in reasons["ome3.tif"]
-    for picture, said in zip(pictures, ("outside its own folder", "a named pipe"), strict=True):
+    for image, said in zip(images, ("outside its own folder", "a named pipe"), strict=True):
         with pytest.raises(UserError, match=said):
-            picture.read()
+            image.read()
 
 
 @pytest.mark.timeout(60)
@@ -983,7 +983,7 @@ def test_linked_folders_are_searched_and_loops_are_walked_once(tree, tmp_path):
     for name in ("loop", "again"):
         (tmp_path / "data" / name).symlink_to(tmp_path / "data")
     for pattern in ("data", "data/**/*.png", "data/**"):
-        found = {path.name for path in listing.picture_paths([tmp_path / pattern])[0]}
+        found = {path.name for path in listing.image_paths([tmp_path / pattern])[0]}
         assert found == {"a.png", "b.png", "d.png"}, pattern
 
 
@@ -992,16 +992,16 @@ def test_results_are_not_taken_for_images(tree, tmp_path):
     (tmp_path / "data" / "old" / "measurements.csv").write_text("image_id,label,score,area\n")
     for pattern in ("data", "data/**/*.png", "data/*"):
         left_out = []
-        paths, closed = listing.picture_paths(
+        paths, closed = listing.image_paths(
             [tmp_path / pattern], tmp_path / "data" / "found", left_out
         )
         assert paths == [tmp_path / "data" / "a.png"] and not closed
         assert {path.name for path, _ in left_out} == {"found", "old"}
     for named in ("data/found", "data/found/a.png"):
         with pytest.raises(UserError, match="choose another folder for --output"):
-            listing.picture_paths([tmp_path / named], tmp_path / "data" / "found")
+            listing.image_paths([tmp_path / named], tmp_path / "data" / "found")
     with pytest.warns(MRCNNWarning, match="old: left out: results"):
-        find_pictures([tmp_path / "data"])
+        find_images([tmp_path / "data"])
 
 
 def test_images_are_sent_to_other_processes_by_a_few_words(tmp_path):
@@ -1009,19 +1009,19 @@ def test_images_are_sent_to_other_processes_by_a_few_words(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif", ome=True) as writer:
         writer.write(pixels, subifds=1, metadata={"axes": "ZCYX"})
         writer.write(pixels[:, :, ::2, ::2], subfiletype=1)
-    picture = find_pictures([tmp_path], channel=2)[0][1]
+    image = find_images([tmp_path], channel=2)[0][1]
     for sent, expected in (
-        (picture, pixels[1, 1]),
-        (picture.reduced(0.5), pixels[1, 1, ::2, ::2]),
-        (picture.read, None),
+        (image, pixels[1, 1]),
+        (image.reduced(0.5), pixels[1, 1, ::2, ::2]),
+        (image.read, None),
     ):
         packed = pickle.dumps(sent)
         assert len(packed) < 1000
         got = pickle.loads(packed)
         np.testing.assert_array_equal(
-            *((got(), picture.read()) if expected is None else (got[:, :][..., 0], expected))
+            *((got(), image.read()) if expected is None else (got[:, :][..., 0], expected))
         )
-    packed = pickle.dumps(picture)
+    packed = pickle.dumps(image)
     tifffile.imwrite(tmp_path / "a.tif", pixels[0, 0])
     with pytest.raises(UserError, match="a.tif: was changed after it was looked at"):
         pickle.loads(packed)

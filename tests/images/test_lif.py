@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mrcnn.errors import UserError
-from mrcnn.images.image_files import find_pictures
-from tests.support.image_files import assert_reads, picture_of, pictures_of, random_pixels, reason
+from mrcnn.images.image_files import find_images
+from tests.support.image_files import assert_reads, image_of, images_of, random_pixels, reason
 
 DIMENSIONS = {"X": 1, "Y": 2, "Z": 3, "T": 4}
 
@@ -66,15 +66,15 @@ def test_images_channels_depths_and_colours(tmp_path):
         ("nuclei", stack, "ZCYX", ("Blue", "Green", "Red"), (0, 0, 0)),
         ("tissue", colours, "YXS", ("Blue", "Green", "Red"), (3, 2, 1)),
     )
-    pictures = pictures_of(tmp_path / "a.lif", channel="green")
-    assert [p.name for p in pictures] == ["a_s1_nuclei_z001", "a_s1_nuclei_z002", "a_s2_tissue"]
-    assert_reads(pictures[1], stack[1, 1])
-    assert_reads(pictures[2], colours[..., 1])
-    assert pictures[1].about == ("channel 2 of 3 (Green)", "s1_nuclei_z002", "LIF", ())
-    assert pictures[1].mpp == pytest.approx(0.5)
+    images = images_of(tmp_path / "a.lif", channel="green")
+    assert [p.name for p in images] == ["a_s1_nuclei_z001", "a_s1_nuclei_z002", "a_s2_tissue"]
+    assert_reads(images[1], stack[1, 1])
+    assert_reads(images[2], colours[..., 1])
+    assert images[1].about == ("channel 2 of 3 (Green)", "s1_nuclei_z002", "LIF", ())
+    assert images[1].mpp == pytest.approx(0.5)
     # Without a choice, the image of colours is there all the same.
-    [picture], [left] = find_pictures([tmp_path / "a.lif"])
-    assert_reads(picture, colours[..., ::-1])  # blue comes first in the file
+    [image], [left] = find_images([tmp_path / "a.lif"])
+    assert_reads(image, colours[..., ::-1])  # blue comes first in the file
     assert left.reason.startswith("s1_nuclei_z001 and 1 others: has 3 channels (1 Blue, 2 Green")
 
 
@@ -83,8 +83,8 @@ def test_other_files_are_not_opened_and_claims_are_refused(tmp_path):
     (tmp_path / "other.xlif").write_text("no XML: opening it would fail")
     reference = "<Children><Reference File='other.xlif'/></Children>"
     write(tmp_path / "a.lif", ("a", pixels, "YX", ("Gray",), (0,)), extra=reference)
-    [picture], [left] = find_pictures([tmp_path / "a.lif"])
-    assert_reads(picture, pixels)
+    [image], [left] = find_images([tmp_path / "a.lif"])
+    assert_reads(image, pixels)
     assert left.reason == "other files that it refers to are not opened: 1"
     write(tmp_path / "a.lif", ("a", pixels, "YX", ("Gray",), (0,)))
     data = (tmp_path / "a.lif").read_bytes()
@@ -92,10 +92,10 @@ def test_other_files_are_not_opened_and_claims_are_refused(tmp_path):
     (tmp_path / "a.lif").write_bytes(data.replace(*many))
     assert reason(tmp_path / "a.lif")
     (tmp_path / "a.lif").write_bytes(data)
-    picture = picture_of(tmp_path / "a.lif")
+    image = image_of(tmp_path / "a.lif")
     (tmp_path / "a.lif").write_bytes(data[:-1000])
     with pytest.raises(UserError, match="a.lif: ends before its pixels do"):
-        picture.read()
+        image.read()
 
 
 def test_without_the_reader_the_reason_says_what_to_install(tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mrcnn.errors import UserError
-from mrcnn.images.image_files import find_pictures
-from tests.support.image_files import assert_reads, picture_of, pictures_of, random_pixels, reason
+from mrcnn.images.image_files import find_images
+from tests.support.image_files import assert_reads, image_of, images_of, random_pixels, reason
 
 MAGIC = 0x0ABECEDA
 FRAME_NAME = 4072  # bytes, so that pixels begin 4096 bytes after the chunk and its time
@@ -99,28 +99,28 @@ def test_positions_depths_and_channels(tmp_path):
     frames = random_pixels(6, 50, 70, 2, dtype=np.uint16)
     write(tmp_path / "a.nd2", frames, experiment=loop(2, POSITIONS, loop(4, DEPTHS)))
     assert "1 DAPI, 2 GFP" in reason(tmp_path / "a.nd2")
-    pictures = pictures_of(tmp_path / "a.nd2", channel="GFP")
-    assert [p.name for p in pictures] == [
+    images = images_of(tmp_path / "a.nd2", channel="GFP")
+    assert [p.name for p in images] == [
         f"a_{position}_z00{z}" for position in ("s1_A1", "s2_B2") for z in (1, 2, 3)
     ]
-    for picture, frame in zip(pictures, frames, strict=True):
-        assert_reads(picture, frame[..., 1])
-    assert pictures[0].about == ("channel 2 of 2 (GFP)", "s1_A1_z001", "ND2", ())
-    assert pictures[0].mpp == pytest.approx(0.65)
+    for image, frame in zip(images, frames, strict=True):
+        assert_reads(image, frame[..., 1])
+    assert images[0].about == ("channel 2 of 2 (GFP)", "s1_A1_z001", "ND2", ())
+    assert images[0].mpp == pytest.approx(0.65)
     # The same file, stopped after four of its frames.
     write(tmp_path / "b.nd2", frames[:4], experiment=loop(2, POSITIONS, loop(4, DEPTHS)))
-    pictures, [left] = find_pictures([tmp_path / "b.nd2"], 1)
-    assert len(pictures) == 4 and left.reason == "of 6 planned planes 2 are absent"
+    images, [left] = find_images([tmp_path / "b.nd2"], 1)
+    assert len(images) == 4 and left.reason == "of 6 planned planes 2 are absent"
 
 
 def test_colours_and_one_channel(tmp_path):
     frames = random_pixels(1, 50, 70, 3)
     write(tmp_path / "a.nd2", frames, ("Brightfield",), samples=3)
-    picture = picture_of(tmp_path / "a.nd2")
-    assert_reads(picture, frames[0])
-    assert picture.about.channels == "RGB" and "taken as red" in picture.about.notes[0]
+    image = image_of(tmp_path / "a.nd2")
+    assert_reads(image, frames[0])
+    assert image.about.channels == "RGB" and "taken as red" in image.about.notes[0]
     write(tmp_path / "b.nd2", frames[..., :1], ("DAPI",))
-    assert_reads(picture_of(tmp_path / "b.nd2"), frames[0, ..., 0])
+    assert_reads(image_of(tmp_path / "b.nd2"), frames[0, ..., 0])
 
 
 def test_files_that_end_too_early(tmp_path):
@@ -133,7 +133,7 @@ def test_files_that_end_too_early(tmp_path):
     far = struct.pack("<Q", 10**6)
     (tmp_path / "a.nd2").write_bytes(data[:place] + far + data[place + len(far) :])
     with pytest.raises(UserError, match="a.nd2: lacks pixels of this plane"):
-        picture_of(tmp_path / "a.nd2").read()
+        image_of(tmp_path / "a.nd2").read()
 
 
 def test_without_the_reader_the_reason_says_what_to_install(tmp_path, monkeypatch):

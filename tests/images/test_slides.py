@@ -9,8 +9,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from mrcnn.images.image_files import find_pictures
-from tests.support.image_files import assert_reads, picture_of, pictures_of, random_pixels
+from mrcnn.images.image_files import find_images
+from tests.support.image_files import assert_reads, image_of, images_of, random_pixels
 
 pytest.importorskip("imagecodecs")
 
@@ -21,9 +21,9 @@ def smooth(height, width):
     return np.stack([rows % 200, columns % 200, (rows + columns) % 200], axis=-1).astype(np.uint8)
 
 
-def assert_close(picture, truth, most=12):
+def assert_close(image, truth, most=12):
     for window in ((slice(0, 90), slice(10, 75)), (slice(None), slice(None))):
-        difference = picture.read(window).astype(int) - truth[window].astype(int)
+        difference = image.read(window).astype(int) - truth[window].astype(int)
         assert np.abs(difference).mean() < most
 
 
@@ -39,11 +39,11 @@ def test_aperio_svs(tmp_path):
             (pixels[:60, :90], {"subfiletype": 9}),
         ):
             writer.write(part, photometric="rgb", metadata=None, description=said, **options)
-    picture = picture_of(tmp_path / "a.svs")
-    assert picture.levels == ((480, 720), (120, 180)) and picture.mpp == 0.2528
-    assert_close(picture, pixels)
-    assert_close(picture.reduced(0.2), pixels[::4, ::4])
-    assert picture.about.notes == ("labels, overviews and other copies in the file left out: 3",)
+    image = image_of(tmp_path / "a.svs")
+    assert image.levels == ((480, 720), (120, 180)) and image.mpp == 0.2528
+    assert_close(image, pixels)
+    assert_close(image.reduced(0.2), pixels[::4, ::4])
+    assert image.about.notes == ("labels, overviews and other copies in the file left out: 3",)
 
 
 def test_leica_scn(tmp_path):
@@ -72,12 +72,12 @@ def test_leica_scn(tmp_path):
         for number, part in enumerate(parts):
             said = xml if number == 0 else None
             writer.write(part, photometric="rgb", tile=(64, 64), metadata=None, description=said)
-    pictures = pictures_of(tmp_path / "a.scn")
-    assert [picture.name for picture in pictures] == ["a_s1", "a_s2"]
-    for picture, area in zip(pictures, areas, strict=True):
-        assert_reads(picture, area)
-        assert picture.mpp == 0.5 and picture.about.mpp_from == "slide scanner"
-        assert_reads(picture.reduced(0.25), area[::4, ::4])
+    images = images_of(tmp_path / "a.scn")
+    assert [lazy.name for lazy in images] == ["a_s1", "a_s2"]
+    for lazy, area in zip(images, areas, strict=True):
+        assert_reads(lazy, area)
+        assert lazy.mpp == 0.5 and lazy.about.mpp_from == "slide scanner"
+        assert_reads(lazy.reduced(0.25), area[::4, ::4])
 
 
 def test_akoya_qptiff(tmp_path):
@@ -103,11 +103,11 @@ def test_akoya_qptiff(tmp_path):
         write(random_pixels(30, 40), "thumbnail")
         for part in pixels[:, ::2, ::2]:
             write(part, "")
-    pictures, _ = find_pictures([tmp_path / "a.qptiff"], "cd8")
-    [picture] = pictures
-    assert_reads(picture, pixels[1])
-    assert picture.mpp == 0.5 and picture.levels == ((256, 384), (128, 192))
-    assert_reads(picture.reduced(0.5), pixels[1, ::2, ::2])
+    images, _ = find_images([tmp_path / "a.qptiff"], "cd8")
+    [image] = images
+    assert_reads(image, pixels[1])
+    assert image.mpp == 0.5 and image.levels == ((256, 384), (128, 192))
+    assert_reads(image.reduced(0.5), pixels[1, ::2, ::2])
 
 
 def ndpi_page(pixels, microns, magnification, start):
@@ -177,8 +177,8 @@ def test_hamamatsu_ndpi(tmp_path):
     pixels = smooth(480, 768)
     pages = [(pixels[::step, ::step], 0.25 * step, 40 / step) for step in (1, 2, 4)]
     write_ndpi(tmp_path / "a.ndpi", *pages, (pixels[:64, :192], 10, -1.0))
-    picture = picture_of(tmp_path / "a.ndpi")
-    assert picture.mpp == pytest.approx(0.25)
-    assert picture.levels == ((480, 768), (240, 384), (120, 192))
-    assert_close(picture, pixels)
-    assert_close(picture.reduced(0.5), pixels[::2, ::2])
+    image = image_of(tmp_path / "a.ndpi")
+    assert image.mpp == pytest.approx(0.25)
+    assert image.levels == ((480, 768), (240, 384), (120, 192))
+    assert_close(image, pixels)
+    assert_close(image.reduced(0.5), pixels[::2, ::2])

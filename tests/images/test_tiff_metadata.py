@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from tests.support.image_files import assert_reads, picture_of, pictures_of, random_pixels, reason
+from tests.support.image_files import assert_reads, image_of, images_of, random_pixels, reason
 
 
 def test_ome_axes_channels_and_microns(tmp_path):
@@ -25,14 +25,14 @@ def test_ome_axes_channels_and_microns(tmp_path):
         },
     )
     assert "choose one with --channel" in reason(tmp_path / "movie.ome.tif")
-    pictures = pictures_of(tmp_path / "movie.ome.tif", channel=1)
-    assert [picture.name for picture in pictures] == [
+    images = images_of(tmp_path / "movie.ome.tif", channel=1)
+    assert [image.name for image in images] == [
         f"movie_t{t:04d}_z{z:03d}" for t in (1, 2) for z in (1, 2, 3, 4)
     ]
-    assert all(picture.mpp == pytest.approx(0.325) for picture in pictures)
-    assert pictures[0].about == ("channel 1 of 3 (DAPI)", "t0001_z001", "OME", ())
+    assert all(image.mpp == pytest.approx(0.325) for image in images)
+    assert images[0].about == ("channel 1 of 3 (DAPI)", "t0001_z001", "OME", ())
     for channel, index in ((2, 1), ("Dapi", 0), ("488", 2), ("ACTIN", 1)):
-        chosen = pictures_of(tmp_path / "movie.ome.tif", channel=channel)[5]
+        chosen = images_of(tmp_path / "movie.ome.tif", channel=channel)[5]
         assert_reads(chosen, pixels[1, index, 1])
         assert chosen.channels == (("DAPI", "actin", "488")[index],)
     for channel in ("GFP", 4, 0, "-1"):
@@ -53,7 +53,7 @@ def test_ome_axes_channels_and_microns(tmp_path):
 )
 def test_ome_pixels_that_are_not_square(tmp_path, sizes, mpp):
     tifffile.imwrite(tmp_path / "a.ome.tif", random_pixels(50, 70), metadata=sizes)
-    found = picture_of(tmp_path / "a.ome.tif").mpp
+    found = image_of(tmp_path / "a.ome.tif").mpp
     assert found == (None if mpp is None else pytest.approx(mpp))
 
 
@@ -72,7 +72,7 @@ def test_wrong_metadata_does_not_matter(tmp_path):
             description=description,
             compression="zlib",
         )
-        assert_reads(picture_of(tmp_path / f"{name}.tif"), pixels)
+        assert_reads(image_of(tmp_path / f"{name}.tif"), pixels)
 
 
 def test_imagej_hyperstack(tmp_path):
@@ -91,12 +91,12 @@ def test_imagej_hyperstack(tmp_path):
         metadata={"axes": "TZCYX", "unit": "um", "Labels": labels},
     )
     assert "1 DNA, 2 GFP, 3 TRITC" in reason(tmp_path / "a.tif")
-    pictures = pictures_of(tmp_path / "a.tif", channel=1)
-    assert [p.name for p in pictures][:2] == ["a_t0001_z001", "a_t0001_z002"]
-    for index, picture in enumerate(pictures):
-        assert_reads(picture, pixels[index // 4, index % 4, 0])
-        assert picture.channels == ("DNA",) and picture.mpp == 0.5
-    assert_reads(pictures_of(tmp_path / "a.tif", channel="gfp")[6], pixels[1, 2, 1])
+    images = images_of(tmp_path / "a.tif", channel=1)
+    assert [p.name for p in images][:2] == ["a_t0001_z001", "a_t0001_z002"]
+    for index, image in enumerate(images):
+        assert_reads(image, pixels[index // 4, index % 4, 0])
+        assert image.channels == ("DNA",) and image.mpp == 0.5
+    assert_reads(images_of(tmp_path / "a.tif", channel="gfp")[6], pixels[1, 2, 1])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_imagej_units(tmp_path, unit, resolution, mpp):
         resolution=(resolution, resolution),
         metadata={"unit": unit},
     )
-    found = picture_of(tmp_path / "a.tif").mpp
+    found = image_of(tmp_path / "a.tif").mpp
     assert found == (None if mpp is None else pytest.approx(mpp))
 
 
@@ -148,7 +148,7 @@ def test_tiff_resolution(tmp_path, unit, resolution, mpp):
     tifffile.imwrite(
         tmp_path / "a.tif", random_pixels(50, 70), resolution=resolution, resolutionunit=unit
     )
-    found = picture_of(tmp_path / "a.tif").mpp
+    found = image_of(tmp_path / "a.tif").mpp
     assert found == (None if mpp is None else pytest.approx(mpp))
 
 
@@ -159,5 +159,5 @@ def test_sizes_of_pixels_that_are_implausible_are_said(tmp_path):
         tmp_path / "b.tif", random_pixels(50, 70), resolution=(600, 600), resolutionunit="INCH"
     )
     for name, said in (("a.ome.tif", "40 microns per pixel"), ("b.tif", "600 dpi")):
-        picture = picture_of(tmp_path / name)
-        assert picture.mpp is None and said in picture.about.notes[0]
+        image = image_of(tmp_path / name)
+        assert image.mpp is None and said in image.about.notes[0]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from mrcnn.images.image_files import find_pictures
-from tests.support.image_files import assert_reads, picture_of, pictures_of, random_pixels
+from mrcnn.images.image_files import find_images
+from tests.support.image_files import assert_reads, image_of, images_of, random_pixels
 
 
 def test_pages_are_planes(tmp_path):
@@ -13,12 +13,12 @@ def test_pages_are_planes(tmp_path):
     with tifffile.TiffWriter(tmp_path / "stack.tif") as writer:
         for page in pixels:
             writer.write(page, metadata=None, compression="zlib", rowsperstrip=8)
-    pictures = pictures_of(tmp_path / "stack.tif")
-    assert [picture.name for picture in pictures] == [f"stack_p{n:03d}" for n in range(1, 13)]
-    for picture, page in zip(pictures, pixels, strict=True):
-        assert_reads(picture, page)
+    images = images_of(tmp_path / "stack.tif")
+    assert [image.name for image in images] == [f"stack_p{n:03d}" for n in range(1, 13)]
+    for image, page in zip(images, pixels, strict=True):
+        assert_reads(image, page)
     tifffile.imwrite(tmp_path / "three.tif", pixels[:3], photometric="minisblack")
-    assert len(pictures_of(tmp_path / "three.tif")) == 3
+    assert len(images_of(tmp_path / "three.tif")) == 3
 
 
 @pytest.mark.parametrize("bigger", [0, 1])
@@ -28,15 +28,15 @@ def test_pages_of_unlike_sizes_are_all_taken_and_copies_are_named(tmp_path, bigg
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         for one in order:
             writer.write(one, metadata=None)
-    pictures = pictures_of(tmp_path / "a.tif")
-    assert [picture.name for picture in pictures] == ["a_p001", "a_p002"]
-    for picture, page in zip(pictures, order, strict=True):
-        assert_reads(picture, page)
+    images = images_of(tmp_path / "a.tif")
+    assert [image.name for image in images] == ["a_p001", "a_p002"]
+    for image, page in zip(images, order, strict=True):
+        assert_reads(image, page)
     with tifffile.TiffWriter(tmp_path / "b.tif") as writer:
         for one in (pixels[0], pixels[0][::2, ::2]):
             writer.write(one, metadata=None)
-    [picture], [copy] = find_pictures([tmp_path / "b.tif"])
-    assert_reads(picture, pixels[0])
+    [image], [copy] = find_images([tmp_path / "b.tif"])
+    assert_reads(image, pixels[0])
     assert "page 2 (25 x 35) left out: by its size a smaller copy of page 1" in copy.reason
 
 
@@ -46,10 +46,10 @@ def test_pages_that_differ_in_compression_or_cannot_be_read(tmp_path):
         for page, compression in zip(pixels, (None, "zlib", None, "zlib"), strict=True):
             writer.write(page, metadata=None, compression=compression)
         writer.write(random_pixels(50, 70, 4), photometric="separated", metadata=None)
-    pictures, [left] = find_pictures([tmp_path / "a.tif"])
-    assert [picture.name for picture in pictures] == [f"a_p00{n}" for n in (1, 2, 3, 4)]
-    for picture, page in zip(pictures, pixels, strict=True):
-        assert_reads(picture, page)
+    images, [left] = find_images([tmp_path / "a.tif"])
+    assert [image.name for image in images] == [f"a_p00{n}" for n in (1, 2, 3, 4)]
+    for image, page in zip(images, pixels, strict=True):
+        assert_reads(image, page)
     assert "page 5 (50 x 70) has colours stored as SEPARATED" in left.reason
 
 
@@ -75,28 +75,28 @@ def test_of_pyramids_the_full_resolution(tmp_path, ome, subifds):
                 compression="zlib",
                 metadata=None,
             )
-    picture = picture_of(tmp_path / "a.ome.tif")
-    assert picture.name == "a"
-    assert_reads(picture, pixels)
+    image = image_of(tmp_path / "a.ome.tif")
+    assert image.name == "a"
+    assert_reads(image, pixels)
     if ome and not subifds:  # OME's description does not mention them
-        assert picture.levels == ((200, 300),)
+        assert image.levels == ((200, 300),)
         return
-    assert picture.levels == ((200, 300), (100, 150), (50, 75))
+    assert image.levels == ((200, 300), (100, 150), (50, 75))
     for scale, step in ((0.3, 2), (0.25, 4), (0.1, 4)):
-        assert_reads(picture.reduced(scale), pixels[::step, ::step])
+        assert_reads(image.reduced(scale), pixels[::step, ::step])
 
 
-def test_ome_places_are_pictures_of_their_own(tmp_path):
+def test_ome_places_are_images_of_their_own(tmp_path):
     places = random_pixels(3, 50, 70)
     with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
         for number, place in enumerate(places):
             writer.write(place, metadata={"PhysicalSizeX": 1 + number, "PhysicalSizeY": 1 + number})
         writer.write(random_pixels(10, 10))
-    pictures = pictures_of(tmp_path / "a.ome.tif")
-    assert [picture.name for picture in pictures] == ["a_s1", "a_s2", "a_s3", "a_s4"]
-    assert [picture.mpp for picture in pictures][:3] == [1, 2, 3]
-    for picture, place in zip(pictures, places, strict=False):
-        assert_reads(picture, place)
+    images = images_of(tmp_path / "a.ome.tif")
+    assert [image.name for image in images] == ["a_s1", "a_s2", "a_s3", "a_s4"]
+    assert [image.mpp for image in images][:3] == [1, 2, 3]
+    for image, place in zip(images, places, strict=False):
+        assert_reads(image, place)
 
 
 def test_slide_scanner(tmp_path):
@@ -117,6 +117,6 @@ def test_slide_scanner(tmp_path):
                 **options,
                 description=f"{head}300x200 |AppMag = 20|MPP = 0.4990|Left = 25.69",
             )
-    picture = picture_of(tmp_path / "slide.svs")
-    assert_reads(picture, pixels)
-    assert picture.mpp == 0.499
+    image = image_of(tmp_path / "slide.svs")
+    assert_reads(image, pixels)
+    assert image.mpp == 0.499

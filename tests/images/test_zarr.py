@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from mrcnn.errors import UserError
-from mrcnn.images.image_files import find_pictures
+from mrcnn.images.image_files import find_images
 from tests.support.image_files import (
     assert_reads,
-    picture_of,
-    pictures_of,
+    image_of,
+    images_of,
     random_pixels,
     reason,
 )
@@ -29,9 +29,9 @@ def test_zarr_arrays(tmp_path, zarr, version, dtype):
         tmp_path / "a.zarr", shape=(50, 70), chunks=(16, 32), dtype=dtype, zarr_format=version
     )
     array[:] = pixels
-    picture = picture_of(tmp_path / "a.zarr")
-    assert_reads(picture, pixels)
-    assert picture.name == "a" and picture.mpp is None
+    image = image_of(tmp_path / "a.zarr")
+    assert_reads(image, pixels)
+    assert image.name == "a" and image.mpp is None
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_zarr_axes(tmp_path, zarr, shape, names, axes):
     if "C" in axes:
         assert "choose one with --channel" in reason(tmp_path / "a.zarr")
         channel, planes = 2, planes[..., 1:2]
-    pictures = pictures_of(tmp_path / "a.zarr", channel=channel)
-    assert len(pictures) == len(planes)
-    for picture, plane in zip(pictures[:2], planes, strict=False):
-        assert_reads(picture, plane)
+    images = images_of(tmp_path / "a.zarr", channel=channel)
+    assert len(images) == len(planes)
+    for image, plane in zip(images[:2], planes, strict=False):
+        assert_reads(image, plane)
 
 
 def ome_zarr(zarr, path, pixels, version, axes="tczyx", **attributes):
@@ -126,15 +126,15 @@ def test_ome_zarr(tmp_path, zarr, version):
     names = [{"label": "DAPI"}, {"label": "GFP"}, {"label": "RFP"}]
     ome_zarr(zarr, tmp_path / "movie.ome.zarr", pixels, version, omero={"channels": names})
     assert "1 DAPI, 2 GFP, 3 RFP" in reason(tmp_path / "movie.ome.zarr")
-    pictures = pictures_of(tmp_path, channel=3)
-    assert [picture.name for picture in pictures] == [
+    images = images_of(tmp_path, channel=3)
+    assert [image.name for image in images] == [
         f"movie_t{t:04d}_z{z:03d}" for t in (1, 2) for z in (1, 2)
     ]
-    for index, picture in enumerate(pictures):
-        assert_reads(picture, pixels[index // 2, 2, index % 2])
-        assert picture.channels == ("RFP",) and picture.about.mpp_from == "OME-Zarr"
-        assert picture.mpp == pytest.approx(0.65)
-    chosen = pictures_of(tmp_path, channel="gfp")
+    for index, image in enumerate(images):
+        assert_reads(image, pixels[index // 2, 2, index % 2])
+        assert image.channels == ("RFP",) and image.about.mpp_from == "OME-Zarr"
+        assert image.mpp == pytest.approx(0.65)
+    chosen = images_of(tmp_path, channel="gfp")
     assert_reads(chosen[3], pixels[1, 1, 1])
 
 
@@ -149,14 +149,14 @@ def test_ome_zarr_plates_and_label_images(tmp_path, zarr):
     ome_zarr(zarr, root / "B/2/0/labels/cells", pixels, "0.4", "cyx")
     for folder in (root / "B", root / "B/10", root / "B/2"):
         (folder / ".zgroup").write_text('{"zarr_format": 2}')
-    pictures = pictures_of(root)
-    assert [picture.name for picture in pictures] == [
+    images = images_of(root)
+    assert [image.name for image in images] == [
         "plate_B_2_0",
         "plate_B_2_1",
         "plate_B_10_0",
         "plate_B_10_1",
     ]
-    assert_reads(pictures[0], pixels[0])
+    assert_reads(images[0], pixels[0])
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -175,9 +175,9 @@ def test_plates_give_the_wells_and_fields_that_they_name(tmp_path, zarr, version
         described(root / well, well={"images": [{"path": "0"}, {"path": "1"}]})
     for field in ("B/10/0", "B/10/1", "B/2/1", "B/2/unnamed"):
         ome_zarr(zarr, root / field, pixels, version, "cyx")
-    pictures, unreadable = find_pictures([root], 2)
-    assert [picture.name for picture in pictures] == ["plate_B_2_1", "plate_B_10_0", "plate_B_10_1"]
-    assert_reads(pictures[0], pixels[1])
+    images, unreadable = find_images([root], 2)
+    assert [image.name for image in images] == ["plate_B_2_1", "plate_B_10_0", "plate_B_10_1"]
+    assert_reads(images[0], pixels[1])
     assert "2 wells or fields of the plate are not there: B_2_0, C_1" in unreadable[0].reason
 
 
@@ -185,12 +185,12 @@ def test_plates_give_the_wells_and_fields_that_they_name(tmp_path, zarr, version
 def test_levels_of_ome_zarr_are_read_at_the_scale_that_is_wanted(tmp_path, zarr, version):
     pixels = random_pixels(2, 2, 50, 70)
     ome_zarr(zarr, tmp_path / "a.zarr", pixels, version, "tcyx")
-    picture = pictures_of(tmp_path / "a.zarr", channel=2)[1]
-    assert picture.levels == ((50, 70), (25, 35))
-    reduced = picture.reduced(0.5)
-    assert reduced.mpp == pytest.approx(2 * picture.mpp) and reduced.levels == ((25, 35),)
+    image = images_of(tmp_path / "a.zarr", channel=2)[1]
+    assert image.levels == ((50, 70), (25, 35))
+    reduced = image.reduced(0.5)
+    assert reduced.mpp == pytest.approx(2 * image.mpp) and reduced.levels == ((25, 35),)
     assert_reads(reduced, pixels[1, 1, ::2, ::2])
-    assert picture.reduced(0.51) is picture
+    assert image.reduced(0.51) is image
 
 
 def test_zarr_windows_read_only_their_chunks(tmp_path, zarr):
@@ -199,11 +199,11 @@ def test_zarr_windows_read_only_their_chunks(tmp_path, zarr):
     )
     tile = random_pixels(256, 256, dtype=np.uint16)
     array[512:768, 256:512] = tile
-    picture = picture_of(tmp_path / "a.zarr")
-    picture.read((slice(0, 9), slice(0, 9)))  # what zarr sets up at first
+    image = image_of(tmp_path / "a.zarr")
+    image.read((slice(0, 9), slice(0, 9)))  # what zarr sets up at first
     tracemalloc.start()
     try:
-        found = picture.read((slice(500, 780), slice(250, 520)))
+        found = image.read((slice(500, 780), slice(250, 520)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -215,11 +215,11 @@ def test_zarr_threads(tmp_path, zarr):
     pixels = random_pixels(300, 400, dtype=np.uint16)
     array = zarr.create_array(tmp_path / "a.zarr", shape=(300, 400), chunks=(64, 64), dtype="u2")
     array[:] = pixels
-    picture, found = picture_of(tmp_path / "a.zarr"), {}
+    image, found = image_of(tmp_path / "a.zarr"), {}
     threads = [
         threading.Thread(
             target=lambda n=n: found.update(
-                {n: picture.read((slice(n, n + 99), slice(9 * n, 9 * n + 70)))}
+                {n: image.read((slice(n, n + 99), slice(9 * n, 9 * n + 70)))}
             )
         )
         for n in range(8)
@@ -241,7 +241,7 @@ def test_zarrs_that_are_refused(tmp_path, zarr, monkeypatch):
     group = zarr.open_group(tmp_path / "group.zarr", mode="w")
     group.create_array("pixels", shape=(50, 70), dtype="u1")
     assert "without multiscales" in reason(tmp_path / "group.zarr")
-    assert picture_of(tmp_path / "group.zarr" / "pixels").shape == (50, 70, 1)
+    assert image_of(tmp_path / "group.zarr" / "pixels").shape == (50, 70, 1)
     zarr.create_array(tmp_path / "complex.zarr", shape=(50, 70), dtype="c8")
     assert "complex64" in reason(tmp_path / "complex.zarr")
     zarr.create_array(tmp_path / "deep.zarr", shape=(2, 2, 50, 70), dtype="u1")
@@ -290,4 +290,4 @@ def test_broken_zarr_chunks(tmp_path, zarr):
     chunk = tmp_path / "a.zarr" / "c" / "0" / "0"
     chunk.write_bytes(chunk.read_bytes()[:100])
     with pytest.raises(UserError, match="a.zarr: is broken"):
-        picture_of(tmp_path / "a.zarr").read()
+        image_of(tmp_path / "a.zarr").read()

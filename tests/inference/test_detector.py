@@ -33,7 +33,7 @@ def model(tmp_path_factory):
     return model
 
 
-def picture(height, width, seed=0):
+def make_image(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
@@ -46,9 +46,9 @@ def same(one, other):
 
 
 def test_the_scale_follows_from_the_boxes_of_a_first_forward_pass(model):
-    pictures = [picture(64, 64), picture(90, 100, 1)]
+    images = [make_image(64, 64), make_image(90, 100, 1)]
     low, high = model.config.SCALE_LIMITS
-    for image, scale in zip(pictures, model.find_scales(pictures), strict=True):
+    for image, scale in zip(images, model.find_scales(images), strict=True):
         [found] = model.detect_patches([image], scales=[None])
         assert low < scale < high
         # Scales have steps of 2 ** .25, and the boxes of results are rounded to whole pixels.
@@ -77,7 +77,7 @@ def scale_found(side, shape=(64, 64), **keys):
     """(scale, looks) for an image with objects of this side."""
     config = type("Config", (ScaleConfig,), {"SCALE_LIMITS": (0.01, 9.0), **keys})()
     network = Shortsighted(side)
-    [scale] = find_scales(network, [picture(*shape)], config)
+    [scale] = find_scales(network, [make_image(*shape)], config)
     return scale, network.looks
 
 
@@ -132,7 +132,7 @@ def test_looks_come_to_an_end():
     assert len(looks) <= len(FIRST_FACTORS) + MORE_PASSES
 
 
-def test_no_scale_makes_a_picture_too_large(monkeypatch):
+def test_no_scale_makes_an_image_too_large(monkeypatch):
     monkeypatch.setattr(detector, "MOST_PIXELS", 100 * 200)
     scale, looks = scale_found(20, shape=(200, 400))
     assert looks == [0.5] and scale == 0.5
@@ -140,15 +140,15 @@ def test_no_scale_makes_a_picture_too_large(monkeypatch):
 
 
 def test_detection_takes_a_second_forward_pass_at_that_scale(model):
-    pictures = [picture(64, 64), picture(90, 100, 1), picture(64, 64, 2)]
-    expected = model.detect_patches(pictures, scales=model.find_scales(pictures))
-    for one, other in zip(model.detect_patches(pictures), expected, strict=True):
+    images = [make_image(64, 64), make_image(90, 100, 1), make_image(64, 64, 2)]
+    expected = model.detect_patches(images, scales=model.find_scales(images))
+    for one, other in zip(model.detect_patches(images), expected, strict=True):
         same(one, other)
 
 
-def test_several_pictures_are_as_each_alone(model):
-    pictures = [picture(64, 64), picture(90, 100, 1), picture(64, 64, 2)]
-    for image, result in zip(pictures, model.detect_patches(pictures), strict=True):
+def test_several_images_are_as_each_alone(model):
+    images = [make_image(64, 64), make_image(90, 100, 1), make_image(64, 64, 2)]
+    for image, result in zip(images, model.detect_patches(images), strict=True):
         same(result, model.detect_patches([image])[0])
 
 
@@ -159,7 +159,7 @@ def test_no_object_size_no_first_look(model):
         plain.keras_model.weights, model.keras_model.get_weights(), strict=True
     ):
         weight.assign(value)
-    image = picture(64, 64)
+    image = make_image(64, 64)
     assert plain.find_scales([image]) == [None]
     same(plain.detect_patches([image])[0], model.detect_patches([image], scales=[None])[0])
 
@@ -167,7 +167,7 @@ def test_no_object_size_no_first_look(model):
 def test_nothing_found_in_the_first_forward_pass_leaves_the_scale_alone(model, monkeypatch):
     monkeypatch.setattr(model.config, "DETECTION_MIN_CONFIDENCE", 1.0)
     sure = MaskRCNN("inference", model.config, model.model_dir)
-    image = picture(64, 64)
+    image = make_image(64, 64)
     assert sure.find_scales([image]) == [1.0]
     assert len(sure.detect_patches([image])[0]["scores"]) == 0
     assert sure.find_scales([]) == [] and sure.detect_patches([]) == []

@@ -27,10 +27,10 @@ def build(config, dtype="float32", shape=(64, 64)):
 
 def wide_batch(config, rng, shape, images=2):
     """Images [images, *shape, C] and meta data that says so."""
-    pictures, metas = batch(config, rng, images)
-    pictures = rng.normal(scale=40, size=(images, *shape, pictures.shape[-1])).astype("float32")
+    molded, metas = batch(config, rng, images)
+    molded = rng.normal(scale=40, size=(images, *shape, molded.shape[-1])).astype("float32")
     metas[:, 1:3] = metas[:, 4:6] = metas[:, 9:11] = shape
-    return pictures, metas
+    return molded, metas
 
 
 def assert_same(found, outputs, atol=2e-4):

@@ -208,7 +208,7 @@ def test_a_hole_that_holds_another_nucleus_is_filled_around_it_only():
     assert (labels == 2).sum() == 9 and (labels == 1).sum() == 72
 
 
-def test_a_bay_at_the_edge_of_the_picture_is_no_hole():
+def test_a_bay_at_the_edge_of_the_image_is_no_hole():
     bay = np.ones((5, 5), np.float32)
     bay[:3, 2] = 0
     labels, _ = postprocess(

@@ -12,7 +12,7 @@ KEEP_ALL = PostProcessing(min_typical_area=None, min_area=None)
 
 @pytest.mark.parametrize("shape", [(1, 1), (50, 700), (768, 768), (769, 768), (3000, 1100)])
 @pytest.mark.parametrize("scale", [0.25, 1.0, 1.7, 4.0])
-def test_cores_divide_the_picture_and_windows_surround_them(shape, scale):
+def test_cores_divide_the_image_and_windows_surround_them(shape, scale):
     decided = np.zeros(shape, int)
     found = tiles_of(shape, scale)
     for tile in found:
@@ -138,7 +138,7 @@ def test_touching_objects_stay_apart():
     assert_same_objects(labels, truth)
 
 
-def test_specks_are_judged_by_the_whole_picture():
+def test_specks_are_judged_by_the_whole_image():
     truth = np.zeros((100, 300), np.int32)
     for number, left in enumerate(range(5, 280, 30), 1):
         truth[30:50, left : left + 20] = number
@@ -166,7 +166,7 @@ def test_many_labels_are_a_file(monkeypatch):
     assert_same_objects(np.asarray(labels), truth)
 
 
-def test_a_picture_without_objects():
+def test_an_image_without_objects():
     mosaic = Mosaic((100, 100), KEEP_ALL, 16)
     for tile in tiles_of((100, 100), 1, tile=64, halo=16):
         mosaic.add(tile, np.zeros(tile.shape, np.int32), np.zeros(0), np.zeros(0, int))

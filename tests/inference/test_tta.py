@@ -18,7 +18,7 @@ ORIENTATIONS = [Variant(mirrored=m, turns=t) for m in (False, True) for t in ran
 SHAPE = (37, 52, 3)
 
 
-def picture(seed=0, shape=SHAPE):
+def make_image(seed=0, shape=SHAPE):
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
@@ -27,7 +27,7 @@ def picture(seed=0, shape=SHAPE):
 
 @pytest.mark.parametrize("variant", ORIENTATIONS, ids=str)
 def test_every_patch_comes_back_to_its_own_pixels(variant):
-    image = picture()
+    image = make_image()
     changed = variant.apply(image)
     rng = np.random.default_rng(1)
     for _ in range(30):
@@ -40,7 +40,7 @@ def test_every_patch_comes_back_to_its_own_pixels(variant):
 
 
 def test_there_are_eight_orientations():
-    image = picture(shape=(9, 9, 3))
+    image = make_image(shape=(9, 9, 3))
     changed = [variant.apply(image) for variant in ORIENTATIONS]
     for one, other in itertools.combinations(changed, 2):
         assert not np.array_equal(one, other)
@@ -49,13 +49,13 @@ def test_there_are_eight_orientations():
     np.testing.assert_array_equal(Variant(scale=2.0).apply(image), image)  # the network scales
 
 
-def test_sets_grow_and_start_with_the_picture_as_it_is():
+def test_sets_grow_and_start_with_the_image_as_it_is():
     sizes = [len(NONE), *(len(variants) for variants in tta.SETS.values())]
     assert sizes == sorted(set(sizes))
     for one, other in itertools.pairwise(tta.SETS.values()):
         assert other[: len(one)] == one
     for variants in tta.SETS.values():
-        assert variants[0] == tta.PICTURE and len(set(variants)) == len(variants)
+        assert variants[0] == tta.UNCHANGED and len(set(variants)) == len(variants)
         assert len({str(variant) for variant in variants}) == len(variants)
     assert set(tta.SETS["turns"]) == set(ORIENTATIONS)
     assert tta.variants_of(None) == NONE and tta.variants_of("flips") == tta.FLIPS
@@ -78,7 +78,7 @@ def network(tmp_path_factory):
 
 
 def test_variants_through_a_network_as_done_by_hand(network):
-    image = picture(3)
+    image = make_image(3)
     variants = [Variant(mirrored=True, turns=3), Variant(scale=0.7), Variant(turns=1, scale=1.3)]
     found = detect_variants(network, image, variants)
     scale = 64 / 37  # IMAGE_MIN_DIM
@@ -95,7 +95,7 @@ def test_variants_through_a_network_as_done_by_hand(network):
 
 
 def test_one_variant_is_the_plain_detection(network):
-    image = picture(4)
+    image = make_image(4)
     [expected] = network.detect_patches([image], probabilities=True)
     found = detect(network, image)
     np.testing.assert_array_equal(found.scores, expected["scores"])
@@ -134,8 +134,8 @@ class BrightBlobs:
     [tta.SETS["flips"], tta.SETS["turns"], ORIENTATIONS[5:7]],
     ids=["flips", "turns", "two"],
 )
-def test_merging_what_turns_with_the_picture_changes_nothing(variants):
-    smooth = ndimage.gaussian_filter(picture(2, (60, 83)).astype(float), 2)
+def test_merging_what_turns_with_the_image_changes_nothing(variants):
+    smooth = ndimage.gaussian_filter(make_image(2, (60, 83)).astype(float), 2)
     smooth = (smooth - smooth.min()) / np.ptp(smooth) * 255
     image = np.repeat(smooth.astype(np.uint8)[..., None], 3, axis=-1)
     alone = BrightBlobs().detect_patches([image], True, [None])[0]
@@ -267,7 +267,7 @@ def test_merging_nothing():
         find_scales=lambda images: [None],
         detect_patches=lambda images, **_: [{"scores": np.zeros(0), "patches": []} for _ in images],
     )
-    assert detect(model, picture(), tta.FLIPS).patches == []
+    assert detect(model, make_image(), tta.FLIPS).patches == []
 
 
 def test_a_merged_detection_has_the_class_of_its_best_member():

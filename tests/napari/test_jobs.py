@@ -14,7 +14,7 @@ import mrcnn
 from mrcnn.errors import UserError
 from mrcnn.napari import jobs
 from mrcnn.presets import MicrographConfig
-from tests.support.spots import COUNTS, STACK, picture, same_objects, shows
+from tests.support.spots import COUNTS, STACK, make_image, same_objects, shows
 
 MANIFEST = Path(mrcnn.__file__).with_name("napari.yaml")
 
@@ -42,7 +42,7 @@ def test_npe2_reads_the_manifest():
 
 
 @pytest.mark.parametrize("channels", [0, 3, 4])
-def test_a_picture_gives_what_the_detector_gives(detector, channels):
+def test_an_image_gives_what_the_detector_gives(detector, channels):
     image = STACK[2].astype(np.uint16) * 30
     if channels:
         image = np.stack([image] * channels, -1)
@@ -91,7 +91,7 @@ def test_nothing_found(detector):
     assert not labels.any() and len(features) == 0 and {"index", "score"} <= set(features)
 
 
-def test_what_is_no_picture(detector):
+def test_what_is_no_image(detector):
     with pytest.raises(UserError, match="complex64"):
         jobs.find(np.zeros((20, 20), np.complex64), detector)
 
@@ -109,7 +109,7 @@ class File:
 
 
 def test_large_planes_are_read_in_parts_and_small_ones_once(detector, monkeypatch):
-    data = np.stack([picture([(30, 40), (350, x), (480, 600)], (500, 700)) for x in (30, 300)])
+    data = np.stack([make_image([(30, 40), (350, x), (480, 600)], (500, 700)) for x in (30, 300)])
     small = File(data)
     expected, features, _ = jobs.find(small, detector)
     assert small.sizes == [500 * 700] * 2

@@ -12,7 +12,7 @@ import pytest
 from mrcnn.napari import jobs
 from mrcnn.napari import panel as widget
 from tests.support.nucleus_models import segmenter
-from tests.support.spots import COUNTS, STACK, Held, picture, shows
+from tests.support.spots import COUNTS, STACK, Held, make_image, shows
 
 
 def wait_until(condition, seconds=60):
@@ -170,7 +170,7 @@ def test_a_search_goes_on_without_its_widget(panel, monkeypatch):
 def test_progress_is_shown(panel, monkeypatch):
     monkeypatch.setattr("mrcnn.inference.scale.WHOLE_PIXELS", 300 * 300)
     monkeypatch.setattr("mrcnn.inference.view.TILE", 256)
-    panel.viewer.layers[0].data = picture([(30, 40), (350, 300), (480, 600)], (500, 700))
+    panel.viewer.layers[0].data = make_image([(30, 40), (350, 300), (480, 600)], (500, 700))
     seen = []
     panel.bar.changed.connect(lambda value: seen.append((value, panel.bar.max)))
     assert len(find(panel).features) == 3

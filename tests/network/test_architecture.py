@@ -106,8 +106,8 @@ def test_inference(rng):
     config, side = C4Config(), 14
     model = models.inference_model(config, LayerBank(), (64, 64, 3))
     set_weights(model)
-    pictures, metas = batch(config, rng)
-    outputs = [np.asarray(o) for o in model.predict_on_batch([pictures, metas])]
+    images, metas = batch(config, rng)
+    outputs = [np.asarray(o) for o in model.predict_on_batch([images, metas])]
     assert [o.shape for o in outputs] == [
         (2, 10, 6),
         (2, 40, 3),
@@ -117,7 +117,7 @@ def test_inference(rng):
         (2, 144, 2),
         (2, 144, 4),
     ]
-    swapped = model.predict_on_batch([pictures[::-1].copy(), metas])  # images do not mix
+    swapped = model.predict_on_batch([images[::-1].copy(), metas])  # images do not mix
     for one, both in zip(swapped, outputs, strict=True):
         np.testing.assert_allclose(np.asarray(one)[::-1], both, atol=2e-3)
 
@@ -151,9 +151,9 @@ def test_fast_network_equals_the_plain_one(rng, tmp_path):
     model = MaskRCNN("inference", config, str(tmp_path))
     set_weights(model.keras_model)
     model.bank.layers["mrcnn_class_logits"].bias.assign([0.0, 9.0, 0.0])  # not only background
-    pictures, metas = batch(config, rng)
-    plain = model.keras_model.predict_on_batch([pictures, metas])
-    found = model._fast()(pictures, metas)
+    images, metas = batch(config, rng)
+    plain = model.keras_model.predict_on_batch([images, metas])
+    found = model._fast()(images, metas)
     np.testing.assert_allclose(found.detections, plain[0], atol=2e-3)
     count = found.masks.shape[1]
     assert count and plain[3].shape[2] == mask_side(config)

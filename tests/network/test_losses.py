@@ -100,7 +100,7 @@ def test_nothing_to_see_is_zero_and_large_logits_are_finite():
     assert value(got) == pytest.approx(500)
 
 
-def test_box_losses_with_the_divisors_of_the_report(rng):
+def test_box_losses_with_the_divisors_of_the_paper(rng):
     # Equation 16: sums over anchors and coordinates, divided by the places of anchors.
     match = rng.integers(-1, 2, (2, 30))
     deltas, targets = rng.normal(size=(2, 2, 30, 4)).astype("float32")

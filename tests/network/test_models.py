@@ -37,22 +37,22 @@ def set_weights(model, seed=0):
 
 def batch(config, rng, images=2):
     shape = tuple(int(n) for n in config.IMAGE_SHAPE)
-    pictures = rng.normal(scale=40, size=(images, *shape)).astype("float32")
+    molded = rng.normal(scale=40, size=(images, *shape)).astype("float32")
     meta = compose_image_meta(
         0, shape, shape, (0, 0, *shape[:2]), 1.0, np.ones(config.NUM_CLASSES, "int32")
     )
-    return pictures, np.tile(np.asarray(meta, "float32"), (images, 1))
+    return molded, np.tile(np.asarray(meta, "float32"), (images, 1))
 
 
 def training_batch(config, rng, images=2, objects=2):
-    pictures, metas = batch(config, rng, images)
+    molded, metas = batch(config, rng, images)
     ids = np.zeros((images, config.MAX_GT_INSTANCES), "int32")
     boxes = np.zeros((images, config.MAX_GT_INSTANCES, 4), "float32")
     ids[:, :objects] = 1
     boxes[:, :objects] = np.array([[4, 4, 24, 30], [30, 28, 60, 50]])[:objects]
     masks = np.ones((images, config.MAX_GT_INSTANCES, *config.MINI_MASK_SHAPE), "uint8")
     return {
-        "input_image": pictures,
+        "input_image": molded,
         "input_image_meta": metas,
         "input_gt_class_ids": ids,
         "input_gt_boxes": boxes,
@@ -97,9 +97,9 @@ def inference():
     config = TinyConfig()
     model = models.inference_model(config, LayerBank(), (64, 64, 3))
     set_weights(model)
-    pictures, metas = batch(config, np.random.default_rng(5))
-    outputs = model.predict_on_batch([pictures, metas])
-    return config, model, pictures, metas, dict(zip(NAMES, map(np.asarray, outputs), strict=True))
+    images, metas = batch(config, np.random.default_rng(5))
+    outputs = model.predict_on_batch([images, metas])
+    return config, model, images, metas, dict(zip(NAMES, map(np.asarray, outputs), strict=True))
 
 
 @pytest.mark.backend
@@ -127,16 +127,16 @@ def test_same_weights_same_outputs_on_every_backend(inference):
 
 @pytest.mark.backend
 def test_batch_of_two_equals_two_singles(inference):
-    _, model, pictures, metas, outputs = inference
+    _, model, images, metas, outputs = inference
     for i in range(2):
-        single = model.predict_on_batch([pictures[i : i + 1], metas[i : i + 1]])
+        single = model.predict_on_batch([images[i : i + 1], metas[i : i + 1]])
         for name, array in zip(NAMES, single, strict=True):
             np.testing.assert_allclose(np.asarray(array)[0], outputs[name][i], atol=1e-3)
 
 
 def test_eager_equals_compiled(inference):
-    _, model, pictures, metas, outputs = inference
-    eager = model([ops.convert_to_tensor(pictures), ops.convert_to_tensor(metas)], training=False)
+    _, model, images, metas, outputs = inference
+    eager = model([ops.convert_to_tensor(images), ops.convert_to_tensor(metas)], training=False)
     for name, tensor in zip(NAMES, eager, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(tensor), outputs[name], atol=1e-3)
 
@@ -210,8 +210,8 @@ def test_other_channel_counts(channels, rng):
 
     config = Channels()
     model = models.inference_model(config, LayerBank(), tuple(config.IMAGE_SHAPE))
-    pictures, metas = batch(config, rng, 1)
-    assert np.isfinite(model.predict_on_batch([pictures, metas])[1]).all()
+    images, metas = batch(config, rng, 1)
+    assert np.isfinite(model.predict_on_batch([images, metas])[1]).all()
 
 
 def test_callable_backbone(tiny_config, rng):
@@ -230,16 +230,16 @@ def test_callable_backbone(tiny_config, rng):
     model = models.inference_model(tiny_config, bank, (64, 64, 3))
     other = models.inference_model(tiny_config, bank, (64, 128, 3))
     assert len(model.weights) == len(other.weights) < 80
-    pictures, metas = batch(tiny_config, rng, 1)
-    assert model.predict_on_batch([pictures, metas])[0].shape == (1, 10, 6)
+    images, metas = batch(tiny_config, rng, 1)
+    assert model.predict_on_batch([images, metas])[0].shape == (1, 10, 6)
 
 
 @pytest.mark.backend
 def test_bfloat16_keeps_boxes_and_losses_in_float32(inference):
-    config, _, pictures, metas, exact = inference
+    config, _, images, metas, exact = inference
     model = models.inference_model(config, LayerBank("mixed_bfloat16"), (64, 64, 3))
     set_weights(model)
-    outputs = model.predict_on_batch([pictures, metas])
+    outputs = model.predict_on_batch([images, metas])
     assert all(str(np.asarray(o).dtype) == "float32" for o in outputs)
     difference = np.abs(np.asarray(outputs[5]) - exact["rpn_class"])
     assert np.median(difference) < 0.02

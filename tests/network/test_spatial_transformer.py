@@ -1,4 +1,4 @@
-"""The spatial transformer: equations 8 to 11 of the report by loops, and the identity."""
+"""The spatial transformer: equations 8 to 11 of the paper by loops, and the identity."""
 
 import keras
 import numpy as np
@@ -45,7 +45,7 @@ def side(position, cell):
 
 
 def equation_10(features, y, x):
-    """Derivative of a sample by x, [C]; the report's cases, in the order of the literature."""
+    """Derivative of a sample by x, [C]; the paper's cases, in the order of the literature."""
     return sum(
         features[n, m] * kernel(y - n) * side(x, m)
         for n in range(features.shape[0])

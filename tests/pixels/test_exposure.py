@@ -26,7 +26,7 @@ class NucleiConfig(Config):
 CONFIG = NucleiConfig()
 
 
-def picture(rng, shape=(40, 50), light=False):
+def make_image(rng, shape=(40, 50), light=False):
     """A dim image of bright spots, or dark spots on a light background, uint8."""
     image = rng.integers(10, 20, shape).astype(np.uint8)
     image[5:15, 10:20] += 60
@@ -36,14 +36,14 @@ def picture(rng, shape=(40, 50), light=False):
 @pytest.mark.parametrize("light", [False, True])
 @pytest.mark.parametrize("shape", [(40, 50), (40, 50, 3)])
 def test_8_bits_are_standardised(rng, light, shape):
-    image = picture(rng, shape, light)
+    image = make_image(rng, shape, light)
     found = measure(image, CONFIG)
     assert found.inverted == light
     expected = standardise(image if image.ndim == 3 else image[..., None], CONFIG)
     np.testing.assert_array_equal(found.apply(image).ravel(), expected.ravel())
 
 
-def test_a_nearly_empty_8_bit_picture_is_not_stretched_into_noise(rng):
+def test_a_nearly_empty_8_bit_image_is_not_stretched_into_noise(rng):
     image = rng.integers(10, 13, (40, 50, 1)).astype(np.uint8)
     found = measure(image, CONFIG)
     assert found.high - found.low == 8
@@ -63,7 +63,7 @@ def test_a_nearly_empty_8_bit_picture_is_not_stretched_into_noise(rng):
     ],
 )
 def test_scale_and_offset_of_the_values_do_not_matter(rng, dtype, factor, offset):
-    image = picture(rng, (60, 80))
+    image = make_image(rng, (60, 80))
     reference = measure(image, CONFIG).apply(image).astype(int)
     changed = (image * float(factor) + offset).astype(dtype)
     assert np.abs(measure(changed, CONFIG).apply(changed).astype(int) - reference).max() <= 1
@@ -77,7 +77,7 @@ def test_masks_of_two_values():
 
 
 def test_values_that_are_no_numbers(rng):
-    image = picture(rng).astype(np.float32)
+    image = make_image(rng).astype(np.float32)
     image[0, 0], image[0, 1] = np.nan, np.nan
     assert np.isfinite(list(vars(measure(image, CONFIG)).values())).all()
     with pytest.raises(UserError, match="dtype complex64 are not supported"):
@@ -85,7 +85,7 @@ def test_values_that_are_no_numbers(rng):
 
 
 @pytest.mark.parametrize("value", [0, 700])
-def test_a_picture_of_one_value_becomes_black(value):
+def test_an_image_of_one_value_becomes_black(value):
     image = np.full((10, 12), value, np.uint16)
     assert not measure(image, CONFIG).apply(image).any()
 
@@ -98,25 +98,25 @@ def test_few_pixels_that_differ_are_seen():
 
 
 def test_inversion_can_be_forced(rng):
-    image = picture(rng)
+    image = make_image(rng)
     plain, inverted = (measure(image, CONFIG, inverted=way).apply(image) for way in (False, True))
     np.testing.assert_array_equal(plain, 255 - inverted)
     assert np.array_equal(measure(image, CONFIG).apply(image), plain)
 
 
 def test_alpha_does_not_count(rng):
-    image = picture(rng, (40, 50, 3))
+    image = make_image(rng, (40, 50, 3))
     with_alpha = np.concatenate([image, np.full((40, 50, 1), 255, np.uint8)], axis=-1)
     assert measure(image, CONFIG) == measure(with_alpha, CONFIG)
 
 
 def test_a_configuration_that_asks_for_nothing_leaves_8_bits_alone(rng):
-    image = picture(rng)
+    image = make_image(rng)
     np.testing.assert_array_equal(measure(image, Config()).apply(image), image)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int32])
-def test_large_pictures_are_read_in_bands(rng, monkeypatch, dtype):
+def test_large_images_are_read_in_bands(rng, monkeypatch, dtype):
     monkeypatch.setattr(exposure, "BAND_VALUES", 1200)
     monkeypatch.setattr(exposure, "BAND_ROWS", 4)
     file = SlicedImage(rng.integers(0, 200, (101, 60, 3)).astype(dtype))
@@ -141,7 +141,7 @@ def test_parts_are_shown_as_the_whole(rng):
     np.testing.assert_array_equal(found.apply(image)[10:20, 5:9], found.apply(image[10:20, 5:9]))
 
 
-def test_pictures_without_pixels():
+def test_images_without_pixels():
     for dtype in (np.uint8, np.float32):
         image = np.zeros((0, 5, 3), dtype)
         assert measure(image, CONFIG).apply(image).shape == image.shape

@@ -62,7 +62,7 @@ def test_crops_without_objects_take_the_configured_scale():
     assert example.scale == 2.0
 
 
-def test_molding_takes_a_zoom_for_every_picture():
+def test_molding_takes_a_zoom_for_every_image():
     config = config_with(IMAGE_RESIZE_MODE="pad64", IMAGE_MIN_DIM=64, PIXEL_CONVENTION="exact")
     images = [np.full((100, 80, 3), 9, np.uint8)] * 3
     molded, metas, windows = molding.mold_inputs(images, config, [0.5, None, 1.7])

@@ -53,10 +53,10 @@ def test_metadata_are_those_of_ome_zarr(tmp_path):
 def test_our_own_reader_takes_it_for_an_image(tmp_path):
     labels = blocks((70, 130), 60000)
     write_label_zarr(tmp_path / "a.ome.zarr", labels, microns=0.25)
-    picture = image_files.open_image(tmp_path / "a.ome.zarr")
-    assert picture.mpp == 0.25
-    assert picture.levels == ((70, 130), (35, 65), (18, 33), (9, 17))
-    np.testing.assert_array_equal(picture[:, :][..., 0], labels)
+    image = image_files.open_image(tmp_path / "a.ome.zarr")
+    assert image.mpp == 0.25
+    assert image.levels == ((70, 130), (35, 65), (18, 33), (9, 17))
+    np.testing.assert_array_equal(image[:, :][..., 0], labels)
 
 
 def test_an_earlier_one_is_replaced_and_half_a_one_never_there(tmp_path, monkeypatch):

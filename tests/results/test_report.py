@@ -122,7 +122,7 @@ def test_foreign_text_stays_text(rng, tmp_path):
     assert page.title == page.report["title"] == HOSTILE
     assert page.report["facts"] == [[HOSTILE, HOSTILE]]
     assert page.report["failed"] == [{"name": HOSTILE, "reason": HOSTILE}]
-    assert page.report["pictures"][0]["name"] == page.report["pictures"][0]["kind"] == HOSTILE
+    assert page.report["images"][0]["name"] == page.report["images"][0]["kind"] == HOSTILE
 
 
 def test_names_that_are_not_unicode(rng, tmp_path):
@@ -132,8 +132,8 @@ def test_names_that_are_not_unicode(rng, tmp_path):
     writer.close(True)
     page = Page(tmp_path / "index.html")
     assert page.title == "caf?"
-    assert page.report["pictures"][0]["name"] == broken
-    assert page.report["pictures"][0]["link"] == "./caf%E9.png"
+    assert page.report["images"][0]["name"] == broken
+    assert page.report["images"][0]["link"] == "./caf%E9.png"
 
 
 @pytest.mark.parametrize("link, url", [
@@ -154,12 +154,12 @@ def test_numbers_are_those_of_the_tables(rng, tmp_path, microns):
     assert page.report["instances"] == 14 and page.report["microns"] == microns
     assert page.report["median_area"] == np.median(areas)
     assert page.report["kind"] == "detect" and page.report["nouns"] == list(NUCLEI)
-    for index, (picture, table) in enumerate(zip(page.report["pictures"], tables, strict=True)):
-        assert picture["count"] == len(table) == int(picture["name"])
-        assert picture["area"] == table["area"].median()
-        assert picture["confidence"] == pytest.approx(table["score"].mean())
-        assert picture["covered"] == table["area"].sum() / 64**2
-        rows = page.data[f"picture-{index}"]["rows"]
+    for index, (image, table) in enumerate(zip(page.report["images"], tables, strict=True)):
+        assert image["count"] == len(table) == int(image["name"])
+        assert image["area"] == table["area"].median()
+        assert image["confidence"] == pytest.approx(table["score"].mean())
+        assert image["covered"] == table["area"].sum() / 64**2
+        rows = page.data[f"image-{index}"]["rows"]
         np.testing.assert_allclose(rows, table[page.report["columns"]], rtol=1e-3)
     histograms = page.report["histograms"]
     assert histograms["area"]["median"] == np.median(areas) * (1 if microns is None else 0.25)
@@ -168,29 +168,29 @@ def test_numbers_are_those_of_the_tables(rng, tmp_path, microns):
     assert histograms["score"] is None
 
 
-def test_without_pictures(tmp_path):
+def test_without_images(tmp_path):
     writer = ReportWriter(tmp_path / "index.html", "Run", {})
-    writer.add_failed("a", "not a picture")
+    writer.add_failed("a", "not an image")
     writer.close(True, {})
     found = Page(writer.path).report
-    assert found["pictures"] == [] and found["instances"] == 0 and found["median_area"] is None
+    assert found["images"] == [] and found["instances"] == 0 and found["median_area"] is None
     assert set(found["histograms"].values()) == {None}
-    assert found["failed"] == [{"name": "a", "reason": "not a picture"}]
+    assert found["failed"] == [{"name": "a", "reason": "not an image"}]
 
 
-def test_pictures_without_instances_and_without_scores(rng, tmp_path):
+def test_images_without_instances_and_without_scores(rng, tmp_path):
     writer = ReportWriter(tmp_path / "index.html", "Run", {})
     add_discs(writer, rng, "empty", 0)
     labels, image = discs(rng, 3)
     writer.add("no scores", image, labels, measurements(labels, None, image))
     writer.close(True)
     page = Page(writer.path)
-    empty, other = page.report["pictures"]
+    empty, other = page.report["images"]
     assert (empty["count"], empty["confidence"], empty["area"], empty["covered"]) \
         == (0, None, None, 0)
-    assert page.data["picture-0"]["outlines"] == page.data["picture-0"]["rows"] == []
+    assert page.data["image-0"]["outlines"] == page.data["image-0"]["rows"] == []
     assert other["count"] == 3 and other["confidence"] is None
-    assert [row[1] for row in page.data["picture-1"]["rows"]] == [None] * 3
+    assert [row[1] for row in page.data["image-1"]["rows"]] == [None] * 3
     assert page.report["histograms"]["confidence"] is None
 
 
@@ -202,17 +202,17 @@ def test_an_interrupted_run_has_a_report_of_what_was_done(rng, tmp_path):
     assert writer.partial.stat().st_size > 1000  # on disk at once
     writer.close(False)
     page = Page(writer.path)
-    assert page.report["complete"] is False and len(page.report["pictures"]) == 1
+    assert page.report["complete"] is False and len(page.report["images"]) == 1
     assert not writer.partial.exists()
 
 
-def test_half_a_picture_is_left_out(rng, tmp_path):
+def test_half_an_image_is_left_out(rng, tmp_path):
     writer = ReportWriter(tmp_path / "index.html", "Run", {})
     add_discs(writer, rng, "a", 3)
     with open(writer.partial, "ab") as file:  # as a full disk leaves it
         file.write(writer.partial.read_bytes()[:900])
     writer.close(False)
-    assert list(Page(writer.path).data) == ["picture-0", "report"]
+    assert list(Page(writer.path).data) == ["image-0", "report"]
 
 
 def test_a_folder_that_cannot_be_written(rng, tmp_path):
@@ -234,7 +234,7 @@ def test_only_the_first_rows_of_long_tables(rng, tmp_path, monkeypatch):
     writer = ReportWriter(tmp_path / "index.html", "Run", {})
     table = add_discs(writer, rng, "a", 9)
     writer.close(True)
-    data = Page(writer.path).data["picture-0"]
+    data = Page(writer.path).data["image-0"]
     assert [row[0] for row in data["rows"]] == table["label"].tolist()[:4]
     assert len(data["outlines"]) == 9
 
@@ -252,11 +252,11 @@ def test_an_evaluation(rng, tmp_path):
     writer.close(True, evaluation.summary())
     page = Page(writer.path)
     assert page.report["summary"] == evaluation.summary()
-    for picture, row in zip(page.report["pictures"], evaluation.rows, strict=True):
+    for shown, row in zip(page.report["images"], evaluation.rows, strict=True):
         for name in ("score", "kind", "true", "detected", "ap_50", "f1_50"):
-            assert picture[name] == row[name]
+            assert shown[name] == row[name]
     assert sum(page.report["histograms"]["score"]["counts"]) == 2
-    data = page.data["picture-0"]
+    data = page.data["image-0"]
     assert len(data["outlines"]) == 8 and data["truth"].count("M") == 9 + 1
 
 
@@ -270,20 +270,20 @@ def test_numbers_that_json_does_not_have(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (1500, 900), (3, 2000)])
-def test_pictures_fit_the_budget(rng, shape):
+def test_images_fit_the_budget(rng, shape):
     image = rng.integers(0, 256, (*shape, 3), np.uint8)
-    data, (height, width) = report.encode_picture(image)
+    data, (height, width) = report.encode_image(image)
     assert len(data) <= report.JPEG_BYTES and max(height, width) <= report.LARGEST_SIDE
-    picture = Image.open(io.BytesIO(data))
-    assert picture.format == "JPEG" and picture.size == (width, height)
+    shown = Image.open(io.BytesIO(data))
+    assert shown.format == "JPEG" and shown.size == (width, height)
     if max(shape) < 100:
         assert (height, width) == shape
 
 
-def test_dark_pictures_are_brightened():
+def test_dark_images_are_brightened():
     image = np.zeros((64, 64, 3), np.uint8)
     image[20:40, 20:40] = 30
-    data, _ = report.encode_picture(image)
+    data, _ = report.encode_image(image)
     decoded = np.asarray(Image.open(io.BytesIO(data)))
     assert decoded[30, 30].mean() == pytest.approx(220, abs=3) and decoded[5, 5].mean() < 3
 
@@ -312,7 +312,7 @@ def test_outlines_cover_their_instances(rng, size):
         assert (covered & mask).sum() / (covered | mask).sum() > (0.9 if size == 1 else 0.75)
 
 
-def test_an_outline_reaches_the_edges_of_the_picture():
+def test_an_outline_reaches_the_edges_of_the_image():
     labels = np.ones((8, 12), np.int32)
     [path] = report.outline_paths(labels, labels.shape)
     [ring] = points(path)
@@ -347,7 +347,7 @@ def distance_to_line(points, start, end):
     return np.linalg.norm(start + share[:, None] * direction - points, axis=1)
 
 
-def test_detailed_pictures_stay_small(rng, tmp_path):
+def test_detailed_images_stay_small(rng, tmp_path):
     """What the module promises of 512x512 pixels with 150 instances: less than 60 kB."""
     labels, _ = discs(rng, 144, 192)
     labels = labels.repeat(3, axis=0).repeat(3, axis=1)[:512, :512]
@@ -460,7 +460,7 @@ class Chromium:
         while self("document.readyState") != "complete":
             pass
         self.call("Runtime.evaluate", expression=LOOK)
-        self("one('#pictures').scrollIntoView()")
+        self("one('#images').scrollIntoView()")
         self.settle()
 
     def size(self, width, height):
@@ -554,7 +554,7 @@ def detected(tmp_path_factory):
     counts = {"cell 10": 12, "cell 2": 1, HOSTILE: 5, "empty": 0, "Cell 1": 16, "b": 3, "a": 9}
     tables = {name: add_discs(writer, rng, name, count, link=f"{name}.png")
               for name, count in counts.items()}
-    writer.add_failed(HOSTILE, "not a picture")
+    writer.add_failed(HOSTILE, "not an image")
     writer.close(False)
     return path, tables
 
@@ -571,7 +571,7 @@ def test_overview_in_the_browser(browser, detected):
         "Median area": f"{pixels * 0.16:.3g} µm² ({pixels:.3g} px)"}
     notice = browser("one('#incomplete').textContent")
     assert "stopped" in notice and "7 images" in notice
-    assert browser("one('#failed-list').textContent") == HOSTILE + "not a picture"
+    assert browser("one('#failed-list').textContent") == HOSTILE + "not an image"
     assert browser("one('#facts').textContent").startswith("Command" + HOSTILE)
     assert browser("all('#charts figcaption').map((c) => c.firstChild.textContent)") \
         == ["Nuclei per image", "Area", "Confidence"]
@@ -623,9 +623,9 @@ def test_outlines_in_the_browser(browser, detected):
     assert browser("[one('#filter').value, location.hash]") == ["o", "#filter=o"]
 
 
-def test_table_of_a_picture_in_the_browser(browser, detected):
+def test_table_of_an_image_in_the_browser(browser, detected):
     path, tables = detected
-    browser.open(path, "#picture=1&overlay=off")
+    browser.open(path, "#image=1&overlay=off")
     table = tables["cell 10"]
     assert browser("one('dialog[open] h2').textContent") == "cell 10"
     assert browser("seen('dialog path.found')") == 0
@@ -650,7 +650,7 @@ def test_table_of_a_picture_in_the_browser(browser, detected):
 
 def test_instances_in_the_browser(browser, detected):
     """A row marks its instance in the image, which comes to the middle; a click there a row."""
-    browser.open(detected[0], "#picture=1")
+    browser.open(detected[0], "#image=1")
     chosen = "texts('#side tr.chosen th')"
     browser.click("#side tbody tr:nth-child(3) td")
     assert browser(chosen) == ["3"]
@@ -666,7 +666,7 @@ def test_instances_in_the_browser(browser, detected):
 
 
 def test_zoom_in_the_browser(browser, detected):
-    browser.open(detected[0], "#picture=1")
+    browser.open(detected[0], "#image=1")
     box = "(({x, y, width}) => [x, y, width])(one('#canvas').getBoundingClientRect())"
     x, y, width = browser(box)
     assert width == min(browser("[one('#stage').clientWidth, one('#stage').clientHeight]"))
@@ -691,7 +691,7 @@ def test_zoom_in_the_browser(browser, detected):
 
 def test_two_fingers_zoom_in_the_browser(browser, detected):
     browser.size(390, 844)
-    browser.open(detected[0], "#picture=1")
+    browser.open(detected[0], "#image=1")
     width = browser("one('#canvas').clientWidth")
     assert browser("document.documentElement.scrollWidth") <= 390
     x, y = browser.middle("#stage")
@@ -778,16 +778,16 @@ def test_an_evaluation_in_the_browser(browser, rng, tmp_path):
     assert "True9" in facts and "Found2 nuclei" in facts
 
 
-def test_thousands_of_pictures_in_the_browser(browser, rng, tmp_path):
+def test_thousands_of_images_in_the_browser(browser, rng, tmp_path):
     writer = ReportWriter(tmp_path / "index.html", "Run", {})
     labels, image = discs(rng, 1, 16)
     table = measurements(labels, [0.9], image)
     for number in range(2000):
-        writer.add(f"picture {number}", image, labels, table)
+        writer.add(f"image {number}", image, labels, table)
     writer.close(True)
     browser.open(writer.path)
     elements = "all('body *:not(script)').length"
-    assert browser("names()[0]") == "picture 0" and browser(elements) < 1500
+    assert browser("names()[0]") == "image 0" and browser(elements) < 1500
     height = browser("document.documentElement.scrollHeight")
     assert height > 50_000
     browser(f"scrollTo(0, {height / 2})")
@@ -801,13 +801,13 @@ def test_thousands_of_pictures_in_the_browser(browser, rng, tmp_path):
     assert 700 < int(browser("one('#gallery li').getAttribute('aria-posinset')")) < 1100
     browser(f"scrollTo(0, {height})")
     browser.settle()
-    assert browser("names().at(-1)") == "picture 1999"
+    assert browser("names().at(-1)") == "image 1999"
     browser.type("#filter", "1234")
-    assert browser("names()") == ["picture 1234"]
+    assert browser("names()") == ["image 1234"]
 
 
 def test_an_empty_report_in_the_browser(browser, tmp_path):
     writer = ReportWriter(tmp_path / "index.html", "Run", {}, kind="evaluate")
     writer.close(True, Evaluation(KINDS_OF_IMAGES).summary())
-    browser.open(writer.path, "#picture=3&sort=nonsense")
-    assert browser("[texts('#tiles dd')[0], seen('#pictures'), seen('dialog')]") == ["0", 0, 0]
+    browser.open(writer.path, "#image=3&sort=nonsense")
+    assert browser("[texts('#tiles dd')[0], seen('#images'), seen('dialog')]") == ["0", 0, 0]

@@ -9,7 +9,7 @@ import pytest
 
 from mrcnn.cli import detectors
 from mrcnn.errors import UserError
-from mrcnn.images.listing import picture_paths
+from mrcnn.images.listing import image_paths
 from mrcnn.results.run_log import RUN_LOG, RunLog
 from mrcnn.results.writers import FORMATS
 from samples.nucleus import nucleus
@@ -167,6 +167,6 @@ def test_a_folder_with_a_log_is_left_out_of_the_images(detect, images):
     for path in inner.glob("*.partial"):
         path.unlink()
     left_out = []
-    paths, _ = picture_paths([images], None, left_out)
+    paths, _ = image_paths([images], None, left_out)
     assert {path.parent for path in paths} == {images}
     assert left_out == [(inner, "left out: results of this program")]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mrcnn.images.image_files import find_pictures
+from mrcnn.images.image_files import find_images
 
 WINDOWS = [
     (slice(0, 1), slice(0, 1)),
@@ -27,31 +27,31 @@ def random_pixels(*shape, dtype=np.uint8, seed=0):
     return rng.integers(info.min, info.max, shape, dtype, endpoint=True)
 
 
-def pictures_of(*inputs, channel=None):
-    pictures, unreadable = find_pictures(inputs, channel)
+def images_of(*inputs, channel=None):
+    images, unreadable = find_images(inputs, channel)
     assert not unreadable
-    return pictures
+    return images
 
 
-def picture_of(path, channel=None):
-    [picture] = pictures_of(path, channel=channel)
-    return picture
+def image_of(path, channel=None):
+    [image] = images_of(path, channel=channel)
+    return image
 
 
 def reason(path, channel=None):
-    pictures, [unreadable] = find_pictures([path], channel)
-    assert not pictures and unreadable.path == path and "\n" not in unreadable.reason
+    images, [unreadable] = find_images([path], channel)
+    assert not images and unreadable.path == path and "\n" not in unreadable.reason
     return unreadable.reason
 
 
-def assert_reads(picture, truth):
+def assert_reads(image, truth):
     """All pixels and every window are what the truth [H, W] or [H, W, C] has."""
     truth = truth.reshape(*truth.shape[:2], -1)
-    assert picture.shape == truth.shape
-    assert picture.dtype == truth.dtype.newbyteorder("=")
+    assert image.shape == truth.shape
+    assert image.dtype == truth.dtype.newbyteorder("=")
     for window in (None, *WINDOWS):
-        part = picture.read(window)
-        assert part.dtype == picture.dtype and part.dtype.isnative
+        part = image.read(window)
+        assert part.dtype == image.dtype and part.dtype.isnative
         assert part.flags.c_contiguous
         np.testing.assert_array_equal(part, truth[window or ...])
         part[...] = 0  # is the caller's own: the next window does not see it

@@ -43,7 +43,7 @@ def masks_of(layers, count):
     return {mask.tobytes() for mask in np.moveaxis(layers_to_masks(layers, count), -1, 0)}
 
 
-def write_picture(path, size=SIZE, seed=0):
+def write_image(path, size=SIZE, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     grey = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
     if path.suffix == ".tif":

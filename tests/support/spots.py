@@ -35,7 +35,7 @@ class Held(Spots):
         return super().detect_patches(images)
 
 
-def picture(places, shape=(90, 120)):
+def make_image(places, shape=(90, 120)):
     """Discs of 81 pixels on a dark background, uint8."""
     image = np.zeros(shape, np.uint8)
     for y, x in places:
@@ -46,10 +46,10 @@ def picture(places, shape=(90, 120)):
 
 STACK = np.stack(
     [
-        picture([(20, 20), (50, 80)]),
-        picture([]),
-        picture([(20, 30), (40, 60), (70, 9)]),
-        picture([(60, 60)]),
+        make_image([(20, 20), (50, 80)]),
+        make_image([]),
+        make_image([(20, 30), (40, 60), (70, 9)]),
+        make_image([(60, 60)]),
     ]
 )
 COUNTS = [2, 0, 3, 1]

@@ -320,7 +320,7 @@ def test_csv_refuses_a_file_that_is_no_log(tmp_path):
     assert path.read_text() == "image,pixels\na,1 2\n"
 
 
-def test_loss_curve_picture(tmp_path):
+def test_loss_curve_image(tmp_path):
     from skimage.io import imread
 
     path = tmp_path / "loss_curve.png"
@@ -376,7 +376,7 @@ def test_non_finite_loss_without_a_checkpoint_or_a_loader():
         fit([C.StopOnNonFiniteLoss()], loader=loader)
 
 
-def test_names_the_pictures_where_the_data_set_is_known():
+def test_names_the_images_where_the_data_set_is_known():
     loader = Loader({(0, 0): math.nan})
     loader.dataset = type("Dataset", (), {"image_info": [{"id": "a.png"}, {"id": "b.png"}]})()
     with pytest.raises(UserError, match=r"images 0 \(a\.png\), 1 \(b\.png\)"):

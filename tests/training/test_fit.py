@@ -28,7 +28,7 @@ class Squares(Dataset):
         self.add_class("squares", 1, "square")
         self.add_class("squares", 2, "unused")
         for i in range(count):
-            self.add_image("squares", image_id=f"picture {i}", path=None)
+            self.add_image("squares", image_id=f"image {i}", path=None)
         self.prepare()
         return self
 
@@ -243,14 +243,14 @@ def test_layers_and_batch_norms_are_frozen_and_learn_by_stage(tmp_path):
 def test_a_frozen_backbone_trains_on_what_it_infers(rng):
     image = keras.Input((64, 64, 3))
     backbone = keras.Model(image, resnet_graph(image, "resnet50", train_bn=None)[1:4])
-    pictures = rng.normal(0, 50, (2, 64, 64, 3)).astype("float32")
-    backbone(pictures, training=True)  # statistics that are not the initial ones
+    images = rng.normal(0, 50, (2, 64, 64, 3)).astype("float32")
+    backbone(images, training=True)  # statistics that are not the initial ones
 
     def differences():
         return [
             np.abs(one - other).max()
             for one, other in zip(
-                backbone(pictures, training=True), backbone(pictures, training=False), strict=True
+                backbone(images, training=True), backbone(images, training=False), strict=True
             )
         ]
 
@@ -461,7 +461,7 @@ def test_loss_that_is_not_finite_stops_and_names_the_images(tmp_path):
                 kernel = model.keras_model.get_layer("mrcnn_class_logits").kernel
                 kernel.assign(np.full(kernel.shape, np.nan, "float32"))
 
-    with pytest.raises(UserError, match="picture") as caught:
+    with pytest.raises(UserError, match="image") as caught:
         train(model, 2, custom_callbacks=[Spoil()])
     assert "mask_rcnn_squares_0001.h5" in str(caught.value) and "\n" not in str(caught.value)
     assert not (Path(model.log_dir) / "mask_rcnn_squares_0002.h5").exists()
@@ -604,7 +604,7 @@ def test_biases_learn_at_their_own_rate(name):
 
 
 @pytest.mark.backend
-def test_optimizers_follow_the_equations_of_the_report():
+def test_optimizers_follow_the_equations_of_the_paper():
     # Sections 3.1.1 and 3.1.2, in float64. (Keras, as Adam's authors, adds epsilon to the root.)
     gradients = [np.array([0.3, -2.0]), np.array([-0.1, 1.0]), np.array([0.7, 0.4])]
 

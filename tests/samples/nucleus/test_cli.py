@@ -19,7 +19,7 @@ from mrcnn.cli.detect_images import run_detect
 from mrcnn.cli.inputs import of_dataset
 from mrcnn.cli.score_images import predictions_of, run_evaluate, ways_of
 from mrcnn.errors import UserError
-from mrcnn.evaluation.evaluation import Evaluation, figure, report_figures
+from mrcnn.evaluation.evaluation import Evaluation, figure, paper_figures
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 from mrcnn.results import drawing
 from samples.nucleus import nucleus
@@ -674,19 +674,19 @@ def test_overlapped_runs_write_what_a_plain_loop_writes(data, tmp_path):
         rows = list(csv.DictReader(file))
     for row, expected in zip(rows, evaluation.rows, strict=True):
         assert {**row, "seconds": ""} == {**{k: str(v) for k, v in expected.items()}, "seconds": ""}
-    for row, picture in zip(rows, figures, strict=True):
+    for row, drawn in zip(rows, figures, strict=True):
         with Image.open(scored / f"{row['image_id']}.png") as written:
-            np.testing.assert_array_equal(np.asarray(written), picture)
+            np.testing.assert_array_equal(np.asarray(written), drawn)
 
 
-def test_a_picture_that_could_not_be_drawn_is_not_on_the_sheet(data, tmp_path, monkeypatch, capsys):
+def test_an_image_that_could_not_be_drawn_is_not_on_the_sheet(data, tmp_path, monkeypatch, capsys):
     dataset = nucleus.load_dataset(str(data), "stage1_train")
     save_png, hidden = drawing.save_png, {dataset.image_reference(0)}
 
-    def save(path, picture):
+    def save(path, image):
         if path.stem in hidden:
             raise MemoryError
-        save_png(path, picture)
+        save_png(path, image)
 
     monkeypatch.setattr(drawing, "save_png", save)
     detector = segmenter(ThresholdModel())
@@ -715,7 +715,7 @@ def test_a_broken_image_gets_an_empty_row(data, tmp_path, capsys):
     class Blind(StoppingModel):
         calls = 2
 
-    failed = nucleus.detect(Blind(), str(data), "broken", tmp_path, pictures=False)
+    failed = nucleus.detect(Blind(), str(data), "broken", tmp_path, images=False)
     assert len(failed) == 1
     assert sorted(Submission(tmp_path / "submit.csv").image_ids) == sorted(
         p.name for p in (data / "broken").iterdir()
@@ -741,12 +741,12 @@ def test_figure_colours():
     labels[20:30, 40:50] = 7
     evaluation = Evaluation(KINDS_OF_IMAGES)
     row = evaluation.add("a", image, truth, labels, np.array([0.9, 0.5]))
-    picture = figure(image, truth, labels, np.array([0.9, 0.5]), row, evaluation.ious[0])
+    drawn = figure(image, truth, labels, np.array([0.9, 0.5]), row, evaluation.ious[0])
     zoom = drawing.zoom_for(image.shape)
-    assert picture.shape == (40 * zoom + drawing.HEADER_PIXELS, 60 * zoom, 3)
+    assert drawn.shape == (40 * zoom + drawing.HEADER_PIXELS, 60 * zoom, 3)
 
     def colour(y, x):
-        return tuple(picture[int(y * zoom) + drawing.HEADER_PIXELS, x * zoom])
+        return tuple(drawn[int(y * zoom) + drawing.HEADER_PIXELS, x * zoom])
 
     assert colour(14.75, 10) == drawing.YELLOW
     assert colour(29.75, 25) == drawing.GREEN
@@ -776,23 +776,23 @@ def test_outline_is_what_erosion_takes_away(thickness):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (7, 1), (33, 20)])
-def test_saved_pictures_decode_to_themselves(shape, tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    drawing.save_png(tmp_path / "a.png", picture)
+def test_saved_images_decode_to_themselves(shape, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    drawing.save_png(tmp_path / "a.png", image)
     with Image.open(tmp_path / "a.png") as decoded:
         assert decoded.mode == "RGB"
-        np.testing.assert_array_equal(np.asarray(decoded), picture)
+        np.testing.assert_array_equal(np.asarray(decoded), image)
 
 
-def test_pictures_without_nuclei(tmp_path):
+def test_images_without_nuclei(tmp_path):
     image, nothing = np.full((30, 30, 3), 9, np.uint8), np.zeros((30, 30), int)
     evaluation = Evaluation(KINDS_OF_IMAGES)
     row = evaluation.add("a", image, nothing[..., None], nothing)
     assert row["score"] == 1
     figure(image, nothing[..., None], nothing, None, row, evaluation.ious[0])
     drawing.save_png(tmp_path / "a.png", drawing.detections_only(image, nothing, "none"))
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.size == (120, 120 + drawing.HEADER_PIXELS)
+    with Image.open(tmp_path / "a.png") as drawn:
+        assert drawn.size == (120, 120 + drawing.HEADER_PIXELS)
 
 
 def test_evaluation_summary_means():
@@ -1020,13 +1020,13 @@ def test_alternating_needs_an_epoch_a_step(data, tmp_path, small, capsys):
     assert "3 epochs are too few" in capsys.readouterr().err
 
 
-def test_figures_of_the_report():
+def test_figures_of_the_paper():
     image = np.full((20, 30, 3), 200, np.uint8)
     labels = np.zeros((20, 30), np.int32)
     labels[3:9, 4:12], labels[12:18, 20:28] = 1, 2
     truth = np.zeros((20, 30, 1), np.int32)
     truth[2:9, 4:14] = 1
-    drawn = report_figures(image, truth, labels, np.array([0.9, 0.8]), np.array([[0.7, 0.0]]))
+    drawn = paper_figures(image, truth, labels, np.array([0.9, 0.8]), np.array([[0.7, 0.0]]))
     zoom, header = drawing.zoom_for(image.shape), drawing.HEADER_PIXELS
     seven, eight = (drawn[name][header:] for name in ("figure7", "figure8"))
     assert seven.shape == (20 * zoom, 30 * zoom, 3)
@@ -1037,7 +1037,7 @@ def test_figures_of_the_report():
     assert tuple(seven[15 * zoom, 24 * zoom]) == (200, 200, 200)
     corners = {tuple(eight[y * zoom - 1, x * zoom - 1]) for y, x in ((9, 12), (18, 28))}
     assert len(corners) == 2 and (200, 200, 200) not in corners
-    empty = report_figures(image, truth * 0, labels * 0, None, np.zeros((0, 0)))
+    empty = paper_figures(image, truth * 0, labels * 0, None, np.zeros((0, 0)))
     assert (empty["figure8"][header:] == 200).all()
 
 
@@ -1063,7 +1063,7 @@ def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
     names = ("submission", "pictures", "labels", "geojson", "coco", "measurements")
     assert run([*arguments, ",".join(names)]) == 0
     assert (
-        "pictures, labels/, geojson/, coco.json, measurements.csv, submit.csv"
+        "images, labels/, geojson/, coco.json, measurements.csv, submit.csv"
         in capsys.readouterr().out
     )
     submission = Submission(found / "submit.csv")

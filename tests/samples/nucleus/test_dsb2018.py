@@ -55,9 +55,9 @@ def disjoint_masks(size=(12, 10), count=3):
     return masks
 
 
-def write_image(folder, image_id, picture, masks=None):
+def write_image(folder, image_id, image, masks=None):
     (folder / image_id / "images").mkdir(parents=True)
-    (folder / image_id / "images" / f"{image_id}.png").write_bytes(picture)
+    (folder / image_id / "images" / f"{image_id}.png").write_bytes(image)
     if masks is not None:
         (folder / image_id / "masks").mkdir()
         for n, mask in enumerate(masks):
@@ -68,11 +68,11 @@ def write_image(folder, image_id, picture, masks=None):
 def data(tmp_path):
     """Three images in stage1_train, one of them a validation image, one without nuclei."""
     folder = tmp_path / "stage1_train"
-    picture = np.random.default_rng(0).integers(0, 256, (12, 10, 4), dtype=np.uint8)
-    write_image(folder, "zz", png(picture), disjoint_masks())
-    write_image(folder, "aa", png(picture[..., 0]), [])
-    write_image(folder, VAL_IMAGE_IDS[3], png(picture[..., :3]), disjoint_masks(count=2))
-    write_image(tmp_path / "stage1_test", "t", png(picture))
+    image = np.random.default_rng(0).integers(0, 256, (12, 10, 4), dtype=np.uint8)
+    write_image(folder, "zz", png(image), disjoint_masks())
+    write_image(folder, "aa", png(image[..., 0]), [])
+    write_image(folder, VAL_IMAGE_IDS[3], png(image[..., :3]), disjoint_masks(count=2))
+    write_image(tmp_path / "stage1_test", "t", png(image))
     return tmp_path
 
 
@@ -358,7 +358,7 @@ def test_broken_members_are_named(data, tmp_path):
     dataset = load(tmp_path, "t")
     with pytest.raises(UserError, match="zz.png: cannot be read"):
         dataset.load_image(ids(dataset).index("zz"))
-    (data / "stage1_train" / "zz" / "images" / "zz.png").write_bytes(b"not a picture")
+    (data / "stage1_train" / "zz" / "images" / "zz.png").write_bytes(b"not an image")
     dataset = load(data, "train")
     with pytest.raises(UserError, match="zz.png: is no image"):
         dataset.load_image(1)

@@ -27,9 +27,9 @@ def fixed(monkeypatch):
 
 
 @pytest.fixture
-def pictures(tmp_path, rng):
+def images(tmp_path, rng):
     """A folder with images of many kinds, and two files that cannot be read."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "plate").mkdir(parents=True)
     deep = rng.integers(200, 4000, (64, 70)).astype(np.uint16)
     tifffile.imwrite(
@@ -42,17 +42,17 @@ def pictures(tmp_path, rng):
         stack,
         metadata={"axes": "ZCYX", "Channel": {"Name": ["DAPI", "FITC", "bright"]}},
     )
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     (folder / "notes.tif").write_text("not an image either")
     return folder
 
 
-def test_a_folder_of_pictures(pictures, fixed, tmp_path, capsys):
+def test_a_folder_of_images(images, fixed, tmp_path, capsys):
     found = tmp_path / "found"
-    assert run(["detect", str(pictures), "--output", str(found)]) == 2
+    assert run(["detect", str(images), "--output", str(found)]) == 2
     output = capsys.readouterr()
     for name in ("broken.png", "notes.tif"):
-        assert f"{pictures / name}: skipped: " in output.err
+        assert f"{images / name}: skipped: " in output.err
     assert "stack.ome.tif: skipped: has 3 channels (1 DAPI, 2 FITC, 3 bright)" in output.err
     assert "3 images failed" in output.err and "Nuclei        4\n" in output.out
     labels = {path.stem: tifffile.imread(path) for path in (found / "labels").iterdir()}
@@ -61,7 +61,7 @@ def test_a_folder_of_pictures(pictures, fixed, tmp_path, capsys):
         "colour": (60, 64),
     }
     table = pd.read_csv(found / "measurements.csv")
-    deep = tifffile.imread(pictures / "deep.tif")
+    deep = tifffile.imread(images / "deep.tif")
     rows = table[table["image_id"] == "deep"]
     for row, label in zip(rows.to_dict("records"), (1, 2), strict=True):
         values = deep[labels["deep"] == label]
@@ -74,12 +74,12 @@ def test_a_folder_of_pictures(pictures, fixed, tmp_path, capsys):
     assert {path.stem for path in found.glob("*.png")} == set(labels)
 
 
-def test_one_channel(pictures, fixed, tmp_path, capsys):
+def test_one_channel(images, fixed, tmp_path, capsys):
     found = tmp_path / "found"
-    arguments = [str(pictures / "plate"), "--format", "measurements", "--output", str(found)]
+    arguments = [str(images / "plate"), "--format", "measurements", "--output", str(found)]
     assert run(["detect", *arguments, "--channel", "FITC"]) == 0
     by_name = pd.read_csv(found / "measurements.csv")
-    stack = tifffile.imread(pictures / "plate" / "stack.ome.tif")
+    stack = tifffile.imread(images / "plate" / "stack.ome.tif")
     assert by_name["max_intensity"].max() <= stack[:, 1].max()
     assert run(["detect", *arguments, "--channel", "2", "--overwrite"]) == 0
     assert pd.read_csv(found / "measurements.csv").equals(by_name)
@@ -106,16 +106,16 @@ def test_wrong_input_is_one_line(arguments, message, tmp_path, monkeypatch, caps
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_in_tiles_and_forced_settings(pictures, tmp_path, monkeypatch, capsys):
+def test_images_in_tiles_and_forced_settings(images, tmp_path, monkeypatch, capsys):
     seen = []
 
     class Recorder(FixedModel):
-        def detect_patches(self, images, probabilities=False, scales=None):
-            seen.append((images[0].shape, scales[0]))
-            return super().detect_patches(images)
+        def detect_patches(self, given, probabilities=False, scales=None):
+            seen.append((given[0].shape, scales[0]))
+            return super().detect_patches(given)
 
     monkeypatch.setattr(detectors, "inference_model", lambda options, app, chosen: Recorder())
-    arguments = ["detect", str(pictures / "deep.tif"), "--format", "labels", "--output"]
+    arguments = ["detect", str(images / "deep.tif"), "--format", "labels", "--output"]
     assert run([*arguments, str(tmp_path / "a"), "--diameter", str(SIZE / 4), "--tile", "200"]) == 0
     assert len(seen) > 4 and {scale for _, scale in seen} == {4.0}
     assert {shape for shape, _ in seen} == {(50, 50, 3)}
@@ -141,7 +141,7 @@ def labelled(tmp_path):
     return images, labels
 
 
-def test_own_pictures_and_labels(labelled, tmp_path, small, capsys):
+def test_own_images_and_labels(labelled, tmp_path, small, capsys):
     from mrcnn.model import MaskRCNN
 
     images, labels = labelled

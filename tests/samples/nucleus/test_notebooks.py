@@ -140,7 +140,7 @@ def test_it_runs_from_top_to_bottom(name, kernel, tmp_path):
 # ---- What they draw with -------------------------------------------------------------------------
 
 
-def test_synthetic_pictures_go_away_with_their_data_set():
+def test_synthetic_images_go_away_with_their_data_set():
     dataset = inspection.open_data(None, "mine", count=3, size=64, seed=1)
     folder = Path(dataset.image_info[0]["path"]).parents[3]
     assert len(dataset.image_ids) == 3 and os.listdir(folder) == ["mine"]
@@ -213,11 +213,11 @@ def test_batches_are_drawn_with_their_masks(mini):
 
     dataset = inspection.open_data(None, "mine", count=2, size=64, seed=2)
     [batch] = BatchLoader(dataset, Whole(), steps=1, training=False)[0]
-    pictures = inspection.draw_batch(batch, Whole())
-    assert [picture.shape for picture in pictures] == [(64, 64, 3)] * 2
-    for row, picture in enumerate(pictures):
+    images = inspection.draw_batch(batch, Whole())
+    assert [image.shape for image in images] == [(64, 64, 3)] * 2
+    for row, image in enumerate(images):
         plain = batch["input_image"][row] + Whole.MEAN_PIXEL
-        outlined = (np.abs(picture - plain) > 1).any(axis=-1)
+        outlined = (np.abs(image - plain) > 1).any(axis=-1)
         assert 0 < outlined.mean() < 0.5
         boxes = batch["input_gt_boxes"][row][batch["input_gt_class_ids"][row] > 0]
         inside = np.zeros((64, 64), bool)
@@ -239,8 +239,8 @@ def test_examples_are_drawn_with_their_masks(rng):
 def test_panels_and_boxes():
     import matplotlib.pyplot as plt
 
-    pictures = [np.zeros((20, 30)), np.ones((20, 30, 3)), np.eye(20)]
-    axes = inspection.panels(pictures, ["one", "two", "three"], columns=2, cmap="gray")
+    images = [np.zeros((20, 30)), np.ones((20, 30, 3)), np.eye(20)]
+    axes = inspection.panels(images, ["one", "two", "three"], columns=2, cmap="gray")
     assert [place.get_title() for place in axes] == ["one", "two", "three"]
     inspection.draw_boxes(axes[0], np.array([[2, 3, 10, 40], [0, 0, 5, 5]]), ["red", "blue"])
     assert axes[0].get_xlim() == (-0.5, 29.5) and axes[0].get_ylim() == (19.5, -0.5)
@@ -300,7 +300,7 @@ def random_result(rng, size=60):
     return layers_to_masks(truth[..., None], 4), result
 
 
-def test_precision_and_recall_of_one_picture_are_those_of_compute_ap(rng):
+def test_precision_and_recall_of_one_image_are_those_of_compute_ap(rng):
     for _ in range(5):
         masks, result = random_result(rng)
         ones = np.ones(4, np.int32)
@@ -313,7 +313,7 @@ def test_precision_and_recall_of_one_picture_are_those_of_compute_ap(rng):
         np.testing.assert_allclose(found[2], recalls)
 
 
-def test_precision_and_recall_of_several_pictures(rng):
+def test_precision_and_recall_of_several_images(rng):
     pairs = [random_result(rng) for _ in range(3)]
     masks, results = zip(*pairs, strict=True)
     ap, precisions, recalls = inspection.precision_recall(masks, results, threshold=0.6)

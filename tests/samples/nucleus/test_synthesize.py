@@ -145,7 +145,7 @@ def test_nuclei_are_bright_in_fluorescence_and_dark_in_stains(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_masks_lie_on_the_picture_without_a_shift(kind):
+def test_masks_lie_on_the_image_without_a_shift(kind):
     """The contrast between both sides of the outlines is best where the masks are."""
 
     def contrast(dy, dx):
