@@ -76,7 +76,7 @@ def test_what_napari_docks(viewer, monkeypatch):
 
 def test_the_settings_of_the_widget(panel):
     panel.viewer.layers[0].data = 255 - STACK[0]
-    panel.diameter.value, panel.inverted.value = 16, "yes"
+    panel.diameter.value, panel.inverted.value = 12, "yes"
     layer = find(panel)
     assert layer.metadata["scales"] == [2.0] and layer.metadata["inverted"] == [True]
     assert len(layer.features) == 2
