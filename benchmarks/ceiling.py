@@ -1,12 +1,12 @@
-"""The ceiling of the path: what a network without error would score.
+"""The ceiling of the pipeline: what a network without error would score.
 
     python -m benchmarks.ceiling --dataset DIR --subset val
     python -m benchmarks.ceiling --dataset DIR --subset val --scale 2 --convention exact
 
-The truth of every image takes the network's place. It is enlarged as the images are, becomes mini
-masks and mask targets by the functions that training uses, and returns to the image as detections
-do. Whatever the score lacks then is lost by sampling and rounding, and no training brings it back.
-The same is done with boxes alone, and with discs whose outline is known between the pixels.
+The truth of every image takes the network's place. It is scaled like the images, turned into mini
+masks and mask targets by the functions that training uses, and mapped back to the image like
+detections. Whatever the score then lacks is lost to sampling and rounding, and no training recovers
+it. The same is done with boxes alone, and with discs whose outline is known to sub-pixel accuracy.
 
 Shapes: H, W pixels of the image, L label layers, N nuclei, h, w mask cells.
 Boxes are (y1, x1, y2, x2), in pixels or normalised to the network's input as the names say.
@@ -44,11 +44,11 @@ from samples.nucleus.submission import Submission, SubmissionWriter
 
 # How far moved boxes lie from the true ones: input pixels, and a factor on their sides.
 LARGEST_SHIFT, LARGEST_STRETCH = 1.0, 1.1
-# Standard deviation of a trained detector's box edges, in sides of the box.
+# Standard deviation of a trained detector's box edges, as a fraction of the box's side.
 DETECTOR_ERROR = 0.07
 RADII = (3, 5, 8, 12, 20, 40)
 DISCS = 12  # places where a disc of each radius is tried
-SUBSAMPLES = 16  # points along a pixel's side that tell how much of it a disc covers
+SUBSAMPLES = 16  # points along a pixel's side, to measure how much of it a disc covers
 
 # Every step includes those above it. The last three differ in their boxes: refined to the true
 # ones, or left as they are.
@@ -63,7 +63,7 @@ STEPS = (
     "mask targets, moved boxes",
     "mask targets, boxes 7 % off",
 )
-# Beside the steps: the mask targets of a random training crop, boxes true and moved.
+# Besides the steps: the mask targets of a random training crop, boxes true and moved.
 CROP_STEPS = ("training crop, true boxes", "training crop, moved boxes")
 BOX_STEPS = ("normalised and back", "refined from moved boxes", "rounded to whole pixels")
 
@@ -73,7 +73,7 @@ class Setting(NamedTuple):
 
     convention: str  # PIXEL_CONVENTION
     # Each image is enlarged by a random factor between the two; None: as the configuration has it,
-    # by the size of the nuclei where OBJECT_SIZE is set.
+    # by the size of the nuclei if OBJECT_SIZE is set.
     scales: tuple[float, float] | None = None
 
     @property
@@ -110,7 +110,7 @@ class Setting(NamedTuple):
 
 
 class PerfectNetwork:
-    """Answers for one training example what the network should have learned."""
+    """Outputs for one training example what the network should have learned."""
 
     def __init__(self, example: Example, config: Any, rng: np.random.Generator):
         self.example, self.config = example, config
@@ -120,7 +120,7 @@ class PerfectNetwork:
         self.input_boxes = arrays["input_gt_boxes"][: self.count]  # pixels of the input
         self.boxes = self.normalise(self.input_boxes)
         self.mini_masks = arrays["input_gt_masks"][: self.count]
-        # Of the input; not rounded to whole pixels, as that of a crop is.
+        # Of the input; unlike that of a crop, not rounded to whole pixels.
         corner = np.array(example.window[:2])
         self.window = (*corner, *(corner + np.multiply(example.layers.shape[:2], example.scales)))
         # Any order will do, as long as no two are the same.
@@ -138,7 +138,7 @@ class PerfectNetwork:
         )
 
     def masks(self, boxes: np.ndarray) -> np.ndarray:
-        """The mask targets float32 [N, h, w] of regions [N, 4], one of each nucleus."""
+        """The mask targets float32 [N, h, w] of regions [N, 4], one per nucleus."""
         instance = np.arange(self.count, dtype=np.int32)[None]
         targets = mask_targets(
             constant(boxes[None]),
@@ -152,7 +152,7 @@ class PerfectNetwork:
     def detect(self, rois: np.ndarray, refine: bool) -> tuple[np.ndarray, np.ndarray]:
         """The detections [D, 6] that remain of regions [N, 4] normalised, and their nuclei [D].
 
-        refine: with the deltas that lead to the true boxes; otherwise with none.
+        refine: with the deltas that lead to the true boxes; otherwise with zeros.
         """
         std = constant(self.config.BBOX_STD_DEV)
         deltas = box_refinement_graph(constant(rois), constant(self.boxes)) / std
@@ -210,7 +210,7 @@ class PerfectNetwork:
         return label_map(patches, np.array(scores), self.example.layers.shape)
 
     def labels_of_regions(self, rois: np.ndarray, refine: bool) -> np.ndarray:
-        """The label map of what `detect` leaves of the regions, masks seen through the result."""
+        """The label map of the regions that `detect` keeps, with masks of the resulting boxes."""
         found, nuclei = self.detect(rois, refine)
         boxes = self.boxes.copy()
         boxes[nuclei] = found[:, :4]
@@ -237,7 +237,7 @@ def disturbed(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def step_labels(
     layers: np.ndarray, network: PerfectNetwork, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """What every one of STEPS leaves of an image: the truth [H, W, L], then label maps [H, W]."""
+    """What each of STEPS makes of an image: the truth [H, W, L], then label maps [H, W]."""
     rois = network.normalise(moved(network.input_boxes, rng))
     poor = network.normalise(disturbed(network.input_boxes, rng))
     masks = layers_to_masks(layers, int(layers.max()))
@@ -247,7 +247,7 @@ def step_labels(
     return [
         layers,
         flat,
-        flat,  # through_csv does it
+        flat,  # through_csv is applied later
         network.labels_of_whole_masks(),
         network.labels(boxes, network.mini_masks.astype(np.float32), scores, scale=1.0),
         network.labels(boxes, network.masks(boxes), scores),
@@ -308,7 +308,7 @@ def score(truth: np.ndarray, labels: np.ndarray) -> float:
 
 
 def box_errors(network: PerfectNetwork, rng: np.random.Generator) -> np.ndarray:
-    """Float [BOX_STEPS, N, 4]: what is added to the true boxes in pixels of the image."""
+    """Float [BOX_STEPS, N, 4]: the errors of the boxes in pixels of the image."""
     true = network.example.source_boxes()
     rois = network.normalise(moved(network.input_boxes, rng))
     std = constant(network.config.BBOX_STD_DEV)
@@ -329,7 +329,7 @@ def covered_by_disc(centre: np.ndarray, radius: float, side: int) -> np.ndarray:
 
 
 def disc_errors(radius: float, config: Any, setting: Setting, seed: int) -> np.ndarray:
-    """Mean over DISCS discs at random places between the pixels.
+    """Mean over DISCS discs at random sub-pixel positions.
 
     Returns float [7]: IoU with the disc's pixels (those at least half inside it) in the true and
     in a moved box; mean signed error in image pixels of the centre's y and x and of the radius
@@ -380,10 +380,10 @@ def middle(weights: np.ndarray) -> np.ndarray:
 
 
 class Ceiling:
-    """Collects images with `add`; the tables tell what they amount to.
+    """Collects images with `add`; the tables summarise them.
 
-    config: of training; its convention, way to cut images and, where a setting has one, scale give
-    way to the settings'.
+    config: of training; the settings override its convention, its way to crop images and, if they
+    have one, its scale.
     """
 
     def __init__(self, config: Any, settings: list[Setting], seed: int = 0):
@@ -394,7 +394,7 @@ class Ceiling:
     def add(
         self, number: int, image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray
     ) -> None:
-        """Send an image through all settings. Images without nuclei tell nothing: left out.
+        """Send an image through all settings. Images without nuclei are left out.
 
         number: seeds what is random; image [H, W, C]; layers int [H, W, L]; class_ids [N].
         """
@@ -467,7 +467,7 @@ def run_ceiling(
 ) -> Ceiling:
     """Measure the ceiling on a labelled data set and print it.
 
-    Raises UserError where no image has nuclei. Ctrl-C prints the tables of what is done.
+    Raises UserError if no image has nuclei. Ctrl-C prints the tables of what is done so far.
     """
     ceiling = Ceiling(config, settings, seed)
     numbers = list(dataset.image_ids)[:limit]
@@ -524,7 +524,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=enlargement,
         default=NucleusConfig.MASK_ROI_SCALE,
         metavar="S",
-        help="MASK_ROI_SCALE, by which masks see more than their boxes (default: %(default)s)",
+        help="MASK_ROI_SCALE, how much larger mask regions are than boxes (default: %(default)s)",
     )
     add("--limit", type=positive, metavar="N", help="only the first N images")
     add(
@@ -532,7 +532,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=whole,
         default=0,
         metavar="N",
-        help="of crops, scales and moved boxes (default: %(default)s)",
+        help="random seed for crops, scales and moved boxes (default: %(default)s)",
     )
     return parser
 

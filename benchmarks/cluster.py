@@ -1,13 +1,13 @@
-"""Detection on a cluster of Dask: speed with one and two workers, overhead, memory, a large image.
+"""Detection on a Dask cluster: speed with one and two workers, overhead, memory, a large image.
 
     python benchmarks/cluster.py images --images DIR --output FOLDER
     python benchmarks/cluster.py overhead
     python benchmarks/cluster.py slide --side 20000 --output FOLDER
 
-`images` runs `mrcnn detect` on a folder with one worker and with two, a thread each, by
-turns, and prints images per second, their ratio, and the peak memory of client (with the scheduler)
-and workers. `overhead` sends empty tasks through the same way. `slide` writes an OME-Zarr of discs,
-runs it without and with a cluster, and compares counts.
+`images` runs `mrcnn detect` on a folder with one worker and with two, one thread each, alternately,
+and prints images per second, their ratio, and the peak memory of client (with the scheduler) and
+workers. `overhead` sends empty tasks the same way. `slide` writes an OME-Zarr of discs, detects in
+it without and with a cluster, and compares counts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def peak_of(process: subprocess.Popen, peaks: dict[str, int]) -> None:
 
 
 def detect(images: Path, output: Path, *more: str) -> tuple[dict, dict[str, int]]:
-    """Run the command; what it says it has done, and peak memory."""
+    """Run the command; returns its JSON summary and the peak memory."""
     command = [sys.executable, "-m", "mrcnn", "detect", str(images), "--output", str(output)]
     environment = {**os.environ, **dict.fromkeys(THREADS, "1"), "PYTHONPATH": ROOT_DIR}
     flags = ["--json", "--overwrite", "--precision", "float32", "--format", "labels"]
@@ -60,7 +60,7 @@ def detect(images: Path, output: Path, *more: str) -> tuple[dict, dict[str, int]
 
 
 def said(name: str, done: dict, peaks: dict[str, int]) -> float:
-    """Print a line; the images per second."""
+    """Print a line; returns the images per second."""
     rate = done["images"] / done["seconds"]
     memory = ", ".join(f"{who} {size / 1e6:.0f} MB" for who, size in peaks.items())
     print(f"{name}: {rate:.3f} images/s, {done['objects']} objects, peak {memory}", flush=True)
@@ -68,7 +68,7 @@ def said(name: str, done: dict, peaks: dict[str, int]) -> float:
 
 
 def images(options: argparse.Namespace) -> None:
-    """Speed with these numbers of workers, by turns."""
+    """Speed with these numbers of workers, alternately."""
     rates: dict[int, list[float]] = {count: [] for count in options.workers}
     for turn in range(options.turns):
         for workers, found in rates.items():
@@ -89,7 +89,7 @@ def nothing() -> None:
 
 
 def overhead(options: argparse.Namespace) -> None:
-    """Milliseconds of an empty task on the way of an image."""
+    """Milliseconds per empty task, sent the way of an image."""
     from mrcnn.distributed.team import Team, in_order
 
     with local_cluster(2) as client:
@@ -150,7 +150,13 @@ def main(arguments: list[str] | None = None) -> int:
     made["slide"].add_argument("--weights", default="nucleus", metavar="W")
     for name in ("images", "slide"):
         made[name].add_argument("--output", type=Path, required=True, metavar="FOLDER")
-        made[name].add_argument("--diameter", type=float, default=32.0, metavar="PIXELS")
+        made[name].add_argument(
+            "--diameter",
+            type=float,
+            default=24.0,
+            metavar="PIXELS",
+            help="24 is scale 1 (default)",
+        )
     options = parser.parse_args(arguments)
     work = {"images": images, "overhead": overhead, "slide": slide}[options.command]
     return exit_code("cluster.py", lambda: work(options))

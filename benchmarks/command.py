@@ -1,4 +1,4 @@
-"""How every command ends."""
+"""How every benchmark command ends."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from mrcnn.errors import UserError
 
 
 def exit_code(name: str, work: Callable[[], None], *also: type[Exception]) -> int:
-    """Run `work`: 0; 2 after one line with the name of the command, for a `UserError`, what a
-    worker or the system cannot do, a missing package and the errors in `also`; 130 after Ctrl-C.
+    """Run `work`. Returns 0; 2 after one line with the name of the command, for a `UserError`, what
+    a worker or the system cannot do, a missing package and the errors in `also`; 130 after Ctrl-C.
     """
     try:
         work()

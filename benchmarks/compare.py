@@ -1,4 +1,4 @@
-"""Speed of this package beside torchvision's Mask R-CNN and beside what the processor could do.
+"""Speed of this package against torchvision's Mask R-CNN and against what the processor could do.
 
     python benchmarks/compare.py                    everything, into benchmarks/results.md
     python benchmarks/compare.py --quick            fewer repetitions
@@ -8,7 +8,7 @@
 Four contestants (this package and torchvision, each in float32 and bfloat16) run in processes of
 their own and take turns, on the same images, with the same settings and numbers of threads.
 The first run makes torchvision's environment in benchmarks/.peer (some 5 GB) and trains both
-networks for some minutes, so that both find the same objects; both are kept. See
+networks for some minutes, so that both find the same objects; all of this is kept. See
 benchmarks/README.md for how to read the table.
 """
 
@@ -37,7 +37,7 @@ PRECISIONS = ("float32", "bfloat16")
 CONTESTANTS = [(who, precision) for precision in PRECISIONS for who in ("mrcnn", "torchvision")]
 PARTS = ("detection", "training", "nucleus")
 
-# Training on both sides: at most so many steps, and when to look whether it is enough.
+# Training on both sides: at most this many steps, and how often to check whether it is enough.
 LESSON_STEPS, LESSON_CHUNK = 600, 25
 COUNT_TOLERANCE = 0.1
 
@@ -55,7 +55,7 @@ def say(message: str) -> None:
 
 def peer_python(chosen: str | None) -> str:
     """The interpreter that has torchvision: the chosen one, or that of benchmarks/.peer, which is
-    made if it is not there. Raises UserError."""
+    created if it is not there. Raises UserError."""
     if chosen:
         _check_peer(chosen)
         return chosen
@@ -102,7 +102,7 @@ def worker(who: str, precision: str, setup) -> workers.Worker:
 
 
 def load_detectors(crew: dict, widths: str, weights: Path, side: int) -> None:
-    """Load every contestant's detector for images that the network sees with `side` pixels."""
+    """Load every contestant's detector for images of `side` pixels at the network's input."""
     for (who, precision), process in crew.items():
         if who == "mrcnn":
             process.ask("load_detector", widths=widths, weights=str(weights), PRECISION=precision)
@@ -169,7 +169,7 @@ def take_turns(crew: dict, repeat: int, title: str, do: str, **arguments) -> dic
 
 
 def tune(crew: dict, do: str, **arguments) -> dict[str, str]:
-    """Let every contestant choose its memory layout; what each chose."""
+    """Let every contestant choose its memory layout; returns what each chose."""
     chosen = {}
     for key, process in crew.items():
         say(f"Memory layout of {' '.join(key)}")
@@ -228,7 +228,7 @@ def measure_detection(setup, widths: str, images: dict, side: int) -> dict:
 
 
 def measure_training(setup) -> dict:
-    """Rows of a training step, as `measure_detection`."""
+    """Rows of a training step, like `measure_detection`."""
     scene = scenes.SPARSE
     with crew_of(setup) as crew:
         rates = measure_rates(crew, setup.repeat)
@@ -261,7 +261,7 @@ def idle_share(crew: dict) -> dict[str, float]:
 
 @contextlib.contextmanager
 def crew_of(setup):
-    """{contestant: worker}, closed in the end."""
+    """{contestant: worker}, closed at the end."""
     with contextlib.ExitStack() as stack:
         yield {key: stack.enter_context(worker(*key, setup)) for key in CONTESTANTS}
 
@@ -345,7 +345,7 @@ def write_report(setup, versions: dict, parts: dict[str, dict]) -> str:
 PART_TITLES = {
     "detection": "Detection, 512 x 512",
     "training": f"A training step, {networks.BATCH} images of 512 x 512",
-    "nucleus": "The nucleus application's default on 256 x 256, enlarged by both sides alike",
+    "nucleus": "The nucleus application's default on 256 x 256, enlarged equally by both sides",
 }
 
 
@@ -384,7 +384,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--repeat", type=int, default=11, help="timed rounds of detection")
     add("--training-repeat", type=int, default=7, help="timed rounds of training")
     add("--quick", action="store_true", help="3 rounds of each")
-    add("--threads", type=int, default=workers.default_threads(), help="threads of everybody")
+    add("--threads", type=int, default=workers.default_threads(), help="threads per contestant")
     add("--peer-python", metavar="PATH", help="an interpreter that has torchvision")
     add("--prepare", action="store_true", help="make environment and weights, measure nothing")
     add("--output", type=Path, default=HERE / "results.md", help="the Markdown file")

@@ -4,14 +4,14 @@
     python -m benchmarks.corrections --dataset DIR --weights W.h5 --output OUT --recipe all
 
 DIR holds stage1_train.zip; W.h5 is a network that was trained without tissue (`nucleus.py
-generalise`, fold "tissue"). Five images of `fit` are the corrections. Scored are 12 other images of
-tissue and 20 of fluorescence of `tune`, drawn once with a fixed seed: before and after 150 steps of
-4 crops. OUT keeps images, weights and scores; what is there is not made again.
+generalise`, fold "tissue"). Five images of `fit` are the corrections. Twelve other images of
+tissue and 20 of fluorescence from `tune`, drawn once with a fixed seed, are scored before and after
+150 steps of 4 crops. OUT keeps images, weights and scores; what is there is not made again.
 
 Recipes: "fine-tune" is that of `mrcnn.fine_tune`; "all-the-way" keeps the new weights as they are;
-"no-rehearsal" is this without rehearsal; "gentle" has a fifth of the rate, and the first three
-stages of the backbone do not train; "all" trains as whole trainings do: batch norms that learn, no
-rehearsal.
+"no-rehearsal" is "all-the-way" without rehearsal; "gentle" has a fifth of the rate, and the first
+three stages of the backbone do not train; "all" trains like a full training: batch
+norms that learn, no rehearsal.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ RECIPES = {
 
 
 def make_sets(dataset: str, output: Path) -> None:
-    """Write the images and labels of SETS, where they are not there yet."""
+    """Write the images and labels of SETS that are not there yet."""
     rng = np.random.default_rng(0)
     for name, parts in SETS.items():
         for subset, kind, count in parts:

@@ -1,4 +1,4 @@
-"""A folder of real images from the command to the last file, beside StarDist and another version.
+"""A folder of real images from command to last file, against StarDist and another version.
 
     python benchmarks/folder.py --dataset DIR --output FOLDER --stardist-python PYTHON
     python benchmarks/folder.py --dataset DIR --output FOLDER --against CHECKOUT
@@ -8,11 +8,11 @@
 `--against` names another checkout of this project, which does the same with its own weights.
 StarDist 0.9 runs its `StarDist2D` in its default configuration on the same files, with
 `predict_instances`, and writes its labels as TIFF; its weights are random, and its threshold is the
-one at which an image has `CANDIDATES` of them, found before the clock starts. The contestants take
-turns; the first turn of each does not count.
+one at which an image has `CANDIDATES` candidates, found before the clock starts. The contestants
+take turns; the first turn of each does not count.
 
-Printed are the seconds per image of the whole command, with start and end, and of the images of
-each size alone, and all ratios to the first contestant.
+It prints the seconds per image of the whole command, including start-up and exit, and of the images
+of each size alone, and all ratios to the first contestant.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ for path in paths:
 print(json.dumps({"seconds": seconds, "prepared": prepared}))
 """
 
-# In a process of a checkout: seconds of every image in a detector that is ready.
+# In a process of a checkout: seconds of every image with a detector that is ready.
 READY = """
 import json, sys, time
 from pathlib import Path
@@ -87,7 +87,7 @@ print(json.dumps({"seconds": seconds}))
 
 
 def write_images(options: argparse.Namespace) -> dict[str, tuple[int, int]]:
-    """Write the images as PNG into `images`, one of SMALL pixels into `one`; their sizes."""
+    """Write the images as PNG to `images`, one of SMALL pixels to `one`; returns their sizes."""
     dataset = load_dataset(options.dataset, options.subset, labelled=False)
     numbers = np.linspace(0, len(dataset.image_ids) - 1, options.count).round().astype(int)
     sizes = {}
@@ -109,7 +109,7 @@ def write_images(options: argparse.Namespace) -> dict[str, tuple[int, int]]:
 
 
 def run(command: list[str], folder: str | None = None) -> tuple[float, str]:
-    """Run a program, from a checkout; wall seconds, and what it prints."""
+    """Run a program, from a checkout; returns wall seconds, and what it prints."""
     environment = {**os.environ, **({"PYTHONPATH": folder} if folder else {})}
     began = time.perf_counter()
     # Python looks for packages in the current folder first.
@@ -126,7 +126,7 @@ def last_json(text: str) -> dict:
 
 
 def version(folder: str, output: Path, sizes: bool) -> dict[str, Callable]:
-    """What is timed of a checkout, by name: each returns wall seconds and seconds by image.
+    """What is timed for a checkout, by name: each returns wall seconds and seconds by image.
 
     sizes: whether images are also timed alone, by their size.
     """
@@ -145,7 +145,7 @@ def version(folder: str, output: Path, sizes: bool) -> dict[str, Callable]:
 
 
 def stardist(python: str, output: Path) -> dict[str, Callable]:
-    """The same of StarDist."""
+    """The same for StarDist."""
 
     def command(images: Path) -> tuple[float, dict]:
         call = [python, "-c", STARDIST, str(images), str(output), str(CANDIDATES)]
@@ -157,7 +157,7 @@ def stardist(python: str, output: Path) -> dict[str, Callable]:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Let the contestants take turns, and print what they took."""
+    """Let the contestants take turns, and print their times."""
     options.output = options.output.resolve()
     sizes = write_images(options)
     contestants = {"this version": version(ROOT_DIR, options.output / "found_this", options.sizes)}
@@ -201,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--subset", default="tune")
     parser.add_argument("--count", type=positive, default=40, metavar="N", help="images (40)")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--turns", type=positive, default=3, metavar="N", help="that count (3)")
+    parser.add_argument("--turns", type=positive, default=3, metavar="N", help="timed turns (3)")
     parser.add_argument("--against", metavar="CHECKOUT", help="another checkout of this project")
     parser.add_argument("--stardist-python", metavar="PYTHON", help="interpreter with StarDist")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Large images: tiles against one forward pass, and the time and memory of an image of any size.
+"""Large images: tiles against one forward pass, and the time and memory for an image of any size.
 
     python benchmarks/large.py seams --dataset DIR
     python benchmarks/large.py slide --dataset DIR --side 20000 --output FOLDER
@@ -34,7 +34,7 @@ from samples.nucleus.nucleus import load_dataset  # noqa: E402
 
 TIFF_TILE = 512
 ENLARGED = 2
-# Side of the tiles of `seams`, in pixels of the scaled image: several to most images.
+# Side of the tiles of `seams`, in pixels of the scaled image: several for most images.
 SEAMS_TILE = 384
 
 
@@ -42,7 +42,7 @@ SEAMS_TILE = 384
 
 
 def enlarged(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An image uint8 [H, W, C], smoothly, and its label layers [H, W, L], twice as large."""
+    """An image uint8 [H, W, C] (resized smoothly) and label layers [H, W, L], twice as large."""
     from mrcnn.pixels.resampling import resize_smooth
 
     shape = tuple(ENLARGED * side for side in image.shape[:2])
@@ -90,7 +90,7 @@ def seams(options: argparse.Namespace) -> None:
 
 
 def write_slide(path: Path, side: int, dataset_dir: str, subset: str) -> None:
-    """A square image of a side in pixels, uint16 in a tiled TIFF, tile by tile."""
+    """Write a square image of `side` pixels, uint16 in a tiled TIFF, tile by tile."""
     import tifffile
 
     from samples.nucleus.kinds import kind_of
@@ -149,7 +149,7 @@ def slide(options: argparse.Namespace) -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(
         f"{options.side} x {options.side} pixels: {seconds:.0f} s, "
-        f"{seconds / (options.side / 1000) ** 2:.2f} s a million pixels, peak {peak:.2f} GB"
+        f"{seconds / (options.side / 1000) ** 2:.2f} s per million pixels, peak {peak:.2f} GB"
     )
 
 
@@ -166,9 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
     made["slide"].add_argument(
         "--diameter",
         type=above_zero,
-        default=32.0,
+        default=24.0,
         metavar="PIXELS",
-        help="32 is scale 1 (default)",
+        help="24 is scale 1 (default)",
     )
     made["slide"].add_argument("--format", default="labels,geojson")
     made["slide"].add_argument("--output", type=Path, required=True, metavar="FOLDER")

@@ -1,14 +1,14 @@
-"""Images per second that the training loader makes of images with hundreds of nuclei.
+"""Images per second that the training loader makes from images with hundreds of nuclei.
 
     python benchmarks/loader.py                                    synthetic images, in memory
     python benchmarks/loader.py --dataset DIR --subset stage1_train    the fullest real ones
     python benchmarks/loader.py --profile                          where the time goes
 
 An image is all that `mrcnn.data.batches.BatchLoader` makes for a training step: a crop of 512x512
-pixels at twice the source's size with scale jitter, flips, quarter turns and colour changes, its
-boxes and mini masks, molded, in batches as samples/nucleus trains on them (IMAGES_PER_GPU). Decoded
+pixels scaled to OBJECT_SIZE with scale jitter, flips, quarter turns and colour changes, its boxes
+and mini masks, molded, in batches as samples/nucleus trains on them (IMAGES_PER_GPU). Decoded
 images are in memory, as after the first epoch; with --dataset the first reading is timed too, from
-the files and from a folder as CACHE_DIR keeps it.
+the files and from a CACHE_DIR.
 
 One thread is one core: libraries may not use threads of their own. The rows of several threads and
 processes count finished batches in the main process, which is where training needs them.
@@ -48,12 +48,12 @@ from mrcnn.data.sources import ImageReader  # noqa: E402
 from mrcnn.errors import UserError  # noqa: E402
 from samples.nucleus.nucleus import NucleusConfig, load_dataset  # noqa: E402
 
-MANY = 200  # nuclei of an image from which it counts as full
+MANY = 200  # nuclei from which an image counts as full
 SHAPE = (520, 696)  # pixels, the size of most full images of the Data Science Bowl
 
 
 class ManyNuclei(Dataset):
-    """Images of ellipses of any colour on a noisy ground, drawn from their number alone."""
+    """Images of ellipses of any colour on a noisy background, drawn from their number alone."""
 
     def fill(self, images: int, nuclei: int) -> ManyNuclei:
         self.add_class("ellipses", 1, "ellipse")
@@ -75,7 +75,7 @@ class ManyNuclei(Dataset):
 
 
 def draw_labels(rng: np.random.Generator, nuclei: int) -> np.ndarray:
-    """Label map int32 [*SHAPE] of at least `nuclei` ellipses, one a cell of a grid."""
+    """Label map int32 [*SHAPE] of at least `nuclei` ellipses, one per cell of a grid."""
     cell = np.sqrt(SHAPE[0] * SHAPE[1] / nuclei)
     grid = np.ceil(np.array(SHAPE) / cell).astype(int)
     rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]] + 0.5
@@ -93,7 +93,7 @@ def draw_labels(rng: np.random.Generator, nuclei: int) -> np.ndarray:
 
 
 def fullest(dataset: Dataset, images: int) -> Dataset:
-    """Keep the images with MANY nuclei, or where there are none, the `images` with the most."""
+    """Keep the images with MANY nuclei or, if there are none, the `images` with the most."""
     counts = np.array([len(info["entry"].masks) for info in dataset.image_info])
     order = np.argsort(-counts, kind="stable")
     kept = order[: int((counts >= MANY).sum()) or images]
@@ -204,11 +204,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--dataset", metavar="DIR", help="as for nucleus.py train (default: synthetic images)")
     add("--subset", metavar="NAME", default="stage1_train")
     add("--side", type=positive, default=512, help="pixels of a crop, a multiple of 64")
-    add("--images", type=positive, default=8, help="synthetic images, or real ones without many")
-    add("--nuclei", type=positive, default=300, help="nuclei of a synthetic image, at least")
+    add("--images", type=positive, default=8, help="synthetic images, or real ones if none is full")
+    add("--nuclei", type=positive, default=300, help="least number of nuclei in a synthetic image")
     add("--batches", type=positive, default=50, help="batches that are timed")
-    add("--repeat", type=positive, default=3, help="times; the median counts")
-    add("--workers", type=positive, nargs="*", default=[2, 4], help="threads and processes to try")
+    add("--repeat", type=positive, default=3, help="timed runs; the median counts")
+    add("--workers", type=positive, nargs="*", default=[2, 4], help="threads or processes to try")
     add("--profile", action="store_true", help="print where the time of one thread goes")
     return parser.parse_args(arguments)
 

@@ -1,7 +1,7 @@
 """The network that is compared, in plain numbers, and how many multiply-adds it takes.
 
 Only convolutions and fully connected layers are counted; everything else (batch norm, ROIAlign,
-suppression, pasting masks) is small beside them. Padding counts as data.
+suppression, pasting masks) is small in comparison. Padding counts as data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_DETECTIONS = 400
 TRAIN_ROIS, POSITIVE_SHARE = 128, 0.25
 TRAIN_ANCHORS = 256
 BATCH = 2
-# Training of the weights before anything is measured: fewer regions, for it is done sooner.
+# Training of the weights before anything is measured: fewer regions, to finish sooner.
 LESSON_BATCH, LESSON_ROIS = 4, 32
 WEIGHT_DECAY, MOMENTUM = 1e-4, 0.9
 # The step's cost does not depend on its size: small, so that the weights stay what they are.

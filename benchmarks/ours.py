@@ -275,5 +275,5 @@ class Contestant:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    warnings.simplefilter("ignore")  # a network that has not learnt yet finds too much
+    warnings.simplefilter("ignore")  # an untrained network finds too much
     workers.serve(Contestant())

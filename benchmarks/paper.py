@@ -1,4 +1,4 @@
-"""The paper's variants of the network, side by side on real images after equally many steps.
+"""The paper's variants of the network, side by side on real images after the same number of steps.
 
     python benchmarks/paper.py --dataset DIR --steps 400 --output FOLDER
 
@@ -6,7 +6,7 @@ Trains every variant on the subset `fit` from the same weights, those of nuclei 
 says otherwise, scores it on `val`, and writes FOLDER/paper.md: competition score with its interval,
 the paired difference to the first row, seconds per step and per image. The compressed rows are the
 first one's weights with thinner fully connected layers. What has been done is kept: the same
-command goes on after an interruption. Seconds mean something if nothing else runs meanwhile.
+command resumes after an interruption. Seconds are meaningful only if nothing else runs meanwhile.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ VARIANTS = {
 }
 BASE = "fpn"
 RANKS = (64, 16)
-# Few steps: the average of weights must follow. Few regions: all of "c4"'s pass the fifth stage.
+# Few steps: the weight average must keep up. Few regions: all of "c4"'s pass the fifth stage.
 COMMON = ("WEIGHT_AVERAGING=0.98", "POST_NMS_ROIS_INFERENCE=300")
-# Its layers are others: it can start from ImageNet weights only, and then needs many more steps.
+# Its layers differ: it can start from ImageNet weights only, and then needs many more steps.
 ON_REQUEST = ("c4",)
 
 
@@ -76,7 +76,7 @@ def run_nucleus(arguments: list[str]) -> None:
 
 
 def train(name: str, options: argparse.Namespace, run: Callable[[list[str]], None]) -> None:
-    """Train a variant to its last step, or resume with it."""
+    """Train a variant to its last step, or resume its training."""
     variant, logs = VARIANTS[name], options.output / name
     begun = any(logs.glob("*/mask_rcnn_*.h5"))
     changes = [
@@ -134,7 +134,7 @@ def evaluate(weights: list[str], folder: Path, options, run: Callable[[list[str]
 
 
 def measure(options: argparse.Namespace, run: Callable[[list[str]], None] = run_nucleus) -> str:
-    """Everything that is not done yet; returns the table."""
+    """Do everything that is not done yet; returns the table."""
     rows = []
     for name in [BASE, *(name for name in options.variants if name != BASE)]:
         folder = options.output / f"{name}_scores"
@@ -165,7 +165,7 @@ def measure(options: argparse.Namespace, run: Callable[[list[str]], None] = run_
 
 
 def step_seconds(logs: Path) -> float | None:
-    """Seconds per step by the newest run's log; None where there is none."""
+    """Seconds per step according to the newest run's log; None if there is none."""
     found = sorted(logs.glob("*/training.csv"))
     if not found:
         return None
@@ -209,7 +209,7 @@ def table(rows: list[tuple[str, Path, float | None]], options: argparse.Namespac
 
 
 def difference_text(scores: list[float], base: list[float]) -> str:
-    """Mean of the paired differences; "none" where its interval holds zero."""
+    """Mean of the paired differences; "none" if its interval includes zero."""
     mean, interval = paired_difference(scores, base)
     text = f"{mean:+.3f}" if interval.excludes_zero else "none"
     return f"{text} ({interval.low:+.3f} to {interval.high:+.3f})"
@@ -234,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=whole_epochs,
         default=400,
         metavar="N",
-        help=f"of training for every variant, a multiple of {EPOCH} (default: %(default)s)",
+        help=f"training steps per variant, a multiple of {EPOCH} (default: %(default)s)",
     )
     parser.add_argument(
         "--batch-size",
@@ -261,8 +261,8 @@ def main(arguments: list[str] | None = None) -> int:
         choices=tuple(VARIANTS),
         default=tuple(name for name in VARIANTS if name not in ON_REQUEST),
         metavar="NAME",
-        help=f"of {', '.join(VARIANTS)}; {BASE} always is (default: all that can start from "
-        f"settled weights, which {', '.join(ON_REQUEST)} cannot)",
+        help=f"some of {', '.join(VARIANTS)}; {BASE} is always included (default: all that can "
+        f"start from trained weights, which {', '.join(ON_REQUEST)} cannot)",
     )
     options = parser.parse_args(arguments)
 

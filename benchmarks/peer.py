@@ -1,9 +1,9 @@
-"""torchvision as a contestant: a worker process. It needs torch, torchvision and NumPy alone.
+"""torchvision as a contestant: a worker process. It needs only torch, torchvision and NumPy.
 
     PEER/bin/python benchmarks/peer.py PRECISION        answers requests, see workers.py
 
 The model is torchvision's MaskRCNN with its own ResNet-50 FPN, set as networks.py says. Its
-proposal head is the same class with another width, for torchvision ties that to the pyramid's.
+proposal head is the same class with another width, since torchvision ties that to the pyramid's.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Contestant:
 
         run = (lambda: self.detect(scene)) if what == "detect" else self.step
         times = {"contiguous_format": [], "channels_last": []}
-        for _ in range(3):  # by turns, so that a slow minute of the machine does not decide
+        for _ in range(3):  # alternately, so that a slow minute of the machine does not decide
             for name, seconds in times.items():
                 self._model.to(memory_format=getattr(torch, name))
                 run()

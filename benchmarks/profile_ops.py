@@ -4,7 +4,7 @@
     python benchmarks/profile_ops.py all --widths nucleus --precision float32 --top 20
 
 Prints the kinds of operations by their total time, then the largest single operations.
-Operations run beside each other, so the totals add up to more than the wall time.
+Operations run in parallel, so the totals add up to more than the wall time.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
 def profile(setup: argparse.Namespace) -> None:
     warnings.simplefilter("ignore")
     work = make_work(setup.what, setup.widths, setup.precision, setup.side, setup.objects)
-    for _ in range(2):  # compile, and what is left to be done only once
+    for _ in range(2):  # compile, and whatever else is done only once
         work()
     times = [workers.timed(work)[0] for _ in range(max(1, setup.repeat))]
     start = time.perf_counter()

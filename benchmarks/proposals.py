@@ -1,9 +1,9 @@
-"""Which share of the true nuclei the region proposals reach, by kind of image, and what limits it.
+"""The share of the true nuclei that region proposals reach, by kind of image, and its limits.
 
-    python benchmarks/proposals.py --dataset DIR --subset tune --weights nucleus
-    python benchmarks/proposals.py --dataset DIR --subset tune --config PRE_NMS_LIMIT=6000
+    python -m benchmarks.proposals --dataset DIR --subset tune --weights nucleus
+    python -m benchmarks.proposals --dataset DIR --subset tune --config PRE_NMS_LIMIT=6000
 
-A nucleus is reached where the box of a proposal has an IoU of .5 or more with its own. The column
+A nucleus is reached if the box of a proposal has an IoU of .5 or more with its own. The column
 "anchors" is the same for all anchors of the image, the most that any network could reach without
 moving them; "detected" is the share that remains after the heads at DETECTION_MIN_CONFIDENCE.
 """
@@ -31,7 +31,7 @@ REACHED = 0.5  # IoU
 
 
 def reached(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Of true boxes [N, 4], whether any of others [R, 4] has an IoU of REACHED: bool [N]."""
+    """For true boxes [N, 4], whether any of others [R, 4] has an IoU of REACHED: bool [N]."""
     best = np.zeros(len(boxes))
     for start in range(0, len(others), 4096):
         overlaps = compute_overlaps(boxes, others[start : start + 4096])
@@ -40,7 +40,7 @@ def reached(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def shares(model, image: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
-    """Which nuclei, of true boxes [N, 4] in pixels of the image, are reached by what."""
+    """Which nuclei, with true boxes [N, 4] in pixels of the image, each kind of boxes reaches."""
     config = model.config
     pixels = measure(image, config).apply(image)
     [scale] = model.find_scales([pixels])

@@ -4,7 +4,7 @@
     python benchmarks/scaling.py --what sides batches --precision float32 bfloat16
     python benchmarks/scaling.py --widths comparison        (after benchmarks/compare.py --prepare)
 
-Every point runs in a process of its own, for peak memory is a property of a process; it includes
+Every point runs in a process of its own, since peak memory is a property of a process; it includes
 Python, TensorFlow and the weights. Detection enlarges images as the configuration says (the
 nucleus application: twice, or --scale). Writes scaling.md and scaling.png into results/benchmarks.
 """

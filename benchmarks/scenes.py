@@ -1,4 +1,4 @@
-"""Synthetic images with known objects: bright ellipses on dark background. NumPy only.
+"""Synthetic images with known objects: bright ellipses on a dark background. NumPy only.
 
 Shapes: H, W pixels of an image, N objects.
 """
@@ -64,7 +64,7 @@ def training_scene(seed: int) -> Scene:
 def draw(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Draw a scene: image uint8 [H, W, 3] and labels int32 [H, W], 0 background, 1 to N.
 
-    Raises ValueError if the objects do not fit beside each other.
+    Raises ValueError if the objects do not fit next to each other.
     """
     rng = np.random.default_rng(scene.seed)
     side = scene.side

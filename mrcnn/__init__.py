@@ -42,7 +42,7 @@ def fine_tune(
     weights: str | os.PathLike = "nucleus",
     **options: Any,
 ) -> Path:
-    """Train a network for some minutes on a few images; returns the new weight file.
+    """Train a network for a few minutes on a few images; returns the new weight file.
 
     See `fine_tuning.fine_tune` for the arguments.
     """

@@ -1,7 +1,7 @@
 """Files that are written whole or not at all, and folders that one run at a time writes into.
 
 What a run has not finished is called `.mrcnn-<host>-<process>-<birth>-<random>.tmp`: a later run
-knows by that name whether the writer is still there, and removes what a killed one has left.
+can tell from that name whether the writer is still running, and removes what a killed one has left.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from mrcnn.errors import MRCNNWarning, UserError
 
 TEMPORARY = ".mrcnn-*.tmp"
 LOCK = ".mrcnn-lock"
-OWN = ".mrcnn-"  # how names of such files begin, and of what a run notes for itself
+OWN = ".mrcnn-"  # how the names of these files begin, and of those that a run keeps for itself
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without error.
+    """A temporary path next to `path` that takes its place when the block ends without error.
 
     Readers see the old file or the new one, never half of one; an error in the block, Ctrl-C
     included, leaves the old file as it was and no temporary file behind. The temporary name
@@ -48,15 +48,15 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A new, empty folder that becomes `path`, in the place of one that is there, when the block
-    ends without error; otherwise nothing has changed. Raises UserError as `atomic_path`."""
+    """A new, empty folder that becomes `path`, replacing any that is there, when the block ends
+    without error; otherwise nothing is changed. Raises UserError as `atomic_path`."""
     path = Path(path)
     temporary, old = temporary_path(path.parent), temporary_path(path.parent)
     try:
         with file_system_errors(path):
             temporary.mkdir(parents=True)
             yield temporary
-            if path.exists():  # folders with something in them are not replaced in one step
+            if path.exists():  # a folder that is not empty cannot be replaced in one step
                 os.replace(path, old)
             try:
                 os.replace(temporary, path)
@@ -71,9 +71,9 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def file_system_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turn what the file system refuses in the block into a UserError that names `path`.
+    """Turn errors of the file system in the block into a UserError that names `path`.
 
-    Libraries answer a full disk with errors of their own that only follow from the OSError.
+    On a full disk, libraries raise errors of their own that only follow from the OSError.
     """
     try:
         yield
@@ -104,8 +104,8 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def temporary_path(folder: str | os.PathLike) -> Path:
-    """A new name in a folder, for what this process has not finished. It is short, whatever the
-    final name: names have 255 bytes at most."""
+    """A new name in a folder, for a file that this process has not finished. It is short, whatever
+    the final name: names have 255 bytes at most."""
     pid = os.getpid()
     unique = uuid.uuid4().hex[:8]
     return Path(folder) / f".mrcnn-{_host()}-{pid}-{_birth(pid)}-{unique}.tmp"
@@ -114,8 +114,8 @@ def temporary_path(folder: str | os.PathLike) -> Path:
 def remove_leftovers(folder: str | os.PathLike, everything: bool = False) -> None:
     """Remove temporary files and folders of killed runs from a folder.
 
-    Those of living processes and of other machines, which nobody here can ask, stay: unless
-    `everything` is to go, for the folder of a run that is locked (`locked`).
+    Those of running processes and of other machines, which cannot be checked from here, stay,
+    unless `everything` is to go, for the folder of a run that is locked (`locked`).
     """
     for path in Path(folder).glob(TEMPORARY):
         if everything or _is_of_a_dead_process(path.name):
@@ -133,8 +133,8 @@ def _host() -> str:
 
 
 def _birth(pid: int) -> str:
-    """When a process began, so that a number that is used again is not mistaken: in a container
-    every run is process 1. "0" where the system does not tell, "gone" where there is none."""
+    """When a process began, so that a reused process number is not mistaken for it: in a container
+    every run is process 1. "0" where the system does not tell, "gone" where there is no process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return stat.rpartition(")")[2].split()[19]
@@ -146,7 +146,7 @@ def _birth(pid: int) -> str:
         os.kill(pid, 0) if os.name == "posix" else None
     except ProcessLookupError:
         return "gone"
-    except OSError:  # somebody else's
+    except OSError:  # another user's
         pass
     return "0"
 
@@ -159,12 +159,11 @@ _holding = threading.Lock()
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike, again: bool = False) -> Iterator[None]:
-    """Keep other runs out of a folder, which is made, for the length of the block.
+    """Keep other runs out of a folder, which is created if needed, for the length of the block.
 
-    The operating system holds the lock and gives it back when the process ends, however that
-    comes; only the empty file LOCK stays, and nothing at all of a folder that is new and in which
-    the block has written nothing. What killed runs have left in the folder and in those
-    directly below is removed.
+    The operating system holds the lock and releases it when the process ends, for whatever reason;
+    only the empty file LOCK stays. A new folder in which the block has written nothing is removed.
+    What killed runs have left in the folder and in those directly below is removed, too.
 
     again: whether this process may hold the folder already (stages of one training).
 
@@ -230,8 +229,8 @@ def _lock_file(path: Path, folder: str | os.PathLike) -> BinaryIO | None:
 
         file.close()
         warnings.warn(
-            f"{folder}: the file system has no locks ({error.strerror}): let no other run write "
-            "into this folder",
+            f"{folder}: the file system does not support locks ({error.strerror}): let no other "
+            "run write into this folder",
             MRCNNWarning,
             stacklevel=2,
         )

@@ -2,9 +2,9 @@
 
     W ~ U S_t V^T                                                       (paper equation 15)
 
-keeps the t largest singular values of a layer's u x v kernel. In place of the layer stand one with
-the kernel S_t V^T and without biases, and one with the kernel U and the layer's biases: t (u + v)
-numbers for u v. The more regions an image has, the more time it saves.
+keeps the t largest singular values of a layer's u x v kernel. The layer is replaced by one with the
+kernel S_t V^T and without biases, and one with the kernel U and the layer's biases: t (u + v)
+numbers instead of u v. The more regions an image has, the more time it saves.
 
 Source: paper section 3.8.6; Girshick, "Fast R-CNN", section 3.1.
 """
@@ -22,7 +22,7 @@ from mrcnn.weights.legacy_h5 import COMPRESSIBLE, THIN
 
 
 def truncated_svd(kernel: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best product of two matrices of a rank: float [u, v] -> [u, rank], [rank, v].
+    """The best approximation of a given rank, as a product: float [u, v] -> [u, rank], [rank, v].
 
     Inputs are multiplied from the left, x W, so the singular values go to the first factor (the
     paper, which multiplies from the right, calls it S_t V^T).
@@ -32,7 +32,7 @@ def truncated_svd(kernel: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray
 
 
 def rank_of_energy(values: np.ndarray, energy: float) -> int:
-    """The smallest rank that keeps a share of the sum of squares of the singular values."""
+    """The smallest rank that keeps a share `energy` of the singular values' sum of squares."""
     shares = np.cumsum(np.square(values)) / np.sum(np.square(values))
     return int(np.searchsorted(shares, energy - 1e-9) + 1)
 
@@ -44,12 +44,12 @@ def compress(
 
     Args:
         model: in "inference" mode, with ARCHITECTURE "fpn"; it stays as it is.
-        rank: of both layers, or of each.
-        energy: in place of a rank, the share in (0, 1] of each kernel's sum of squares to keep.
+        rank: of both layers, or one for each.
+        energy: instead of a rank, the share in (0, 1] of each kernel's sum of squares to keep.
 
     Returns:
-        A model whose configuration has FPN_CLASSIF_FC_RANKS. What its `save_weights` writes loads
-        into models with that configuration.
+        A model whose configuration has FPN_CLASSIF_FC_RANKS. Files that its `save_weights` writes
+        load into models with that configuration.
 
     Raises:
         UserError: a wrong rank or energy, or a model without whole layers or without weights.

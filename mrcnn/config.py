@@ -1,6 +1,6 @@
 """Every knob of the model, its training and its data, with units and sources.
 
-Make a sub-class, override what differs, and pass per instance to ``mrcnn.model.MaskRCNN``::
+Make a sub-class, override what differs, and pass an instance to ``mrcnn.model.MaskRCNN``::
 
     class ShapesConfig(Config):
         NAME = "shapes"
@@ -8,8 +8,8 @@ Make a sub-class, override what differs, and pass per instance to ``mrcnn.model.
 
 Names, defaults and meanings are those of matterport's Mask R-CNN 2.1; keys that it does not have
 are marked "(new)". "Paper" is the one that this package implements (docs/paper.md), "He et al." is
-*Mask R-CNN* (2017), "FPN" is Lin et al., *Feature Pyramid Networks* (2017). Lists, tuples and NumPy
-arrays are equally good for a sequence.
+*Mask R-CNN* (2017), "FPN" is Lin et al., *Feature Pyramid Networks* (2017). Sequences may be lists,
+tuples or NumPy arrays.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mrcnn.config_rules import LOSS_NAMES
 
 
 class Config:
-    """Base configuration. Creating an instance computes the derived keys and validates all."""
+    """Base configuration. Creating an instance validates all keys and computes the derived ones."""
 
     # ---- Run -----------------------------------------------------------------------------------
     # Short name of the experiment; log folders begin with it (lower-cased).
@@ -58,10 +58,10 @@ class Config:
     # Factor. Images are enlarged by at least this much. 0 or None: no lower bound.
     IMAGE_MIN_SCALE: float | None = 0
 
-    # (new) Pixels. Images are enlarged or shrunk until the median of their objects has a box of
-    # this side, within the scales (smallest, largest) of SCALE_LIMITS. Training ("crop" only) knows
-    # the objects; detection looks for them first at the size that the keys above ask for, then
-    # again. None: no such scale.
+    # (new) Pixels. Images are enlarged or shrunk until the median box of their objects has this
+    # side, within the scales (smallest, largest) of SCALE_LIMITS. Training ("crop" only) uses the
+    # true objects; detection ("pad64" only) finds them first at the scale that IMAGE_MIN_SCALE asks
+    # for, then again. None: no such scale.
     OBJECT_SIZE: float | None = None
     SCALE_LIMITS = (0.25, 4.0)
 
@@ -91,14 +91,14 @@ class Config:
     PIXEL_CONVENTION = "matterport"
 
     # ---- Backbone and features -----------------------------------------------------------------
-    # (new) Which features the network looks at; see mrcnn/network/architecture.py.
+    # (new) Which features the network uses; see mrcnn/network/architecture.py.
     #   "fpn"  a pyramid over all stages of the backbone (FPN)
     #   "c4"   its fourth stage, the fifth being a part of the heads (paper section 4.2). The
     #          default 7 of POOL_SIZE then becomes 14, and that of MASK_SHAPE what follows.
     ARCHITECTURE = "fpn"
 
     # (new) "c4" only: the fifth stage keeps its resolution and looks at every other cell (paper
-    # section 3.5.1). Four times the work; masks of 28 x 28 cells in place of 14 x 14.
+    # section 3.5.1). Four times the work; masks of 28 x 28 cells instead of 14 x 14.
     DILATED_STAGE5 = False
 
     # "resnet50", "resnet101", or a callable with the signature of mrcnn.model.resnet_graph.
@@ -138,7 +138,7 @@ class Config:
     # IoU above which the lower-scored of two proposals is dropped. Larger: more proposals.
     RPN_NMS_THRESHOLD = 0.7
 
-    # Anchors per image that the proposal losses look at, half of them positive at most.
+    # Anchors per image that the proposal losses use, at most half of them positive.
     RPN_TRAIN_ANCHORS_PER_IMAGE = 256
 
     # Proposals per image, best scores first: before suppression, and after it.
@@ -147,8 +147,8 @@ class Config:
     POST_NMS_ROIS_INFERENCE = 1000
 
     # (new) Detection: PRE_NMS_LIMIT, POST_NMS_ROIS_INFERENCE and DETECTION_MAX_INSTANCES are for
-    # up to 1024 x 1024 pixels of network input, and grow with its area above that, in steps of two.
-    # False: they are the same for images of all sizes.
+    # up to 1024 x 1024 pixels of network input, and grow with its area above that, in powers of
+    # two. False: they are the same for images of all sizes.
     LIMITS_PER_MEGAPIXEL = False
 
     # Standard deviations of (dy, dx, log dh, log dw): box deltas are divided by them.
@@ -174,7 +174,7 @@ class Config:
 
     # (new) Factor. The mask head looks at regions enlarged by this much, in training and detection
     # alike: a mask cannot reach beyond its region, and so a box that is a little too small would
-    # cut the object. 1 (as He et al.): the box itself.
+    # cut off the object. 1 (as in He et al.): the box itself.
     MASK_ROI_SCALE = 1.0
 
     # (new) How the features of a region are pooled: "align" samples them where they are, "pool"
@@ -186,16 +186,16 @@ class Config:
     ROI_SAMPLES = 1
     ROI_SAMPLES_JOIN = "average"
 
-    # (new) Let the features of a region be turned, moved and scaled before they are classified, as
-    # the network finds best (paper section 3.6).
+    # (new) Let the network learn to rotate, shift and scale the features of a region before they
+    # are classified (paper section 3.6).
     ROI_SPATIAL_TRANSFORMER = False
 
     # (new) Ranks of the two fully connected layers, each as two thin ones (paper section 3.8.6);
-    # 0 for a whole layer. See mrcnn/compression.py, which makes such a network of another.
+    # 0 for a whole layer. See mrcnn/compression.py, which makes such a network from another.
     FPN_CLASSIF_FC_RANKS = (0, 0)
 
     # (new) Let the proposal network and the two output layers start from small Gaussian numbers
-    # (paper sections 3.8.3 and 3.9.5) in place of Keras's default.
+    # (paper sections 3.8.3 and 3.9.5) instead of Keras's default.
     GAUSSIAN_HEADS = False
 
     # As RPN_BBOX_STD_DEV, for the second refinement of the boxes.
@@ -207,7 +207,7 @@ class Config:
     MAX_GT_INSTANCES = 100
 
     # Keep training masks as small images of their boxes, to save memory, and their size in
-    # cells (height, width). False keeps whole masks, MAX_GT_INSTANCES x H x W an image: in the
+    # cells (height, width). False keeps whole masks, MAX_GT_INSTANCES x H x W per image: in the
     # exact PIXEL_CONVENTION they take much memory where images are large.
     USE_MINI_MASK = True
     MINI_MASK_SHAPE = (56, 56)
@@ -217,15 +217,15 @@ class Config:
     TRAIN_ROIS_PER_IMAGE = 200
     ROI_POSITIVE_RATIO = 0.33
 
-    # (new) IoU with the nearest object, from the first to below the second, of regions that are
-    # examples of background. The paper (section 3.8.1) asks for .1 at least: hard examples.
+    # (new) Regions whose IoU with the nearest object is at least the first and below the second
+    # are examples of background. The paper (section 3.8.1) asks for at least .1: hard examples.
     ROI_BACKGROUND_IOU = (0.0, 0.5)
 
     # (new) Let the true boxes be regions too, so that the heads learn before the proposals are
     # any good (as later detectors do; matterport does not).
     TRAIN_GT_AS_ROIS = False
 
-    # True: the heads train on the proposals. False: on regions that the data pipeline makes up.
+    # True: the heads train on the proposals. False: on regions that the data pipeline generates.
     USE_RPN_ROIS = True
 
     # (new) Threads that prepare batches, and the megabytes of decoded images they may keep.
@@ -249,9 +249,9 @@ class Config:
     LEARNING_MOMENTUM = 0.9
 
     # (new) Over the epochs (or the time budget) of one train() call: "constant"; "cosine": falling
-    # to zero; "step": divided by ten after each of these shares of them; "plateau": divided by ten
-    # when the loss (of the validation images, where there are any) has not fallen for so many
-    # epochs (paper section 3.3.1).
+    # to zero; "step": divided by ten after each fraction in LEARNING_DROPS; "plateau": divided by
+    # ten when the loss (of the validation images, where there are any) has not fallen for
+    # LEARNING_PATIENCE epochs (paper section 3.3.1).
     LEARNING_SCHEDULE = "constant"
     LEARNING_DROPS = (2 / 3, 8 / 9)
     LEARNING_PATIENCE = 5
@@ -270,8 +270,8 @@ class Config:
     GRADIENT_CLIP_NORM: float | None = 5.0
 
     # (new) Decay per step of a moving average of all weights (.999 averages about the last 1000
-    # steps; at the start of a stage it adapts to those there are). Validation and checkpoints use
-    # the average. None: no average.
+    # steps; at the start of a stage, when there are fewer, it is lower). Validation and checkpoints
+    # use the average. None: no average.
     WEIGHT_AVERAGING: float | None = None
 
     # Factors of the five losses in the total; a name left out counts 1. These are the lambdas of
@@ -280,7 +280,7 @@ class Config:
 
     # (new) What the two box losses are divided by. "positives": a mean over the positive anchors
     # or regions and over the four numbers of a box (matterport). "paper": sums over the four
-    # numbers, divided by the number of places of anchors (N_reg of equation 16) and by all sampled
+    # numbers, divided by the number of anchor positions (N_reg of equation 16) and by all sampled
     # regions (equation 12).
     BOX_LOSS_MEAN = "positives"
 
@@ -288,7 +288,7 @@ class Config:
     CHECKPOINTS_TO_KEEP: int | None = None
 
     # ---- Detection -----------------------------------------------------------------------------
-    # Instances per image at most. An image where more were found gives a warning.
+    # Most instances per image. An image where more were found gives a warning.
     DETECTION_MAX_INSTANCES = 100
 
     # Probability that a detection must reach. 0 or None: no lower bound. In matterport's pixel
@@ -322,7 +322,7 @@ class Config:
         return self.PIXEL_CONVENTION == "exact"
 
     def validate(self) -> None:
-        """Check every key, and warn once about every upper-case name that is no key.
+        """Check every key, and warn once about every upper-case name that is not a key.
 
         Raises:
             UserError: one line that names the key, its value and what is allowed.

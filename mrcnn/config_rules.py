@@ -13,11 +13,11 @@ import numpy as np
 
 from mrcnn.errors import MRCNNWarning, UserError
 
-# The largest numbers: of 32 bits, and sizes that a network may have along one axis.
+# The largest values: numbers of 32 bits, counts, and sizes of a network along one axis.
 MOST, MOST_COUNT, MOST_SIZE = float(np.finfo(np.float32).max), 2**31 - 1, 2**16
-# Of a list of numbers: scales and ratios of anchors.
+# The longest list of numbers: scales and ratios of anchors.
 MOST_NUMBERS = 64
-# Threads that load images, and devices: more would only keep the machine from working.
+# Threads that load images, and devices: more would only overload the machine.
 MOST_WORKERS = 1024
 
 # Six halvings lie between the input and the coarsest pyramid level P6.
@@ -54,7 +54,7 @@ def is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number of 32 bits, as the network computes with; not NaN or infinite."""
+    """Whether it is a number of 32 bits, as used by the network; not NaN or infinite."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
@@ -160,7 +160,7 @@ _FRACTION = _number(lambda v: 0 < v <= 1, "in (0, 1]")
 _FRACTION_OR_ZERO = _number(lambda v: 0 <= v <= 1, "in [0, 1]")
 _POSITIVE = _number(lambda v: v > 0, "above 0")
 _NOT_NEGATIVE = _number(lambda v: v >= 0, "of 0 or more")
-# Of pixels, and factors: beyond these a network learns nothing, or no machine has the memory.
+# Ranges of pixels and factors: beyond these a network learns nothing, or no machine has the memory.
 _PIXELS = _number(lambda v: 0.01 <= v <= MOST_SIZE, f"from 0.01 to {MOST_SIZE}")
 _SCALE_OR_ZERO = _number(lambda v: 0 <= v <= 100, "from 0 to 100")
 _FACTOR = _number(lambda v: 1e-12 <= v <= 1000, "above 0: from 1e-12 to 1000")
@@ -169,7 +169,7 @@ _FACTOR_OR_ZERO = _number(lambda v: 0 <= v <= 1000, "from 0 to 1000")
 # ---- The table ---------------------------------------------------------------------------------
 
 RULES: dict[str, Rule] = {
-    "NAME": (lambda v: v is None or isinstance(v, str), "a text, or None"),
+    "NAME": (lambda v: v is None or isinstance(v, str), "a string, or None"),
     "GPU_COUNT": _WORKERS,
     "IMAGES_PER_GPU": _LENGTH,
     "SEED": _COUNT_OR_ZERO,
@@ -240,7 +240,7 @@ RULES: dict[str, Rule] = {
     "LEARNING_RATE": _FACTOR,
     "LEARNING_MOMENTUM": _number(lambda v: 0 <= v < 1, "in [0, 1)"),
     "LEARNING_SCHEDULE": _choice("constant", "cosine", "step", "plateau"),
-    "LEARNING_DROPS": (_are_rising_shares, "a list of rising numbers in (0, 1)"),
+    "LEARNING_DROPS": (_are_rising_shares, "a list of ascending numbers in (0, 1)"),
     "LEARNING_PATIENCE": _COUNT,
     "LEARNING_BIAS_FACTOR": _FACTOR,
     "LEARNING_WARMUP_STEPS": _COUNT_OR_ZERO,
@@ -352,7 +352,7 @@ def validate(config: Any, keys: list[str]) -> None:
 
 
 def check_value(key: str, value: Any) -> None:
-    """Raise UserError where a key cannot have this value, whatever other keys have."""
+    """Raise UserError where a key cannot have this value, whatever the other keys are."""
     is_allowed, allowed = RULES[key]
     if not is_allowed(value):
         raise UserError(f"{key} = {_shown(value)} is not allowed: {allowed}")
@@ -365,7 +365,7 @@ def _warn_about_unknown_keys(keys: list[str]) -> None:
         _warned_keys.add(key)
         nearest = difflib.get_close_matches(key, sorted(KNOWN_KEYS), n=1, cutoff=0.0)[0]
         warnings.warn(
-            f"{key} is no configuration key and has no effect on the model; "
+            f"{key} is not a configuration key and has no effect on the model; "
             f"the nearest key is {nearest}",
             MRCNNWarning,
             stacklevel=5,

@@ -1,7 +1,7 @@
-"""What a terminal shows while work goes on and when it is done; streams that do not end a run.
+"""What a terminal shows during work and at its end; streams whose failure does not end a run.
 
 On a terminal a bar, drawn by rich, stays at the foot, and whatever is printed goes above it.
-Elsewhere (files, Docker, SLURM) plain lines come now and then. rich is imported when it draws.
+Elsewhere (files, Docker, SLURM) plain lines come now and then. rich is imported when needed.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def quiet() -> Iterator[None]:
 
 
 def on_terminal(stream: TextIO | None) -> bool:
-    """Whether what is written can be drawn over."""
+    """Whether what is written to a stream can be overwritten."""
     return bool(stream) and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 class Bar:
     """`detect ━━━━━━━━━━ 3/6  ETA 00:01:40  12 nuclei` at the foot of a terminal.
 
-    It is drawn four times a second, in a thread: the clock goes on where a step is long. What is
-    printed meanwhile appears above it, also by others, as long as it goes through sys.stdout and
-    sys.stderr.
+    It is drawn four times per second, in a thread: the clock keeps running during a long step.
+    What is printed meanwhile, also by other code, appears above it, as long as it goes through
+    sys.stdout and sys.stderr.
     """
 
     def __init__(self, stream: TextIO, keep: bool = True):
@@ -48,7 +48,7 @@ class Bar:
         from rich.console import Console
         from rich.live import Live
 
-        # No control of the cursor: one that was hidden would stay so where the process is killed.
+        # The cursor is not hidden: it would stay so where the process is killed.
         class Terminal(Console):
             def show_cursor(self, show: bool = True) -> bool:
                 return False
@@ -81,13 +81,13 @@ class Bar:
         note: str = "",
         below: str = "",
     ) -> None:
-        """done: parts of a step included. clock: gives the text of the time, whenever it is drawn.
+        """done: parts of a step included. clock: returns the text for the time, at every drawing.
         note: at the end of the line; below: on a line of its own, cut where it is too long."""
         self._what, self._done, self._total = what, done, total
         self._clock, self._note, self._below = clock, note, below
 
     def print(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._console.print(text)
 
     def _render(self) -> Any:
@@ -112,7 +112,7 @@ class Bar:
             Text(self._note),
         )
         below = [Text(self._below, no_wrap=True, overflow="ellipsis")] if self._below else []
-        # Room for the ^C that a terminal shows: it must not begin another line.
+        # Room for the ^C that a terminal shows: it must not start another line.
         return Constrain(Group(row, *below), self._console.width - 3)
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class Progress:
         self.stream = stream or sys.stderr
         self.started = self.shown = time.monotonic()
         self.done = 0
-        self._part = 0.0  # of the step that is under way
+        self._part = 0.0  # of the current step
         self._bar = None
         if total and on_terminal(self.stream) and not _quiet:
             self._bar = Bar(self.stream)
@@ -156,7 +156,7 @@ class Progress:
         self._show(note)
 
     def within(self, done: int, total: int) -> None:
-        """So many of the parts of the step that is under way are done."""
+        """Show how many of the parts of the current step are done."""
         self._part = done / total
         self._show(f"tile {done}/{total}" if total > 1 else "")
 
@@ -167,7 +167,7 @@ class Progress:
             self._show()
 
     def message(self, text: str) -> None:
-        """A line about a step, that is no warning."""
+        """Print a line about a step that is not a warning."""
         if self._bar:
             self._bar.print(text)
         elif not _quiet:
@@ -197,7 +197,7 @@ class Progress:
 
 
 def countdown(seconds: float) -> Callable[[], str]:
-    """A function that gives the time left, as a text."""
+    """A function that returns the time left, as text."""
     end = time.monotonic() + seconds
     return lambda: f"ETA {duration_text(max(0.0, end - time.monotonic()))}"
 
@@ -230,11 +230,11 @@ def print_table(rows: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def lasting_streams() -> Iterator[None]:
-    """In the block, standard output and error take every text, and go on when nobody reads them.
+    """In the block, standard output and error take any text, and do not fail when nobody reads.
 
-    Names that the terminal's encoding lacks are escaped. Where the reader of a pipe has gone
-    (`mrcnn train ... | head`), or the terminal was closed, the rest is dropped: hours of work do
-    not end for that.
+    Characters that the terminal's encoding lacks are escaped. Where the reader of a pipe has gone
+    (`mrcnn train ... | head`), or the terminal was closed, the rest is dropped: hours of work must
+    not be lost over that.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream and LastingStream(stream) for stream in before)
@@ -274,6 +274,6 @@ class LastingStream:
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: of a terminal that was closed
                 raise
-            # Whatever is buffered is written when Python ends, too: into nothing, from now on.
+            # Whatever is buffered is still written when Python ends: to nowhere, from now on.
             with open(os.devnull, "wb") as nothing:
                 os.dup2(nothing.fileno(), self._stream.fileno())

@@ -1,4 +1,4 @@
-"""The process that this package runs in: what Keras is told to run on, and forks."""
+"""The process that this package runs in: the backend that Keras is to use, and forks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from mrcnn.errors import UserError, one_line
 
-BACKENDS = ("tensorflow", "jax", "torch")  # of Keras, that this package runs on
-# What Keras takes of its settings; it ends with tracebacks over anything else.
+BACKENDS = ("tensorflow", "jax", "torch")  # those of Keras that this package runs on
+# The values that Keras accepts for its settings; for anything else it ends with a traceback.
 CHOICES = {
     "floatx": ("float32", "float16", "float64"),
     "image_data_format": ("channels_last", "channels_first"),
@@ -32,8 +32,8 @@ NOTES = (
     rb"|[IW]\d{4} [\d:.]+ +\d+ \S+\]"
     rb"|E\d{4} [\d:.]+ +\d+ \S+\] Unable to register cu\w+ factory"
 )
-# A process of its own passes on what is no note, at once: also what is written last, where a
-# library ends this one.
+# A separate process passes on at once what is not a note: also what is written last, where a
+# library ends this process.
 _FILTER = """
 import re, sys
 for line in sys.stdin.buffer:
@@ -47,7 +47,7 @@ for line in sys.stdin.buffer:
 def without_start_up_notes() -> Iterator[None]:
     """In the block, NOTES do not reach standard error (file descriptor 2); everything else does.
 
-    Without effect where TF_CPP_MIN_LOG_LEVEL asks for notes.
+    Has no effect where TF_CPP_MIN_LOG_LEVEL asks for notes.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1") or sys.stderr is None:
         yield
@@ -72,8 +72,8 @@ def without_start_up_notes() -> Iterator[None]:
 
 
 def import_keras() -> None:
-    """Import Keras for a command: without its backend's notes, and without matplotlib, half a
-    second that Keras takes for `keras.visualization` alone. Raises as `check_keras`."""
+    """Import Keras for a command: without its backend's notes, and without matplotlib, which takes
+    half a second and which only `keras.visualization` needs. Raises as `check_keras`."""
     if "keras" not in sys.modules:
         check_keras()
         with without_start_up_notes(), _absent("matplotlib"):
@@ -102,7 +102,7 @@ def check_keras() -> None:
 def backend() -> str:
     """The backend that Keras runs on when it is imported.
 
-    Raises UserError where it is not installed, and for settings that Keras does not take.
+    Raises UserError where it is not installed, and for settings that Keras does not accept.
     """
     path = _settings_path()
     settings = _read_settings(path)
@@ -147,7 +147,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     if not isinstance(settings, dict):
-        raise UserError(f"{path} holds no settings of Keras: delete it")
+        raise UserError(f"{path} holds no Keras settings: delete it")
     return settings
 
 
@@ -155,7 +155,7 @@ def check_process() -> None:
     """Raise UserError in a process that was forked from one with a network in it.
 
     Keras's backends have threads by then, which a fork does not copy: whatever waits for one of
-    them waits for ever, new networks too.
+    them waits forever, new networks too.
     """
     if _process not in (None, os.getpid()):
         raise UserError(

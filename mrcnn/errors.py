@@ -24,7 +24,7 @@ class MRCNNWarning(UserWarning):
 
 
 def with_warnings(function: Callable, *arguments: Any, **options: Any) -> tuple[Any, list[str]]:
-    """What a function returns, and the texts of the warnings of this package that it gave."""
+    """What a function returns, and the texts of this package's warnings that it gave."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MRCNNWarning)
         result = function(*arguments, **options)
@@ -39,34 +39,34 @@ class MissingFileError(UserError, FileNotFoundError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: somebody (docker stop, SLURM, Kubernetes) wants the program to end, as Ctrl-C does.
+    """SIGTERM: the program is asked to end (docker stop, SLURM, Kubernetes), as by Ctrl-C.
 
     Exit code 143.
     """
 
 
 def quoted(text: object, longest: int = 80) -> str:
-    """Foreign text for a message: in quotes, on one line, of at most so many characters.
+    """External text for a message: in quotes, on one line, of at most `longest` characters.
 
-    Line breaks, control characters and halves of broken characters are escaped; what is cut off
-    is marked by dots.
+    Line breaks, control characters and lone surrogates are escaped; dots mark where text was cut
+    off.
     """
     shown = str(text)
     return repr(shown[:longest]) + ("..." if len(shown) > longest else "")
 
 
 def one_line(text: object, longest: int = 80) -> str:
-    """Somebody else's text as a message may hold it: one line, without control characters.
+    """External text in a form fit for a message: one line, without control characters.
 
-    longest: characters kept; where there are more, "..." says so.
+    longest: characters kept; "..." marks longer text.
     """
-    # A little more than is kept: escapes only lengthen, and texts may have millions of characters.
+    # Not much more than is kept: escapes only lengthen, and texts may have millions of characters.
     escaped = printable(str(text)[: longest + 1])
     return escaped if len(escaped) <= longest else escaped[: longest - 3] + "..."
 
 
 def reason_of(error: BaseException, longest: int = 200) -> str:
-    """What an error of a library says, on one line; its type where it says nothing."""
+    """What a library's error says, on one line; its type where it says nothing."""
     return one_line(" ".join(str(error).split()) or type(error).__name__, longest)
 
 

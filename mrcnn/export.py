@@ -2,26 +2,26 @@
 
     export(mrcnn.load("nucleus"), "nucleus.onnx", size=512)
 
-What was written needs neither this package nor Keras. One image comes in, four tensors go out; mean
+What is written needs neither this package nor Keras. One tensor goes in, four come out; mean
 subtraction and anchors are inside. B images (any number), H W the size chosen at export, D rows::
 
     image      float32 [B, H, W, C]   0 to 255, RGB
     boxes      float32 [B, D, 4]      y1 x1 y2 x2 in pixels of the image, ends exclusive
     class_ids  int32   [B, D]         1, 2, ...; 0 and zeros in all outputs: no detection
-    scores     float32 [B, D]         falling
+    scores     float32 [B, D]         descending
     masks      float32 [B, D, h, w]   probabilities of the row's class
 
 What goes in. The metadata (JSON texts in ONNX's `metadata_props`, `metadata.json` in the folder)
-say what the network was trained on; the graph does not apply it. INTENSITY_PERCENTILES of the
+say how images were prepared for training; the graph does not do it. INTENSITY_PERCENTILES of the
 image become 0 and 255, and with DARK_GROUND an image whose median is then above the middle is
 inverted (`mrcnn/pixels/exposure.py`). With an OBJECT_SIZE it is then scaled until its
-typical object is so many pixels wide. What is missing to H x W is filled with 0.
+typical object is that many pixels wide. It is padded with 0 to H x W.
 
 How masks are pasted. The h x w cells of a mask divide a region evenly: the row's box, stretched
 about its centre by MASK_ROI_SCALE. The pixel (y, x) has its centre at (y + .5, x + .5). Where that
 lies in the region (y1, x1, y2, x2), its probability is the bilinear sample of the mask at the row
-(y + .5 - y1) / (y2 - y1) * h - .5, clamped to 0 and h - 1, and at the column alike. From
-MASK_THRESHOLD on it belongs to the object. `unmolding.paste_masks` does this. With PIXEL_CONVENTION
+(y + .5 - y1) / (y2 - y1) * h - .5, clamped to 0 and h - 1, and at the column likewise. It belongs
+to the object from MASK_THRESHOLD on. `unmolding.paste_masks` does this. With PIXEL_CONVENTION
 "matterport" boxes are whole pixels and `unmolding.unmold_mask` pastes.
 
 TensorFlow does the conversion, so the backend must be TensorFlow; weights are float32, with batch
@@ -79,7 +79,7 @@ def export(
 
     Args:
         model: a `MaskRCNN` in "inference" mode, or what `mrcnn.load` returns. (Not the latter's
-            `model`: its configuration says nothing of the exposure, which the `Segmenter` does.)
+            `model`, whose configuration lacks the exposure: that is the `Segmenter`'s.)
         path: of the file ("onnx"; its name ends in .onnx, and a file of that name is replaced) or
             of the folder ("saved_model"; a new one, an empty one, or an earlier export to replace).
         format: one of `FORMATS`.
@@ -91,7 +91,7 @@ def export(
         path.
 
     Raises:
-        UserError: something of this is not allowed, a package is missing, or it cannot be written.
+        UserError: an argument is not allowed, a package is missing, or path cannot be written.
     """
     path = Path(path)
     if isinstance(model, Segmenter):
@@ -125,7 +125,7 @@ def export(
 
 
 class ImageNetwork(NamedTuple):
-    """A network from images to outputs, both as the module says."""
+    """A network from images to outputs, both as the module describes them."""
 
     layers: keras.Model  # holds the weights
     call: Callable  # images [B, H, W, C] -> the outputs by name
@@ -164,7 +164,7 @@ def image_network(
         class_ids = ops.cast(detections[..., 4], "int32")
         there = class_ids > 0
 
-        # Masks of the rows that any image takes; those after them repeat the last of these.
+        # Masks of the rows that any image uses; the rows after them repeat the last of these.
         rows = ops.arange(config.DETECTION_MAX_INSTANCES, dtype="int32")
         last = ops.max(ops.where(there, rows, 0))
         masks = segment(detections[:, : last + 1, :4], features, metas, config, bank)
@@ -181,7 +181,7 @@ def image_network(
     return ImageNetwork(layers, call)
 
 
-# ---- What is asked for -----------------------------------------------------------------------
+# ---- Arguments and metadata ------------------------------------------------------------------
 
 
 def _check_format(format: str) -> None:
@@ -216,7 +216,7 @@ def _image_shape(config: Any, size: Any) -> tuple[int, int, int]:
 
 
 def _metadata(prepared: Any, config: Any, shape: tuple, classes: Sequence[str] | None) -> dict:
-    """What users of the file must know, as values for JSON.
+    """What users of the file need to know, as values for JSON.
 
     prepared: the configuration that says how images are prepared; config: that of the network.
     """
@@ -258,7 +258,7 @@ def _write_saved_model(network: ImageNetwork, shape: tuple, metadata: dict, fold
     module.serve = tf.function(network.call, [_tensor_spec(shape)], autograph=False)
     try:
         tf.saved_model.save(module, str(folder), {"serving_default": module.serve})
-    except tf.errors.OpError as error:  # TensorFlow's answer to a full disk
+    except tf.errors.OpError as error:  # TensorFlow's error for a full disk
         reason = error.message.splitlines()[0].split("; ")[-1].split(" [Op:")[0]
         raise OSError(one_line(reason)) from error
     (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n")
@@ -266,7 +266,7 @@ def _write_saved_model(network: ImageNetwork, shape: tuple, metadata: dict, fold
 
 def _check_onnx_path(path: Path) -> None:
     if path.suffix.lower() != ".onnx" or path.is_dir():
-        raise UserError(f"{path}: is no name of an ONNX file: NAME.onnx is needed")
+        raise UserError(f"{path}: is not the name of an ONNX file: NAME.onnx is needed")
 
 
 def _import_tf2onnx():
@@ -295,8 +295,8 @@ def _write_onnx(network: ImageNetwork, shape: tuple, metadata: dict, path: Path)
 
 
 def _sign_bits(graph, node, _name, _arguments) -> None:
-    """`keras.ops.argmax` reads float32 numbers as integers, and of these the sign bit only, to
-    tell 0 from -0. ONNX has no such operation: the sign of 1 / x is the same bit."""
+    """`keras.ops.argmax` reads float32 numbers as integers and uses only their sign bit, to tell 0
+    from -0. ONNX has no such operation: the sign of 1 / x is the same bit."""
     from tf2onnx.utils import make_name
 
     [number], [output] = node.input, node.output
@@ -314,7 +314,7 @@ def _sign_bits(graph, node, _name, _arguments) -> None:
 
 
 def _check_folder(path: Path) -> None:
-    """Raise UserError where something is in the way that no earlier export wrote."""
+    """Raise UserError where something other than an earlier export is in the way."""
     if path.is_dir():
         names = {entry.name for entry in path.iterdir()}
         if not names or {"saved_model.pb", METADATA_FILE} <= names:

@@ -1,4 +1,4 @@
-"""Reading files that strangers may have made.
+"""Reading files from untrusted sources.
 
 Only regular files are opened: a named pipe or a device would block, or never end.
 """
@@ -27,9 +27,9 @@ _KINDS = {
 
 
 def other_kind(path: str | os.PathLike) -> str | None:
-    """What lies there, links followed, in words such as "a named pipe"; None for a regular file.
+    """What is at a path, links followed, in words such as "a named pipe"; None for a regular file.
 
-    Raises OSError where nothing is there, or where it may not be looked at.
+    Raises OSError where nothing is there, or access is not allowed.
     """
     mode = os.stat(path).st_mode
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
@@ -53,8 +53,8 @@ def require_regular(path: str | os.PathLike) -> Path:
 
 
 class BoundedReader(io.BufferedReader):
-    """An open file of which no more is asked for than there is: Python takes memory for what is
-    asked for, and libraries ask for what headers claim."""
+    """An open file from which no more is requested than there is: Python allocates memory for what
+    is requested, and libraries request what headers claim."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         left = max(0, os.fstat(self.fileno()).st_size - self.tell())
@@ -68,7 +68,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     """
     path = require_regular(path)
     try:
-        # Not blocking, in case that a pipe has taken the file's place since it was looked at.
+        # Non-blocking, in case a pipe has taken the file's place since the check.
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
         return BoundedReader(io.FileIO(os.open(path, flags)))
     except OSError as error:
@@ -76,7 +76,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
 
 
 def refuse_large(size: int, name: str) -> None:
-    """Raise UserError for a file that is far larger than any of labels should be."""
+    """Raise UserError for a file that is far larger than any label file should be."""
     if size > MAX_FILE_BYTES:
         raise UserError(f"{name}: {size} bytes, more than the {MAX_FILE_BYTES} allowed per file")
 
@@ -92,8 +92,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def file_state(path: Path) -> str:
-    """Changes when a file does: its name, size and time of change. Of a folder (Zarr) those of all
-    files in it. Raises UserError where it is gone."""
+    """Text that changes when a file does: its name, size and time of change; for a folder (Zarr),
+    those of all files in it. Raises UserError where it is gone."""
     try:
         if path.is_dir():
             inner = (Path(root, name) for root, _, names in os.walk(path) for name in names)

@@ -1,14 +1,14 @@
-"""A few corrected images teach a network: some minutes of training that keep what it knew.
+"""Teach a network with a few corrected images: minutes of training that keep what it has learnt.
 
     mrcnn.add_to_training_set("corrections", "cells", image, corrected_labels)
     weights = mrcnn.fine_tune("corrections/images", "corrections/labels", "nucleus")
     mrcnn.load(weights).detect(image)
 
-What keeps a network from forgetting, see `FineTuneConfig` and `Recipe`: few steps, the statistics
-of all batch norms as they are, the average of the weights on the way, rehearsal (a share of the
-training are images that the network already knows, with its own detections as their labels), and
-in the end weights half way between the old and the new ones (Wortsman et al., "Robust fine-tuning
-of zero-shot models", 2022).
+What keeps a network from forgetting, see `FineTuneConfig` and `Recipe`: few steps, frozen
+statistics of all batch norms, the average of the weights during training, rehearsal (a share of
+the training uses images on which the network is already good, with its own detections as labels),
+and in the end weights half way between the old and the new ones (Wortsman et al., "Robust
+fine-tuning of zero-shot models", 2022).
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from mrcnn.weights import description
 from mrcnn.weights.download import resolve_weights
 from mrcnn.weights.legacy_h5 import ranks_in_file
 
-REHEARSED, MIDDLE = 12, 1024  # images, and pixels a side, at most
+REHEARSED, MIDDLE = 12, 1024  # most images, and most pixels per side
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is fine-tuned, beside `FineTuneConfig`."""
+    """How a network is fine-tuned, in addition to `FineTuneConfig`."""
 
     layers: str = "all"  # what trains
     factor: float = 1.0  # of LEARNING_RATE
     freeze_bn: bool = True  # whether the statistics of the batch norms stay as they are
     rehearsal: float = 1 / 3  # share of the crops; 0 for none
-    way: float = 0.5  # from the old weights to the new ones that is gone in the end
+    way: float = 0.5  # how far the final weights are from the old ones towards the new ones
 
 
 RECIPE = Recipe()
@@ -77,31 +77,32 @@ def fine_tune(
     """Train a network a little further on a few images.
 
     Args:
-        images, labels: as `data.pairs.find_pairs` takes them; `add_to_training_set` makes such.
+        images, labels: as `data.pairs.find_pairs` takes them; `add_to_training_set` makes both.
         weights: to start from: "nucleus", or a weight file with its description.
         channel: of the images, see `images.image_files.find_images`.
-        rehearse: folder of images that the network is good at already, without labels; by default
+        rehearse: folder of images on which the network is already good, without labels; by default
             synthetic nuclei.
-        steps, minutes: the training ends with whichever is over first; None: however long it takes.
+        steps, minutes: the training ends with whichever is over first; minutes None: no time limit.
         logs: folder for the run's folder.
         seed: of order and augmentation.
         workers: threads that prepare batches.
         precision: of the convolutions: "auto", "float32" or "bfloat16".
         recipe: what trains, and how.
-        progress: called after every step with the steps done and those that there will be, as far
-            as is known yet. An error that it raises ends the training and leaves nothing.
+        progress: called after every step with the number of steps done and in all, as far as that
+            is known yet. An error that it raises ends the training and leaves nothing behind.
 
     Returns:
         The new weight file, for `mrcnn.load` and `--weights`. The one it started from stays.
 
     Raises:
-        UserError: images, labels or weights that cannot be trained with.
+        UserError: images, labels or weights that cannot be used for training.
     """
     path = Path(resolve_weights(weights))
     known = description.beside(path)
     if known is None:
         raise UserError(
-            f"{path}: there is no description {path.stem}.json beside it, so its network is unknown"
+            f"{path}: there is no description {path.stem}.json next to it, so its "
+            "network is unknown"
         )
     taught = labelled_images(images, labels, known.classes[0], channel)
     report = progress or (lambda done, total: None)
@@ -139,7 +140,7 @@ def labelled_images(
     pairs = find_pairs(images, labels, channel)
     wrong = check_pairs(pairs)
     if wrong:
-        raise UserError(f"{wrong[0]}; repair or remove the file")
+        raise UserError(f"{wrong[0]}; fix or remove the file")
     dataset = LabelledImages()
     dataset.load_pairs(pairs, noun)
     dataset.prepare()
@@ -147,7 +148,7 @@ def labelled_images(
 
 
 def training_config(path: Path, known: description.Description) -> FineTuneConfig:
-    """The configuration in which a described network is fine-tuned."""
+    """The configuration with which a described network is fine-tuned."""
     config = known.config_class(FineTuneConfig, description.NETWORK)()
     config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
     return config
@@ -170,7 +171,7 @@ def _train(
 
     def step_done(batch: int, logs: Any = None) -> None:
         done, total = batch + 1, steps
-        if limit is not None:  # as many as it allows at this pace
+        if limit is not None:  # as many steps as it allows at this pace
             pace = (time.monotonic() - began) / done
             total = min(steps, max(done, round(limit / max(pace, 1e-9))))
         report(done, total)
@@ -187,7 +188,7 @@ def _train(
         freeze_bn=recipe.freeze_bn,
         time_budget=limit,
     )
-    # Nobody goes on with these minutes: what the optimizer knew is three times the weights' size.
+    # Nobody resumes so short a run, and the optimizer's state is three times the weights' size.
     with contextlib.suppress(OSError):
         checkpoints.state_path(model.log_dir, 1).unlink()
     new, path = model.keras_model.get_weights(), Path(checkpoints.newest(model.log_dir))
@@ -230,7 +231,7 @@ class Detected(ImageDataset):
         return labels[..., np.newaxis].astype(np.int32), np.ones(labels.max(), np.int32)
 
     def image_reference(self, image_id: int) -> str:
-        """The image's place among those given."""
+        """The image's number among those given."""
         return f"rehearsal {self.image_info[image_id]['id']}"
 
 
@@ -239,8 +240,8 @@ def rehearsal(
     folder: str | os.PathLike | None,
     before_each: Callable[[], None] = lambda: None,
 ) -> Detected | None:
-    """What a network is to go on finding: images of a folder, or synthetic nuclei, with what it
-    finds now. None for synthetic ones in which it finds nothing: it was not made for nuclei.
+    """What a network must not forget: images of a folder, or synthetic nuclei, with what it finds
+    now. None for synthetic ones in which it finds nothing: it was not trained for nuclei.
 
     Raises UserError for a folder of images in which it finds nothing.
     """
@@ -252,7 +253,7 @@ def rehearsal(
     if len(found.image_ids):
         return found
     if folder is not None:
-        raise UserError(f"{folder}: the network finds nothing in these images: no rehearsal")
+        raise UserError(f"{folder}: the network finds nothing in these images: rehearse others")
     return None
 
 
@@ -270,6 +271,6 @@ def images_of(folder: str | os.PathLike) -> list[LazyImage]:
 
 
 def middle(image: Any) -> np.ndarray:
-    """The middle of a large image, of MIDDLE pixels a side at most."""
+    """The middle of a large image, of at most MIDDLE pixels per side."""
     starts = [max(0, (side - MIDDLE) // 2) for side in image.shape[:2]]
     return np.asarray(image[tuple(slice(start, start + MIDDLE) for start in starts)])

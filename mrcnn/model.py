@@ -1,7 +1,7 @@
 """`MaskRCNN`: build the network, load weights, train, detect. The module users import.
 
-It also gives every public name of matterport's `mrcnn.model`; `matterport.names` lists them.
-docs/architecture.md has the parts in reading order.
+It also has every public name of matterport's `mrcnn.model`; `matterport.names` lists them.
+docs/architecture.md lists the parts in reading order.
 """
 
 import copy
@@ -54,8 +54,8 @@ class MaskRCNN(Inspection):
         Args:
             mode: "training" or "inference".
             config: a `Config`; it is validated again.
-            model_dir: logs and checkpoints go into a folder below it, one a run.
-            first_values: False leaves kernels at zero, which saves the time of random numbers,
+            model_dir: logs and checkpoints go into a folder below it, one per run.
+            first_values: False leaves kernels at zero, which saves the time for random numbers
                 where a weight file that holds all layers is loaded next.
 
         Raises:
@@ -90,7 +90,7 @@ class MaskRCNN(Inspection):
         """The Keras model for one image shape, `config.IMAGE_SHAPE` by default."""
         shape = tuple(int(n) for n in (config.IMAGE_SHAPE if image_shape is None else image_shape))
         if image_shape is None and config.IMAGE_RESIZE_MODE in ("none", "pad64"):
-            # Images bring their own shape; this is the one to begin with.
+            # Images have shapes of their own; this is the initial one.
             shape = (-(-shape[0] // 64) * 64, -(-shape[1] // 64) * 64, shape[2])
         detector.check_sides(shape)
         if mode == "inference":
@@ -112,8 +112,8 @@ class MaskRCNN(Inspection):
     def __reduce__(self) -> tuple:
         """What pickle and deepcopy make the model from: configuration and weights.
 
-        Raises UserError for a model that trains, whose optimizer would be left out, and for one
-        that lacks weights.
+        Raises UserError for a model in "training" mode, whose optimizer would be left out, and for
+        one that lacks weights.
         """
         if self.mode != "inference":
             raise UserError(
@@ -139,9 +139,9 @@ class MaskRCNN(Inspection):
     ) -> weight_files.LoadReport:
         """Load a weight file of any origin, and verify it; see `weights.load_weights`.
 
-        A checkpoint that training wrote sets `epoch` and `log_dir`, and the next `train` goes on
+        A checkpoint that training wrote sets `epoch` and `log_dir`, and the next `train` resumes
         where it stopped, optimizer state included. A model for inference whose layers a file
-        fills in part detects when further files have filled the others.
+        fills only in part can detect once further files have filled the others.
 
         Args:
             filepath: .h5 file.
@@ -149,7 +149,7 @@ class MaskRCNN(Inspection):
             exclude: names of layers to leave as they are; implies `by_name`.
 
         Returns:
-            A report of what was loaded, left over and left as it was.
+            A `LoadReport` of what was loaded, left over and left as it was.
 
         Raises:
             UserError: the file cannot be read or does not fit.
@@ -167,10 +167,10 @@ class MaskRCNN(Inspection):
         return report
 
     def check_weights(self) -> None:
-        """Raise UserError where weight files were loaded and have left layers as they were.
+        """Raise UserError where weight files were loaded but have left layers as they were.
 
-        A model that no file was loaded into is its owner's affair, and so are layers that got
-        their weights in another way.
+        A model into which no file was loaded is not checked, nor are layers that got their
+        weights in another way.
         """
         weight_files.demand_changed(self.keras_model, self.bank.unfilled or {})
 
@@ -198,7 +198,7 @@ class MaskRCNN(Inspection):
         self._write_into(folder)
 
     def claim_log_dir(self) -> None:
-        """Make the folder of a new run, that no other run has; `log_dir`, if that is so. A resumed
+        """Make a folder for a new run that no other run has: `log_dir`, if it is free. A resumed
         run, and one that has a folder, keeps it."""
         if self._has_folder or not devices.is_chief():
             return
@@ -214,8 +214,8 @@ class MaskRCNN(Inspection):
 
     @property
     def output_dir(self) -> str:
-        """Where this process writes: `log_dir`, or, of several processes that train together, all
-        but the first a folder that goes when they end."""
+        """Where this process writes: `log_dir`; where several processes train together, all but
+        the first have a folder that is removed when they end."""
         return self.log_dir if devices.is_chief() else str(devices.scratch_folder())
 
     @property
@@ -230,7 +230,7 @@ class MaskRCNN(Inspection):
     # ---- Training ----------------------------------------------------------------------------
 
     def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1) -> None:
-        """Let only the layers train whose names match (matterport's method)."""
+        """Make only the layers whose names match trainable (matterport's method)."""
         names = fit.set_trainable(keras_model or self.keras_model, layer_regex)
         if verbose:
             log(f"Training {len(names)} layers")
@@ -238,9 +238,9 @@ class MaskRCNN(Inspection):
     def compile(
         self, learning_rate: float, momentum: float | None = None, total_steps: int | None = None
     ):
-        """Get the model ready for training; may be called again and again.
+        """Get the model ready for training; may be called repeatedly.
 
-        total_steps: that the learning rate's schedule is for; None: no schedule.
+        total_steps: the steps that the learning rate's schedule is for; None: no schedule.
         """
         config = self.config
         if momentum is not None and momentum != config.LEARNING_MOMENTUM:
@@ -268,22 +268,22 @@ class MaskRCNN(Inspection):
         """Train one stage.
 
         With WEIGHT_AVERAGING the model holds the average when this returns, as the checkpoints
-        do, and another stage begins with it.
+        do, and another stage starts from it.
 
         Args:
             train_dataset: a prepared `Dataset`.
             val_dataset: another one, or None.
             learning_rate: of this stage, before warm-up and schedule.
-            epochs: epochs to have done in the end, those of earlier stages included; a stage
-                that is done already is skipped.
+            epochs: total epochs at the end of the stage, those of earlier stages included; a
+                stage that is done already is skipped.
             layers: "heads", "3+", "4+", "5+", "all", or a regular expression of layer names.
             augmentation: see `augment`; imgaug augmenters work too.
             custom_callbacks: Keras callbacks.
             no_augmentation_sources: names of sources that are not augmented.
             freeze_bn: this stage leaves the statistics of the batch norms as they are and uses
                 them, as TRAIN_BN = False does; their scales and offsets train with their layers.
-            time_budget: seconds of training to have done in the end, those of earlier stages and
-                of the resumed run included; LEARNING_SCHEDULE ends with them. The
+            time_budget: total seconds of training at the end of the stage, those of earlier stages
+                and of the resumed run included; LEARNING_SCHEDULE ends with them. The
                 stage ends by time or by epochs, whichever is first. The last epoch is cut short.
             losses: names of the losses that count in this stage; None for all.
 
@@ -326,7 +326,7 @@ class MaskRCNN(Inspection):
 
         Args:
             images: list of [H, W, C] arrays with values 0 to 255.
-            verbose: 1 prints what goes in.
+            verbose: 1 prints the inputs.
 
         Returns:
             For every image, in order, a dictionary with rois int32 [N, 4] in pixels, class_ids
@@ -343,24 +343,25 @@ class MaskRCNN(Inspection):
 
     @keras_defaults()
     def detect_patches(self, images, probabilities: bool = False, scales=None) -> list[dict]:
-        """As `detect`, but "patches" (y, x, bool [h, w]) in place of "masks".
+        """Like `detect`, but with "patches" (y, x, bool [h, w]) instead of "masks".
 
-        See `detector.detect_patches`; hundreds of objects on a large image need little memory.
+        See `detector.detect_patches`; hundreds of objects on a large image then need little memory.
         With `probabilities` patches are float32: each pixel's probability before MASK_THRESHOLD.
-        scales: factor of enlargement of each image; by default by the size of its objects where
+        scales: factor of enlargement of each image; by default from the size of its objects where
         OBJECT_SIZE asks for that.
         """
         return detector.detect_patches(self._fast(), images, self.config, probabilities, scales)
 
     @keras_defaults()
     def detect_proposals(self, images, proposals, scales=(None,)) -> list[dict]:
-        """As `detect`, on regions given in place of the proposal network's (paper 3.8.5).
+        """Like `detect`, on given regions instead of the proposal network's (paper section 3.8.5).
 
         Args:
             images: list of [H, W, C] arrays with values 0 to 255.
-            proposals: of every image [R, 4] in pixels, y1, x1, y2, x2.
+            proposals: for every image [R, 4] in pixels, y1, x1, y2, x2.
             scales: factors of enlargement, see `given_proposals.detect_proposals`; several make an
-                image pyramid, each region being seen where it is nearest to 224 x 224 pixels.
+                image pyramid, each region being used at the scale where it is nearest to 224 x 224
+                pixels.
         """
         find, network = given_proposals.detect_proposals, self._fast()
         return [
@@ -375,7 +376,7 @@ class MaskRCNN(Inspection):
 
     @keras_defaults()
     def detect_molded(self, molded_images, image_metas, verbose: int = 0) -> list[dict]:
-        """As `detect`, for images that are molded already; results are in molded pixels."""
+        """Like `detect`, for images that are already molded; results are in molded pixels."""
         shape = np.shape(molded_images)[1:]
         found = detector.detect_molded(self._fast(), molded_images, image_metas, self.config)
         return [detector.with_masks(result, shape) for result in found]
@@ -385,7 +386,7 @@ class MaskRCNN(Inspection):
             raise UserError('detection needs MaskRCNN(mode="inference", ...)')
         check_process()
         self.check_weights()
-        # A copy of a model may have got another configuration.
+        # A copy of a model may have been given another configuration.
         if self._network is None or self._network.config is not self.config:
             self._network = FastNetwork(self.config, self.bank)
         return self._network

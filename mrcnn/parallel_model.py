@@ -2,11 +2,11 @@
 
 The batch is cut into slices, each runs through the same inner model on a GPU of its own, and the
 outputs are put together again. Without enough GPUs the slices run on the default device: the
-result is the same, nothing is gained. Under JAX compiled code ignores device scopes;
-`keras.distribution` serves there.
+result is the same, but nothing is gained. Under JAX compiled code ignores device scopes; use
+`keras.distribution` there.
 
-`MaskRCNN` does not use it: `training.devices` trains on several devices. It stays for programs that
-wrap models themselves, as matterport's do.
+`MaskRCNN` does not use it: `training.devices` trains on several devices. It is kept for programs
+that wrap models themselves, as matterport's do.
 
 Shapes: B images of the whole batch.
 """
@@ -34,10 +34,10 @@ class ParallelModel(keras.Model):
     def __init__(self, keras_model: keras.Model, gpu_count: int):
         """keras_model: a functional model. Raises UserError where gpu_count is below 1."""
         if gpu_count < 1:
-            raise UserError(f"GPU_COUNT = {gpu_count} is not allowed: a whole number from 1 on")
+            raise UserError(f"GPU_COUNT = {gpu_count} is not allowed: a whole number, 1 or more")
         outputs = SlicedCall(keras_model, gpu_count)(keras_model.input)
         super().__init__(inputs=keras_model.input, outputs=_named(outputs, keras_model))
-        # Not tracked per second time: the layer above tracks the weights already.
+        # Not tracked a second time: the layer above tracks the weights already.
         object.__setattr__(self, "inner_model", keras_model)
         object.__setattr__(self, "gpu_count", gpu_count)
 
@@ -108,7 +108,7 @@ def _merge(*parts):
 
 
 def _named(outputs: Any, model: keras.Model) -> Any:
-    """The outputs behind identity layers that bear the names of the model's outputs.
+    """The outputs, passed through identity layers with the names of the model's outputs.
 
     Losses and metrics given by output name then fit the parallel model too.
     """

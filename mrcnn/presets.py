@@ -1,4 +1,4 @@
-"""Whole configurations, beside matterport's, which are the defaults of `Config`.
+"""Whole configurations, other than matterport's, which are the defaults of `Config`.
 
 `PaperConfig` has the paper's own values, `MicrographConfig` the recipe for cells and nuclei.
 """
@@ -13,7 +13,7 @@ from mrcnn.config import Config
 class PaperConfig(Config):
     """What the paper says, section by section; where it is silent, `Config`'s value stays.
 
-    Also where that is `Config`'s value, so that these can be laid over another configuration. Not
+    Values equal to `Config`'s are repeated, so that all can be laid over another configuration. Not
     here: the spatial transformer, which the paper describes as an addition
     (ROI_SPATIAL_TRANSFORMER), alternating training, which is another way of calling `train`
     (mrcnn/training/alternating.py), and augmentation, which is an argument of `train`:
@@ -33,11 +33,11 @@ class PaperConfig(Config):
     # Section 3.9.
     RPN_CONV_CHANNELS = 512
 
-    # Section 3.9.1: sides of the anchors. (Its "k = 64" anchors a place belong to no choice of
+    # Section 3.9.1: sides of the anchors. (Its "k = 64" anchors per position fit no choice of
     # shapes that it names.)
     RPN_ANCHOR_SCALES = (8, 16, 32, 64, 128)
 
-    # Section 3.9.4: N_cls = 256 anchors; lambda = 10; N_reg the places of anchors.
+    # Section 3.9.4: N_cls = 256 anchors; lambda = 10; N_reg the number of anchor positions.
     RPN_TRAIN_ANCHORS_PER_IMAGE = 256
     RPN_BBOX_STD_DEV = np.ones(4)  # equation 17; only the second stage's targets are normalised
     BOX_LOSS_MEAN = "paper"
@@ -70,7 +70,7 @@ class PaperConfig(Config):
     LEARNING_SCHEDULE = "plateau"
     LEARNING_WARMUP_STEPS = 0
 
-    # What later work has added.
+    # Additions of later work: off.
     GRADIENT_CLIP_NORM = None
     MASK_ROI_SCALE = 1.0
     WEIGHT_AVERAGING = None
@@ -92,12 +92,12 @@ class MicrographConfig(Config):
     IMAGES_PER_GPU = 4
     IMAGE_RESIZE_MODE = "crop"
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = 192
-    # The kinds of microscopy differ by a factor of ten in the size of objects. Brought to one size
+    # The kinds of microscopy differ by a factor of ten in the size of objects. At one common size
     # there is less to learn, and enlarging small ones shrinks whatever is left of misalignment.
-    # At 32 pixels they are answered no better, from nearly twice as many pixels.
+    # At 32 pixels results are no better, from nearly twice as many pixels.
     OBJECT_SIZE = 24
     # The first forward pass of an image, from which its scale follows: objects of 7 to 60 pixels
-    # are then within the range that the jitter has shown.
+    # are then within the range that the jitter covers.
     IMAGE_MIN_SCALE = 1.125
     IMAGE_SCALE_JITTER = (0.5, 2.0)
 
@@ -118,7 +118,7 @@ class MicrographConfig(Config):
     # Boxes are off by 7 % of their size; masks that end at them lose a tenth of the score.
     MASK_ROI_SCALE = 1.2
 
-    # bfloat16 convolutions where the hardware has them: about twice as fast, as accurate.
+    # bfloat16 convolutions where the hardware has them: about twice as fast, and as accurate.
     PRECISION = "auto"
 
     # Two classes and simple shapes: half of the usual width of pyramid and heads is enough.
@@ -135,8 +135,8 @@ class MicrographConfig(Config):
     POST_NMS_ROIS_TRAINING = 500
     POST_NMS_ROIS_INFERENCE = 1000
 
-    # An image of the Data Science Bowl has at most 375 nuclei: none is ever cut. Tiles of a dense
-    # slide have 800 and more, and larger images seen in one forward pass in proportion.
+    # An image of the Data Science Bowl has at most 375 nuclei: none is ever left out. Tiles of a
+    # dense slide have 800 and more, and larger images in one forward pass have proportionally more.
     MAX_GT_INSTANCES = 400
     DETECTION_MAX_INSTANCES = 1000
     LIMITS_PER_MEGAPIXEL = True
@@ -148,7 +148,7 @@ class MicrographConfig(Config):
     # Mean of the Data Science Bowl's training images (RGB), as in matterport's sample.
     MEAN_PIXEL = np.array([43.53, 39.56, 48.22])
 
-    # Crops are few and the heads start from nothing: true boxes as regions give them examples
+    # Crops are few and the heads start from scratch: true boxes as regions give them examples
     # from the first step on.
     TRAIN_GT_AS_ROIS = True
 
@@ -159,16 +159,16 @@ class MicrographConfig(Config):
     LEARNING_SCHEDULE = "cosine"
     LEARNING_WARMUP_STEPS = 50
 
-    # Checkpoints of one run scatter; their average is better than most of them.
+    # Checkpoints of one run differ in quality; their average is better than most of them.
     WEIGHT_AVERAGING = 0.999
 
 
-# A fine-tuning ends with whichever is over first: on a laptop's two cores these are much the same.
+# Fine-tuning ends with whichever is over first: on a laptop's two cores they take about as long.
 FINE_TUNE_STEPS, FINE_TUNE_MINUTES = 150, 5.0
 
 
 class FineTuneConfig(MicrographConfig):
-    """A few minutes of further training on a few images, from weights that are good already.
+    """A few minutes of further training on a few images, from weights that are already good.
 
     See `mrcnn.fine_tuning`, which also says what stays as it is.
     """
@@ -184,7 +184,7 @@ class FineTuneConfig(MicrographConfig):
 def inference_config(training: type[Config]) -> type[Config]:
     """The configuration of detection: whole images, one at a time, in multiples of 64 pixels.
 
-    Where training crops, IMAGE_MIN_DIM is the side of the crops and says nothing of images.
+    Where training crops, IMAGE_MIN_DIM is the side of the crops and says nothing about images.
     """
     values = {"GPU_COUNT": 1, "IMAGES_PER_GPU": 1, "IMAGE_RESIZE_MODE": "pad64"}
     if training.IMAGE_RESIZE_MODE == "crop":

@@ -59,7 +59,7 @@ def load(
 
     Args:
         weights: "nucleus", which comes with the package, or a weight file.
-        config: a `Config` for inference; by default that of the description beside the file.
+        config: a `Config` for inference; by default that of the description next to the file.
         classes: names of class ids 1, 2, ...; by default those of the description.
         precision: of the convolutions: "auto", "float32" or "bfloat16".
 
@@ -75,7 +75,7 @@ def load(
     if config is None:
         if description is None:
             raise UserError(
-                f"{path}: there is no description {path.stem}.json beside it, so its "
+                f"{path}: there is no description {path.stem}.json next to it, so its "
                 "network is unknown: pass the Config that it was trained with"
             )
         config = description.make_config(own_file(path))
@@ -105,8 +105,8 @@ class Segmenter:
         classes: names of the class ids 1, 2, ...
         settings: of the post-processing.
         variants: of test-time augmentation, see `tta`.
-        exposure_config: the configuration by which images are standardised; the model's own no
-            longer asks for that.
+        exposure_config: the configuration by which images are standardised; the model's own does
+            not ask for that.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Segmenter:
         self.plural = plural
         self.classes, self.settings, self.variants = tuple(classes), settings, tuple(variants)
         self.exposure_config = model.config
-        # Images are standardised before they are cut into tiles, not by the network again.
+        # Images are standardised before they are cut into tiles, and not again by the network.
         config = copy.copy(model.config)
         config.INTENSITY_PERCENTILES, config.DARK_GROUND = None, False
         # The post-processing has the last word.
@@ -157,21 +157,21 @@ class Segmenter:
 
         Args:
             image: [H, W] or [H, W, C] of any numbers: grey, RGB, with or without alpha; an array,
-                or what gives one when it is sliced (a memory map, a Zarr array, a
+                or an object that gives one when sliced (a memory map, a Zarr array, a
                 `image_files.LazyImage`), of any size; a list of such images, of any sizes. Of a
                 `LazyImage` with a pyramid, the level that the scale needs is read: its pixels are
                 those of the result, whose `reduction` says how many times as large they are.
             diameter: of a typical instance, in pixels: sets the scale.
             microns: side of a pixel, for the scale and for measurements.
             inverted: True for dark objects on a light background, False for light ones; by default
-                the image's own median tells.
+                the image's own median decides.
             tile: side of the tiles in pixels of the scaled image; by default images of more
                 than `scale.WHOLE_PIXELS` are cut into tiles of `tiles.TILE`.
-            progress: called with the tiles done and their number.
+            progress: called with the number of tiles done and in all.
 
         Raises:
-            UserError: what was given is no image, or no size; this process was forked from one
-                with a network.
+            UserError: the image is not an image, or a size is not allowed; this process was forked
+                from one with a network.
         """
         how = {"diameter": diameter, "microns": microns, "inverted": inverted, "tile": tile}
         if isinstance(image, list | tuple):
@@ -180,10 +180,10 @@ class Segmenter:
         return self.find(level, view, progress)
 
     def choose_view(self, image: Any, **how: Any) -> tuple[Any, View]:
-        """The first half of `detect`: how one image is going to be seen.
+        """The first half of `detect`: how the network will see one image.
 
         how: fields of `ViewOptions`.
-        Returns the image, or the level of its pyramid that is needed, and the rest.
+        Returns the image, or the level of its pyramid that is needed, and the `View`.
         """
         check_process()
         config, asked, whole = self.model.config, ViewOptions(**how), as_image(image)
@@ -217,22 +217,22 @@ class Segmenter:
         return view.result(image, instances, self.classes)
 
     def find_tiles(self, image: Any, view: View, tiles: Sequence[Tile]) -> Iterator[Instances]:
-        """What is in each of some tiles of an image, in their order; see `View.joined`."""
-        # What is small is judged on the whole image.
+        """The instances in each of some tiles of an image, in order; see `View.joined`."""
+        # Which instances are too small is decided on the whole image.
         settings = dataclasses.replace(self.settings, min_typical_area=None, min_area=None)
 
         def read(tile: Tile) -> np.ndarray:
             y1, x1, y2, x2 = tile.window
             return self._pixels(image, view.exposure, (slice(y1, y2), slice(x1, x2)))
 
-        # The next tile is read during the forward pass of one.
+        # The next tile is read during the forward pass of the current one.
         with ThreadPoolExecutor(1) as reader:
             coming = reader.submit(read, tiles[0])
             for number, tile in enumerate(tiles, 1):
                 pixels = coming.result()
                 if number < len(tiles):
                     coming = reader.submit(read, tiles[number])
-                found = NOTHING  # on the glass around a slide
+                found = NOTHING  # on the empty glass of a slide
                 if pixels.any():
                     found = self._forward(pixels, view.scale or 1.0)
                 yield instances_of(found, tile.shape, settings)
@@ -257,23 +257,23 @@ class Segmenter:
         return scale
 
     def map(self, images: Any, *, client: Any = None, errors: str = "raise", **how: Any) -> Any:
-        """Find the instances of many images, one after the other.
+        """Find the instances of many images, one after another.
 
         Args:
-            images: a `dask.array`, or images as `detect` takes them or paths of image files, as
-                many as there may be: few are in memory.
+            images: a `dask.array`, or any number of images as `detect` takes them or paths of
+                image files: only a few are in memory.
             client: a `distributed.Client`, whose workers detect; by default this process does.
                 Files are read by the workers, arrays go there through the scheduler.
-            errors: "raise", or "return" to get the UserError or MemoryError of an image in the
-                place of its result, and go on.
+            errors: "raise", or "return" to get the UserError or MemoryError of an image in place
+                of its result, and continue.
             how: diameter, microns, inverted and tile, as for `detect`.
 
         Returns:
-            An iterator of `Result`s in the order of the images. Of a `dask.array`, a lazy one of
+            An iterator of `Result`s in the order of the images. For a `dask.array`, a lazy one of
             labels, see `mrcnn.distributed.arrays.labels_of`.
 
         Raises:
-            UserError: errors is none of these; when a result is asked for, what `detect` raises.
+            UserError: errors is neither of these; when a result is requested, as `detect`.
             OSError: the cluster is gone, or a worker cannot detect.
         """
         return detect_many(self, images, client, errors, how)

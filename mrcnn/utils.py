@@ -1,4 +1,4 @@
-"""Everything that ``from mrcnn import utils`` gave in matterport's Mask R-CNN 2.1.
+"""Everything that ``from mrcnn import utils`` provided in matterport's Mask R-CNN 2.1.
 
 The names live in other modules. Those that need Keras or a download are imported on first use, so
 that this module stays cheap to import.

@@ -1,4 +1,4 @@
-"""Drawing functions: those of matterport's visualize module, by the same names and parameters.
+"""Drawing functions: those of matterport's visualize module, with the same names and parameters.
 
 They work without a display, without IPython and without OpenCV. Matplotlib is imported when
 something is drawn; `plt.show()` is called only where there is a window or a notebook to show in.
@@ -113,7 +113,7 @@ def display_instances(
         captions: [N] texts instead of class and score.
 
     Raises UserError where the numbers of boxes, masks and class ids differ, and where the masks
-    have another size than the image.
+    differ in size from the image.
     (matterport: visualize.display_instances)
     """
     boxes, class_ids = np.asarray(boxes), np.asarray(class_ids)
@@ -168,7 +168,7 @@ def display_differences(
     iou_threshold: float = 0.5,
     score_threshold: float = 0.5,
 ) -> None:
-    """Draw truth (green) and predictions (red, captioned score / IoU) over the same image.
+    """Draw ground truth (green) and predictions (red, captioned score / IoU) over the same image.
 
     Args:
         image: [H, W, C].
@@ -188,7 +188,7 @@ def display_differences(
     """
     real = np.any(gt_box, axis=1)
     gt_box, gt_class_id, gt_mask = gt_box[real], gt_class_id[real], gt_mask[:, :, real]
-    # compute_matches answers in the order of the scores: captions must follow the same order.
+    # compute_matches returns results in the order of the scores: captions must follow it.
     order = np.argsort(-np.asarray(pred_score), kind="stable")
     pred_box, pred_class_id = pred_box[order], pred_class_id[order]
     pred_score, pred_mask = np.asarray(pred_score)[order], pred_mask[:, :, order]
@@ -224,14 +224,14 @@ def draw_rois(
     class_names: Sequence[str],
     limit: int = 10,
 ) -> None:
-    """Draw regions of interest (dashed, grey for background), what they were refined to, masks.
+    """Draw regions of interest (dashed, grey for background), their refined boxes and masks.
 
     Args:
         image: [H, W, C].
         rois, refined_rois: [R, 4] pixels.
         mask: float [R, h, w], each relative to its ROI.
         class_ids: int [R], 0 is background.
-        limit: more ROIs than this: a random choice is drawn (NumPy's global generator).
+        limit: of more ROIs than this, a random choice is drawn (NumPy's global generator).
 
     Prints how many are positive. (matterport: visualize.draw_rois)
     """
@@ -271,7 +271,7 @@ def draw_boxes(
     title: str = "",
     ax: Any = None,
 ) -> None:
-    """Draw boxes, what they were refined to (solid), masks and captions over an image.
+    """Draw boxes, their refined boxes (solid), masks and captions over an image.
 
     Args:
         image: [H, W, C].
@@ -282,8 +282,8 @@ def draw_boxes(
             default), 2 solid.
         title, ax: as in display_instances; the figure is not shown, so that more can be drawn.
 
-    Raises UserError where both kinds of boxes are missing, and where the masks have another size
-    than the image. (matterport: visualize.draw_boxes)
+    Raises UserError where both kinds of boxes are missing, and where the masks differ in size from
+    the image. (matterport: visualize.draw_boxes)
     """
     if boxes is None and refined_boxes is None:
         raise UserError("draw_boxes needs boxes or refined_boxes")
@@ -331,7 +331,7 @@ def draw_boxes(
 
 
 def _require_whole_masks(masks: np.ndarray, image: np.ndarray) -> None:
-    """Raise UserError for masks of another size than the image, such as mini masks."""
+    """Raise UserError for masks that differ in size from the image, such as mini masks."""
     if masks.shape[:2] != image.shape[:2]:
         raise UserError(
             f"the masks are {masks.shape[0]} x {masks.shape[1]}, the image {image.shape[0]} x "
@@ -381,7 +381,7 @@ def _add_box(ax: Any, box: Sequence[float], color: Any, **style: Any) -> None:
 
 
 def _join_corners(ax: Any, box: Sequence[float], refined: Sequence[float], color: Any) -> None:
-    """A line between the top left corners of a box and of what it was refined to."""
+    """A line between the top left corners of a box and of its refined box."""
     ax.plot([box[1] - 0.5, refined[1] - 0.5], [box[0] - 0.5, refined[0] - 0.5], color=color)
 
 
@@ -394,7 +394,7 @@ def _add_outline(ax: Any, mask: np.ndarray, color: Any) -> None:
     if rows.size == 0:
         return
     patch = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    # A border of zeros closes the contours; the shift below takes it away again.
+    # A border of zeros closes the contours; the shift below removes it again.
     for contour in find_contours(np.pad(patch.astype(np.uint8), 1), 0.5):
         points = contour[:, ::-1] + (columns[0] - 1, rows[0] - 1)
         ax.add_patch(Polygon(points, facecolor="none", edgecolor=color))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Detects nuclei in synthetic microscope pictures and says where the results are:
+# Detects nuclei in synthetic microscope images and says where the results are:
 #
 #   sh scripts/demo.sh [options of samples/nucleus/demo.py]
 #

@@ -4,8 +4,8 @@
 #
 #   sh scripts/docs.sh
 #
-# Makes its own virtual environment in .venv-docs, with the extra `docs` of setup.cfg alone: neither
-# the package nor Keras is needed. Once that is there, no network is.
+# Makes its own virtual environment in .venv-docs, with only the extra `docs` of setup.cfg: neither
+# the package nor Keras is needed. Once it exists, no network connection is needed.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/environment.sh

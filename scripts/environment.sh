@@ -20,7 +20,7 @@ find_python() {
         "python3.11}); install one, or name it: PYTHON=/path/to/python3.12 sh $0"
 }
 
-# Debian keeps what makes virtual environments in a package of its own. Root may install it.
+# On Debian, what makes virtual environments is in a separate package. Root may install it.
 install_venv() {
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
     echo "Installing Debian's python3-venv, which this Python needs to make virtual environments ..."

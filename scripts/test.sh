@@ -11,10 +11,10 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
 torch=${TORCH:-torch==2.13.0}
-# Two at a time, each file in one of them: much of a test is the making of graphs, on one core.
-# Files begin in the order of tests/conftest.py: the long ones first.
+# Two at a time, each file in one of them: much of a test is building graphs, on one core.
+# Files start in the order of tests/conftest.py: the long ones first.
 workers="-n 2 --dist loadfile --no-loadscope-reorder"
-# pip need not compile what is never imported: half of the time that an installation takes.
+# pip need not compile what is never imported: that takes half of the installation time.
 export PIP_COMPILE=0
 
 backends=no
@@ -40,7 +40,7 @@ install_torch() {
         pip_install "$1" --no-deps --editable .
 }
 
-# Both, one after the other, in the background: what they print is shown where one fails.
+# Both, one after the other, in the background: what they print is shown if one fails.
 log=.venv-test/backends.log
 install_backends() {
     (

@@ -28,7 +28,7 @@ def keras_home(tmp_path, monkeypatch):
         ({"floatx": "float31"}, "floatx in .*keras.json is float31: set it to one of float32"),
         ({"image_data_format": "th"}, "image_data_format in .*keras.json is th: set it to one of"),
         ({"epsilon": 1}, "epsilon in .*keras.json is 1"),
-        ([], "keras.json holds no settings"),
+        ([], "keras.json holds no Keras settings"),
     ],
 )
 def test_wrong_settings_of_keras_are_named(keras_home, settings, message):

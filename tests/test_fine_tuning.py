@@ -122,7 +122,7 @@ def test_cancelled_it_leaves_nothing(corrected, weights, quick, tmp_path):
     [
         (["--epochs", "3"], "--epochs has no effect with --fine-tune"),
         (["--config", "OBJECT_SIZE=9"], "--config has no effect with --fine-tune"),
-        (["--weights", "imagenet"], "imagenet is no network to fine-tune"),
+        (["--weights", "imagenet"], "imagenet cannot be fine-tuned"),
     ],
 )
 def test_flags_without_effect_are_refused(flags, message, capsys):
@@ -134,7 +134,7 @@ def test_flags_without_effect_are_refused(flags, message, capsys):
 def test_rehearsal_without_fine_tuning_is_refused(capsys):
     data = ["--images", "a", "--labels", "b", "--weights", "nucleus"]
     assert main(["train", *data, "--rehearse", "c"]) == 2
-    assert "--rehearse goes with --fine-tune" in capsys.readouterr().err
+    assert "--rehearse needs --fine-tune" in capsys.readouterr().err
 
 
 def test_weights_without_description_are_refused(corrected, tmp_path):

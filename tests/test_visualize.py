@@ -393,7 +393,7 @@ def test_overlay_of_overlapping_and_of_no_instances():
 
 
 def test_overlay_refuses_another_size():
-    with pytest.raises(ValueError, match="do not belong"):
+    with pytest.raises(ValueError, match="do not fit"):
         drawing.overlay_instances(scene()[0], np.zeros((40, 61), int))
 
 

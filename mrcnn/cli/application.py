@@ -1,7 +1,7 @@
-"""The program that a command line belongs to: where its data come from, and its defaults.
+"""The program behind a command line: where its data come from, and its defaults.
 
-`Application` is the console command `mrcnn`, which works on people's own files. An application of
-its own data (samples/nucleus) subclasses it and overrides what differs.
+`Application` is the console command `mrcnn`, which works on users' own files. An application with
+data of its own (samples/nucleus) subclasses it and overrides what differs.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from mrcnn.weights.description import NETWORK, Description
 
 
 class Found(NamedTuple):
-    """What is to be detected in."""
+    """What `detect` works on."""
 
     inputs: list[Input]
     unreadable: dict[str, str]  # files that are not inputs, with the reasons
-    formats: Sequence[str]  # by default
+    formats: Sequence[str]  # the default ones
     left_out: Sequence[str] = ()  # folders that were left out on purpose, with the reasons
 
 
@@ -43,23 +43,23 @@ class Application:
     """The console command."""
 
     results = "results"
-    recipe: type[Config] = MicrographConfig  # of training
+    recipe: type[Config] = MicrographConfig  # for training
     run_name: str | None = None  # of the runs that `--weights last` looks for; None for all
     kinds: Kinds | None = None  # by which scores are broken down
 
     # ---- The network -----------------------------------------------------------------------
 
     def description(self, path: str | None) -> Description:
-        """What is known of a weight file's network; without a file, of a new one."""
+        """What is known about a weight file's network; without a file, about a new one."""
         found = None if path is None else description.beside(path)
         return found or self.new_description()
 
     def new_description(self) -> Description:
-        """Of a network whose weight file says nothing."""
+        """The description of a network whose weight file has none."""
         return Description(("object",), {}, {}, "objects")
 
     def training_class(self, path: str | None, chosen: Settings) -> type[Config]:
-        """The configuration class of a training that starts from a weight file."""
+        """The configuration class for training that starts from a weight file."""
         found = None if path is None else description.beside(path)
         base = self.recipe if found is None else found.config_class(self.recipe, NETWORK)
         return chosen.applied_to(base)
@@ -69,14 +69,14 @@ class Application:
         whole = inference_config(self.recipe)
         found = None if path is None else description.beside(path)
         base = whole if found is None else found.config_class(whole)
-        return chosen.applied_to(base, keep=vars(whole))  # how training cuts images stays there
+        return chosen.applied_to(base, keep=vars(whole))  # training's cropping does not apply here
 
     def weight_file(self, options: argparse.Namespace, mode: str) -> str | None:
         """Path of the file that --weights names; None for public ones."""
         return weight_file(mode, options.weights, options.logs, self.run_name)
 
     def settings(self, options: argparse.Namespace, path: str | None) -> Settings:
-        """Those asked for, over those that the weights were trained with."""
+        """The settings asked for, on top of those that the weights were trained with."""
         asked = Settings(
             options.preset,
             tuple(options.config),
@@ -92,7 +92,7 @@ class Application:
         need(options, "images", "labels")
 
     def find_inputs(self, options: argparse.Namespace) -> Found:
-        """What `detect` works on. Raises UserError where that is nothing."""
+        """What `detect` works on. Raises UserError if there is nothing."""
         if not options.inputs:
             raise UserError("detect needs images: files, folders or patterns; see detect --help")
         left_out: list = []
@@ -122,7 +122,7 @@ class Application:
     # ---- Results ---------------------------------------------------------------------------
 
     def results_folder(self, command: str) -> Path:
-        """<results>/<command>_<time>, not made yet."""
+        """<results>/<command>_<time>, not created yet."""
         return Path(self.results) / f"{command}_{datetime.datetime.now():%Y%m%dT%H%M%S}"
 
     def writers(
@@ -138,18 +138,18 @@ class Application:
     def given_predictions(
         self, options: argparse.Namespace, dataset: Dataset
     ) -> tuple[Predict, dict[str, Any]] | None:
-        """Detections that `evaluate` scores without a network, and what metrics.json says of
-        them; None to detect."""
+        """Detections that `evaluate` scores without a network, and what metrics.json says about
+        them; None to run the network."""
         return None
 
 
 class TrainingData(Protocol):
     """Images to learn from."""
 
-    images: int  # in all
+    images: int  # their total number
 
     def datasets(self, folder: Path) -> tuple[Dataset, Dataset | None]:
-        """Prepared data sets for training and, or None, for validation. folder: of the run."""
+        """Prepared data sets for training and for validation (or None). folder: of the run."""
 
 
 class OwnTrainingData:
@@ -183,7 +183,7 @@ def dataset_of(pairs: Sequence[Pair], noun: str) -> LabelledImages:
 
 
 def refuse_wrong_files(pairs: Sequence[Pair]) -> None:
-    """Raise UserError where an image and its labels cannot be trained on."""
+    """Raise UserError if an image and its labels cannot be trained on."""
     wrong = check_pairs(pairs)
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -191,7 +191,7 @@ def refuse_wrong_files(pairs: Sequence[Pair]) -> None:
 
 
 def need(options: argparse.Namespace, *flags: str) -> None:
-    """Raise UserError where one of these flags was not given."""
+    """Raise UserError if one of these flags was not given."""
     for flag in flags:
         if not getattr(options, flag, None):
             raise UserError(f"{options.command} needs --{flag}; see {options.command} --help")

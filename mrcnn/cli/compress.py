@@ -29,8 +29,8 @@ def compress(options: argparse.Namespace, app: Application) -> Summary:
     ranks = " and ".join(map(str, smaller.config.FPN_CLASSIF_FC_RANKS))
     before, after = (m.keras_model.count_params() for m in (whole, smaller))
     return Summary(
-        f"Ranks {ranks}: {after:,} parameters in place of {before:,}. Written to "
-        f"{options.output}; --weights takes it as it is",
+        f"Ranks {ranks}: {after:,} parameters instead of {before:,}. Written to "
+        f"{options.output}; use it with --weights",
         {
             "ranks": smaller.config.FPN_CLASSIF_FC_RANKS,
             "parameters": after,

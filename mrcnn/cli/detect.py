@@ -1,4 +1,4 @@
-"""`mrcnn detect`: the objects of images, into files."""
+"""`mrcnn detect`: write the objects found in images to files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 from mrcnn.results.run_log import RunLog
 from mrcnn.results.writers import paths_of
 
-# What the results do not depend on, or what `RunLog` compares by its content.
+# Options that do not affect the results, or whose content is what `RunLog` compares.
 NO_SETTINGS = {"command", "output", "overwrite", "logs", "weights", "inputs", "limit", "list",
                "dataset", "subset", "images", "labels", "no_pictures", "quiet", "json",
                "version", "workers", "scheduler", "resume"}  # fmt: skip
 
 
 def detect(options: argparse.Namespace, app: Application) -> Summary:
-    """Find the objects of images, and write what --format names."""
+    """Find the objects in images, and write the formats that --format names."""
     if options.list:
         return list_contents(options)
     DEFAULTS.changed(options.set)  # a wrong setting is an error before anything is read
@@ -76,8 +76,8 @@ def detect(options: argparse.Namespace, app: Application) -> Summary:
 def detecting(
     options: argparse.Namespace, app: Application
 ) -> Iterator[tuple[Any, PostProcessing]]:
-    """What `run_detect` detects with, and the settings: a network in this process, or with
-    --workers and --scheduler those of a cluster."""
+    """What `run_detect` detects with, and its settings: a network in this process or, with
+    --workers or --scheduler, those of a cluster."""
     if not (options.workers or options.scheduler):
         detector = detectors.segmenter(options, app)
         yield detector, detector.settings
@@ -101,26 +101,26 @@ def detecting(
 
 
 def require_begun(output: Path, options: argparse.Namespace) -> None:
-    """Raise UserError unless --resume finds a run; `RunLog` says whether it is this one."""
+    """Raise UserError unless --resume finds a run; `RunLog` checks that it is this one."""
     if options.overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
+        raise UserError("--resume and --overwrite cannot be used together")
     if options.output is None:
         raise UserError("--resume needs --output, the folder of the run")
     if not (output / RUN_LOG).is_file():
-        raise UserError(f"{output}: no run to resume there; without --resume one begins")
+        raise UserError(f"{output}: no run to resume here; to start one, leave out --resume")
 
 
 def settings_of(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, Any]:
-    """What a detection's results depend on besides images and weights, by the names of flags."""
+    """What the results of a detection depend on besides images and weights, by flag name."""
     chosen = {**vars(options), "format": list(formats)}
     named = {f"--{k.replace('_', '-')}": v for k, v in chosen.items() if k not in NO_SETTINGS}
     return named | detectors.facts(options, None)
 
 
 def weights_of(options: argparse.Namespace, app: Application) -> str:
-    """A digest of a weight file and of what is known of its network."""
+    """A digest of a weight file and of what is known about its network."""
     path = app.weight_file(options, "inference")
-    if path is None:  # a public file, whose content its name says
+    if path is None:  # a public file: the name determines its content
         return options.weights
     with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256")
@@ -129,10 +129,10 @@ def weights_of(options: argparse.Namespace, app: Application) -> str:
 
 
 def states_of(found: Found, inputs: Sequence[Input]) -> dict[str, str]:
-    """By the names of images, and of files that are none, texts that change when they do."""
+    """For every image and every file that is not one, by name, a text that changes when it does."""
 
     def state(item: Input) -> str:
-        with contextlib.suppress(UserError):  # a file that has gone: reading it says so
+        with contextlib.suppress(UserError):  # the file is gone: reading it reports that
             return hashlib.sha256(item.state().encode(errors="replace")).hexdigest()[:16]
         return ""
 
@@ -142,17 +142,17 @@ def states_of(found: Found, inputs: Sequence[Input]) -> dict[str, str]:
 def found_before(
     options: argparse.Namespace, app: Application, log: RunLog, formats: Sequence[str]
 ) -> Summary:
-    """What a run has found that is complete."""
+    """What a run that was already complete has found."""
     nouns = app.description(app.weight_file(options, "inference")).nouns
     count, output = len(log.done), log.folder
-    result = f"detect {count}/{count}: all are in {output} already; --overwrite detects anew"
+    result = f"detect {count}/{count}: all are in {output} already; to detect again: --overwrite"
     print(result)
     files = paths_of(output, formats, log.files)
     return detected(result, (log.objects, nouns), (count, 0, count), 0.0, output, files, log.failed)
 
 
 def list_contents(options: argparse.Namespace) -> Summary:
-    """What is in files, without a network."""
+    """List what is in files; this needs no network."""
     if not options.inputs:
         raise UserError("detect --list needs files, folders or patterns; see detect --help")
     found, unreadable = contents_of(options.inputs)

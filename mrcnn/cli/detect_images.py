@@ -1,8 +1,8 @@
 """The loop over images behind `detect`.
 
 Reading, detecting and writing overlap (see pipeline.py). An image that cannot be read is reported
-with its name and skipped; the run goes on. A full disk ends it. Ctrl-C leaves what has been done so
-far and says where.
+with its name and skipped; the run continues. A full disk ends it. Ctrl-C leaves what has been done
+so far and says where it is.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ def run_detect(
     log: RunLog | None = None,
     **how: Any,
 ) -> Summary:
-    """Detect in images into the folder `output`.
+    """Detect objects in images and write the results into the folder `output`.
 
     Args:
         detecting: a `mrcnn.segmenter.Segmenter`, or `OnCluster`.
         inputs: the images.
-        formats: of `writers.FORMATS`.
-        microns: side of a pixel, in place of what the files say.
+        formats: some of `writers.FORMATS`.
+        microns: pixel size in microns, instead of what the files say.
         unreadable: files that are not inputs, with the reasons.
         facts: for the report.
         extra: writers of further formats.
-        log: of the folder, for runs that can go on: what it has is not done again.
+        log: of the folder, for runs that can be resumed: images in it are not processed again.
         how: further arguments of `Segmenter.detect`.
 
     Returns:
-        What was found; among the images that failed are those of `unreadable`.
+        What was found; the images that failed include those of `unreadable`.
     """
     place = detecting if isinstance(detecting, OnCluster) else Here(detecting)
     writer = ResultWriter(output, formats, facts or {}, microns, place.nouns, extra, log)
@@ -84,7 +84,7 @@ def run_detect(
         each_image(names, "detect", failed, read, work, write, place.ahead)
         complete = True
     except KeyboardInterrupt:
-        again = "; the same command goes on from there" if log else ""
+        again = "; the same command resumes from there" if log else ""
         print(f"Stopped. The results so far are in {writer.partial}{again}", file=sys.stderr)
         raise
     finally:
@@ -110,7 +110,7 @@ class Here:
     def result(
         self, image: Any, item: Input, how: Mapping[str, Any], progress: Callable[[int, int], None]
     ) -> tuple[Any, list[str]]:
-        """Its result, and the warnings; image: of `begin`."""
+        """The result for an image, and the warnings; image: what `begin` returned."""
         return with_warnings(self.segmenter.detect, image, progress=progress, **how)
 
 
@@ -122,22 +122,22 @@ class OnCluster:
         self.ahead = team.ahead
 
     def begin(self, item: Input, formats: Sequence[str], how: Mapping[str, Any]) -> Any:
-        """Give out an image."""
-        # Extra formats want labels and scores alone.
+        """Hand an image to the workers."""
+        # Extra formats need only labels and scores.
         return self.team.submit(item.load, how, Wanted.of(formats), item.image is not None)
 
     def result(
         self, given: Any, item: Input, how: Mapping[str, Any], progress: Callable[[int, int], None]
     ) -> tuple[Any, list[str]]:
-        """Its result, and the warnings; given: of `begin`."""
+        """The result for an image, and the warnings; given: what `begin` returned."""
         return self.team.result(given, item.image, progress)
 
 
 def left_to_do(
     writer: ResultWriter, inputs: Sequence[Input], failed: dict[str, str]
 ) -> Sequence[Input]:
-    """The inputs that the writer's log does not have. failed: files that are no inputs, which the
-    writer takes first; gets the images that have failed before."""
+    """The inputs that are not in the writer's log yet. failed: files that are not inputs, which the
+    writer takes first; images that failed before are added to it."""
     done = len(writer.log.done) if writer.log else 0
     for name, reason in list(failed.items())[done:]:
         writer.add_failed(name, reason)
@@ -150,7 +150,7 @@ def left_to_do(
 
 
 def taken_of(result: Any, image: Input, microns: float | None, warned: Sequence[str] = ()) -> Taken:
-    """What was taken of an image. microns: those of --mpp; warned: in the detection."""
+    """What was used of an image. microns: of --mpp; warned: warnings from the detection."""
     if image.about is None:
         return Taken.of(result, microns_from="--mpp" if microns else "", notes=warned)
     channels, plane, source, notes = image.about
@@ -158,7 +158,7 @@ def taken_of(result: Any, image: Input, microns: float | None, warned: Sequence[
 
 
 def write_result(writer: ResultWriter, name: str, outcome: Outcome) -> str:
-    """Write what has become of an image. Returns a note about it."""
+    """Write the outcome for an image. Returns a note about it."""
     if outcome.error is not None:
         writer.add_failed(name, str(outcome.error or "out of memory"))
         return ""
@@ -178,8 +178,8 @@ def detected(
 ) -> Summary:
     """What `detect` has done.
 
-    objects: how many, and what they are called; images: all, those of this run, and those that
-    were done before; files: see `ResultWriter.paths`.
+    objects: how many, and what they are called; images: how many in total, in this run, and
+    before it; files: see `ResultWriter.paths`.
     """
     number, nouns = objects
     count, now, earlier = images
@@ -193,7 +193,7 @@ def detected(
         "files": files,
     }
     table = {
-        "Images": str(count - len(failed)) + (f" ({now} of them now)" if earlier else ""),
+        "Images": str(count - len(failed)) + (f" ({now} in this run)" if earlier else ""),
         nouns[1].capitalize(): str(number),
         "Seconds": timing_text(seconds, now),
         "Skipped": str(len(failed)),

@@ -12,7 +12,7 @@ from mrcnn.environment import import_keras
 from mrcnn.errors import UserError
 from mrcnn.presets import FINE_TUNE_MINUTES, FINE_TUNE_STEPS
 
-# What fine-tuning decides itself: the flags by their names, and their values where not given.
+# What fine-tuning decides itself: the flags by name, with their values when not given.
 NO_EFFECT = {
     "preset": None,
     "config": [],
@@ -30,7 +30,7 @@ NO_EFFECT = {
 def fine_tune(options: argparse.Namespace, app: Application) -> Summary:
     """Train a network a little further on a few images."""
     if not options.fine_tune:
-        raise UserError("--rehearse goes with --fine-tune")
+        raise UserError("--rehearse needs --fine-tune")
     need(options, "images", "labels")
     for name, default in NO_EFFECT.items():
         if getattr(options, name) != default:
@@ -38,7 +38,7 @@ def fine_tune(options: argparse.Namespace, app: Application) -> Summary:
     path = app.weight_file(options, "training")
     if path is None:
         raise UserError(
-            f"--weights {options.weights} is no network to fine-tune: name one that detects"
+            f"--weights {options.weights} cannot be fine-tuned: name a network that detects"
         )
 
     import_keras()
@@ -58,7 +58,7 @@ def fine_tune(options: argparse.Namespace, app: Application) -> Summary:
         channel=channel_of(options.channel),
         rehearse=options.rehearse,
         steps=options.steps or FINE_TUNE_STEPS,
-        # Who names the steps alone has said how long it may take.
+        # With --steps alone there is no time limit.
         minutes=options.time_budget or (None if options.steps else FINE_TUNE_MINUTES),
         logs=options.logs,
         seed=options.seed,

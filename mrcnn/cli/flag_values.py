@@ -1,4 +1,4 @@
-"""Types of the values of flags."""
+"""argparse types for the values of flags."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def share(text: str) -> float:
 
 
 def names_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
-    """argparse type: names out of `known` with commas between them."""
+    """argparse type: names from `known`, separated by commas."""
 
     def names(text: str) -> tuple[str, ...]:
         found = tuple(text.split(","))

@@ -12,12 +12,12 @@ from mrcnn.presets import FINE_TUNE_MINUTES, FINE_TUNE_STEPS, PRESETS, Micrograp
 from mrcnn.results.writers import DEFAULT_FORMATS, FORMATS
 from mrcnn.training.stages import DEFAULT_EPOCHS, SCHEDULES
 
-MAX_STEPS = 300  # of an epoch by default: a few minutes on a processor
+MAX_STEPS = 300  # per epoch by default: a few minutes on a CPU
 
 
 def add_channel_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--channel", metavar="C", help="the channel to look at, by its number from 1 or its name"
+        "--channel", metavar="C", help="the channel to use, by its number from 1 or its name"
     )
 
 
@@ -33,14 +33,14 @@ def add_label_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--labels",
         metavar="DIR",
-        help="what belongs to --images: a folder of label images (every object its own number) or "
-        "of ImageJ ROIs, by the images' names, or a COCO file.json",
+        help="labels of --images: a folder of label images (one number per object) or ImageJ ROIs, "
+        "named like the images, or a COCO file.json",
     )
     add(
         "--split",
         metavar="FILE.csv",
-        help="which images are for training and which for validation, with the columns image and "
-        "subset (train, val); train writes split.csv into its folder, evaluate scores val",
+        help="table of which images are for training and which for validation, with the columns "
+        "image and subset (train, val); train writes split.csv to its folder, evaluate scores val",
     )
 
 
@@ -52,7 +52,7 @@ def add_weight_flags(parser: argparse.ArgumentParser, logs: str = "logs/") -> No
         metavar="W",
         default=argparse.SUPPRESS,
         help="path of a weight file, or 'last' (newest checkpoint in --logs), 'imagenet', 'coco' "
-        "(both downloaded), 'nucleus' (comes with the package; the default but for training)",
+        "(both downloaded), 'nucleus' (comes with the package; the default except for training)",
     )
     add(
         "--logs",
@@ -64,7 +64,7 @@ def add_weight_flags(parser: argparse.ArgumentParser, logs: str = "logs/") -> No
 
 def add_configuration_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    remembered = "a run's checkpoints remember theirs"
+    remembered = "stored with a run's checkpoints"
     add(
         "--preset",
         choices=tuple(PRESETS),
@@ -85,7 +85,7 @@ def add_precision_flag(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default=MicrographConfig.PRECISION,
-        help="of the convolutions; auto takes bfloat16 where the device has instructions for it "
+        help="of the convolutions; auto uses bfloat16 where the device has instructions for it "
         "(default: %(default)s)",
     )
 
@@ -96,8 +96,8 @@ def add_augmentation_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="a setting of mrcnn/data/micrographs.py's MicrographAugmentation, may be repeated: "
-        "--augment hue=.5 (a run's checkpoints remember theirs)",
+        help="a setting of MicrographAugmentation in mrcnn/data/micrographs.py, may be repeated: "
+        "--augment hue=.5 (stored with a run's checkpoints)",
     )
 
 
@@ -106,21 +106,21 @@ def add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         "--epochs",
         type=positive,
         metavar="N",
-        help="epochs in all, finished ones included (default: "
+        help="epochs in total, including finished ones (default: "
         f"{DEFAULT_EPOCHS}, or no limit with --time-budget)",
     )
     parser.add_argument(
         "--time-budget",
         type=above_zero,
         metavar="MINUTES",
-        help="minutes of training in all, those of finished epochs included; the "
+        help="minutes of training in total, including finished epochs; the "
         "learning rate's schedule ends with them (default: no limit)",
     )
     parser.add_argument(
         "--schedule",
         choices=SCHEDULES,
         help="heads first, then all layers; all at once; or proposal network and "
-        "detector by turns (default: that of the resumed run, "
+        "detector alternately (default: that of the resumed run, "
         f"otherwise {SCHEDULES[0]})",
     )
     parser.add_argument(
@@ -128,21 +128,21 @@ def add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
         help="batches per epoch, after which a checkpoint is written (default: "
-        f"once through the images, {MAX_STEPS} at most)",
+        f"one pass over the images, at most {MAX_STEPS})",
     )
     parser.add_argument(
         "--batch-size",
         type=positive,
         metavar="N",
         help="crops per batch, over all devices (default: "
-        f"{MicrographConfig.IMAGES_PER_GPU} for each)",
+        f"{MicrographConfig.IMAGES_PER_GPU} per device)",
     )
     parser.add_argument(
         "--devices",
         type=positive,
         default=1,
         metavar="N",
-        help="GPUs to divide every batch among, those of all processes together (default: "
+        help="number of GPUs, over all processes, to divide every batch among (default: "
         "%(default)s); TensorFlow and JAX; for several machines see docs/training-devices.md",
     )
 
@@ -151,15 +151,16 @@ def add_fine_tune_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fine-tune",
         action="store_true",
-        help="a few minutes on a few images, which keep what the network knew: low rate, early "
-        f"stages frozen; for {FINE_TUNE_STEPS} steps or {FINE_TUNE_MINUTES:g} minutes, unless "
-        "--steps or --time-budget say otherwise; learns from all of --images",
+        help="a few minutes on a few images, without forgetting: all layers train at a rate of "
+        "5e-4, batch-norm statistics frozen, a third of the crops rehearsal, weights half way "
+        f"between old and new; for {FINE_TUNE_STEPS} steps or {FINE_TUNE_MINUTES:g} minutes, "
+        "unless --steps or --time-budget say otherwise; learns from all of --images",
     )
     parser.add_argument(
         "--rehearse",
         metavar="DIR",
-        help="with --fine-tune: images, without labels, that the network is good at already and "
-        "is to stay good at (default: synthetic nuclei)",
+        help="with --fine-tune: folder of unlabelled images that the network is already good at "
+        "and should stay good at (default: synthetic nuclei)",
     )
 
 
@@ -188,12 +189,12 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         type=whole,
         default=0,
         metavar="N",
-        help="of weights, order and augmentation (default: %(default)s)",
+        help="random seed for weights, order and augmentation (default: %(default)s)",
     )
     parser.add_argument(
         "--cache",
         metavar="DIR",
-        help="folder to keep decoded images in, which later runs start from (default: none)",
+        help="folder in which decoded images are kept for later runs (default: none)",
     )
 
 
@@ -206,9 +207,9 @@ def add_detect_flags(parser: argparse.ArgumentParser, name: str, results: str = 
         nargs="?",
         choices=tuple(tta.SETS),
         const="turns",
-        help="test-time augmentation: also detect on changed copies of each image and merge; "
+        help="test-time augmentation: also detect in transformed copies of each image and merge; "
         + ", ".join(f"{name}: {len(made)} times" for name, made in tta.SETS.items())
-        + " the work (turns when no name is given)",
+        + " the work (turns if no name is given)",
     )
     add(
         "--plain",
@@ -229,8 +230,8 @@ def add_figure_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--figures",
         action="store_true",
-        help="also draw the paper's figures 7 and 8 of every image: boxes of truth and detections, "
-        "and labelled detections",
+        help="also draw the paper's figures 7 and 8 for every image: true and detected boxes, and "
+        "labelled detections",
     )
 
 
@@ -251,7 +252,8 @@ def add_result_flags(
     defaults: str = ",".join(DEFAULT_FORMATS),
     instead: str = "",
 ) -> None:
-    """formats: that may be asked for; defaults: of them, in words; instead: of IMAGE."""
+    """formats: the allowed ones; defaults: the default ones, in words; instead: text about what
+    else can stand for IMAGE."""
     add = parser.add_argument
     add(
         "inputs",
@@ -264,8 +266,8 @@ def add_result_flags(
     add(
         "--list",
         action="store_true",
-        help="only say what is in the files: scenes, planes, channels, sizes, size of pixels, "
-        "levels of pyramids",
+        help="only list what is in the files: scenes, planes, channels, sizes, pixel sizes, "
+        "pyramid levels",
     )
     add(
         "--format",
@@ -278,20 +280,20 @@ def add_result_flags(
         "--invert",
         choices=("auto", "yes", "no"),
         default="auto",
-        help="whether objects are dark on a light background (default: each image's median tells)",
+        help="whether objects are dark on a light background (default: by each image's median)",
     )
     add(
         "--diameter",
         type=above_zero,
         metavar="PIXELS",
-        help="of a typical object; sets the scale (default: a first forward pass finds it)",
+        help="diameter of a typical object; sets the scale (default: from a first forward pass)",
     )
     add(
         "--mpp",
         type=above_zero,
         metavar="MICRONS",
-        help="side of a pixel in microns (default: what the file says): measurements come in "
-        "microns too, and the scale is sought where nuclei of 4 to 24 microns have their size",
+        help="pixel size in microns (default: what the file says): measurements are given in "
+        "microns too, and the scale is limited to those that suit nuclei of 4 to 24 microns",
     )
     add(
         "--tile",
@@ -309,8 +311,8 @@ def add_rerun_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="demand that --output has this run's beginning, of which only what is missing is done "
-        "(default: it is done where it is there)",
+        help="require that this run was begun in --output, and do only what is missing (default: "
+        "resume if it was begun there, else start)",
     )
 
 
@@ -335,14 +337,14 @@ def add_overwrite_flag(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         action="store_true",
         help="replace the results of another run in --output (default: such a folder is refused; "
-        "what the same command has begun there goes on)",
+        "a run that the same command began there is resumed)",
     )
 
 
 def add_compress_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--rank", type=positive, metavar="N", help="of both layers")
+    size.add_argument("--rank", type=positive, metavar="N", help="rank of both layers")
     size.add_argument(
         "--energy",
         type=share,
@@ -360,7 +362,7 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=512,
         metavar="PIXELS",
-        help="side of the images that it will take, a multiple of 64 (default: %(default)s)",
+        help="side of the input images, a multiple of 64 (default: %(default)s)",
     )
     add(
         "--max-instances",

@@ -12,21 +12,21 @@ from mrcnn.errors import UserError
 if TYPE_CHECKING:
     from mrcnn.images.image_files import About, Unreadable
 
-# Files of more bytes stay where they are and are read tile by tile.
+# Images of more bytes are not loaded as a whole: they are read tile by tile.
 MOST_BYTES = 2**28
 
 
 class Input(NamedTuple):
-    """One image to come."""
+    """One image to process."""
 
     name: str  # of its result files
     load: Callable[
         [], Any
-    ]  # can be pickled; gives the image as `Segmenter.detect` takes it, or a UserError
-    microns: float | None = None  # side of a pixel, where the file says so
-    about: About | None = None  # what of its file it is
-    state: Callable[[], str] = str  # gives a text that changes when the file does
-    image: Any = None  # the image itself, where it need not be read as a whole
+    ]  # can be pickled; returns an image for `Segmenter.detect`, or raises UserError
+    microns: float | None = None  # pixel size in microns, if the file gives it
+    about: About | None = None  # which part of its file it is
+    state: Callable[[], str] = str  # returns a text that changes when the file does
+    image: Any = None  # the image itself, if it need not be read as a whole
 
 
 def of_dataset(dataset) -> list[Input]:
@@ -52,16 +52,16 @@ def of_files(
     output: str | os.PathLike | None = None,
     left_out: list[Unreadable] | None = None,
 ) -> tuple[list[Input], list[Unreadable]]:
-    """The images of files, folders and patterns, and what cannot be read with its reason.
+    """The images in files, folders and patterns, and what cannot be read, with the reasons.
 
     channel: number, from 1, or name of the channel to take; output, left_out: see `find_images`.
-    Raises UserError where there is none that can be read.
+    Raises UserError if no image can be read.
     """
     from mrcnn.images.image_files import find_images
 
     images, unreadable = find_images(paths, channel, output, left_out)
     if not images and not unreadable:
-        raise UserError("no images: all that is there was left out")
+        raise UserError("no images: everything that was found was left out")
     if not images:
         first = unreadable[0]
         raise UserError(
@@ -70,7 +70,7 @@ def of_files(
 
     def loader(image: Any) -> Callable[[], Any]:
         size = image.dtype.itemsize * image.shape[0] * image.shape[1] * image.shape[2]
-        # Of a pyramid the scale says how much is needed: it is known later.
+        # How much of a pyramid is needed depends on the scale, which is not known yet.
         is_lazy = size > MOST_BYTES or len(image.levels) > 1
         return partial(_itself, image) if is_lazy else image.read
 

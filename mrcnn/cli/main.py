@@ -39,7 +39,7 @@ EXAMPLES = {
   # five minutes on a few images that were corrected by hand
   mrcnn train --fine-tune --images fixed/images --labels fixed/labels --weights nucleus""",
     "evaluate": """\
-  # the images that training has left out
+  # the images that were left out of training
   mrcnn evaluate --images images --labels masks --split logs/.../split.csv --weights last""",
     "compress": """\
   # the class and box head's fully connected layers at rank 64 (paper section 3.8.6)
@@ -52,8 +52,8 @@ EXAMPLES = {
 
 
 def build_parser(arguments: Sequence[str] = tuple(SUMMARIES)) -> argparse.ArgumentParser:
-    """The parser of `mrcnn`. Only the commands that occur in `arguments` get their flags: what
-    these need takes half a second to import, and the list of commands should come at once."""
+    """The parser of `mrcnn`. Only the commands that occur in `arguments` get their flags:
+    importing what these need takes half a second, and the list of commands should come at once."""
     parser = new_parser("mrcnn", "Mask R-CNN: instances in images.", EXAMPLES)
     for name, command in add_commands(parser, SUMMARIES, EXAMPLES).items():
         if name in arguments:
@@ -96,7 +96,7 @@ FLAGS = {
 
 
 class WrongFlags(Exception):
-    """What a parser complains of."""
+    """What a parser complains about."""
 
     def __init__(self, parser: argparse.ArgumentParser, message: str):
         super().__init__(message)
@@ -131,7 +131,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     # SUPPRESS: a flag given before the command must not be reset by the command's default.
     for name, text in (
         ("quiet", "show only warnings, errors and the result"),
-        ("json", "as --quiet, with the result as one JSON document on standard output"),
+        ("json", "like --quiet, with the result as one JSON document on standard output"),
     ):
         parser.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
 
@@ -175,7 +175,7 @@ def add_commands(
 def command_of(name: str) -> Callable[[argparse.Namespace, Any], Summary]:
     """The function of a command, from its module; it takes the options and the `Application`.
 
-    What is wrong with its input is a UserError. Imports are late: they take seconds.
+    It raises UserError if its input is wrong. Imports are late because they take seconds.
     """
     return getattr(importlib.import_module(f"mrcnn.cli.{name}"), name)
 
@@ -186,7 +186,7 @@ def run(
     """Run a command and print what it has done. Returns the exit code: 2 for errors, 130 after
     Ctrl-C, 143 after SIGTERM.
 
-    Warnings of the package and errors that the user can mend are one line each. options: --quiet,
+    Warnings of the package and errors that the user can fix are one line each. options: --quiet,
     --json, and the name of the command.
     """
     name = getattr(options, "command", None)
@@ -201,14 +201,14 @@ def run(
         stdout = sys.stdout
 
         def say(text: str) -> None:
-            """The last words of a command that has not come to its end."""
+            """Say why a command ended early."""
             if as_json:
                 print_json({"error": one_line(text, 1000), "command": name}, stdout)
             print(f"{prog}: {text}", file=sys.stderr, flush=True)
 
         try:
             with quiet() if silent else contextlib.nullcontext():
-                if name is not None:  # --version says itself what is wrong
+                if name is not None:  # --version reports problems itself
                     check_keras()
                 with terminable(say):
                     done = command()
@@ -229,8 +229,8 @@ def run(
 
 
 def complete(parser: Callable[[], argparse.ArgumentParser]) -> None:
-    """Answer the shell that asks for the flags that a line may go on with, and exit; nothing
-    otherwise."""
+    """If the shell asks how a command line may be completed, answer it and exit; otherwise do
+    nothing."""
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete  # an extra
 

@@ -1,4 +1,4 @@
-"""Models from command-line values: which weights, loaded how."""
+"""Models from command-line values: which weights, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def weight_file(mode: str, weights: str, logs: str, name: str | None = None) -> 
 
 
 def build_model(mode: str, config: Config, weights: str, logs: str) -> Any:
-    """A MaskRCNN with weights loaded; prints the loader's report.
+    """A MaskRCNN with weights loaded; prints the loader's summary.
 
     mode, weights, logs: see `weight_file`.
-    Raises what that raises, and UserError for weights that fill a network for inference only in
-    part.
+    Raises what that raises, and UserError for weights that fill a network for inference only
+    partly.
     """
     path = weight_file(mode, weights, logs, config.NAME)
     import_keras()
@@ -70,7 +70,7 @@ def build_model(mode: str, config: Config, weights: str, logs: str) -> Any:
 
         devices.processes()  # connected before the backend looks for its devices
     print(explain(config.PRECISION))
-    # For inference, weights that leave a layer as it is are refused below.
+    # For inference, weights that leave a layer unset are refused below.
     model = MaskRCNN(mode, config, logs, first_values=mode == "training")
     report = _load(model, path, weights)
     if mode == "inference":
@@ -81,7 +81,7 @@ def build_model(mode: str, config: Config, weights: str, logs: str) -> Any:
 
 def _load(model, path: str | None, weights: str):
     if path is None and weights.lower() == "coco":
-        # 81 classes and other widths: take every layer that fits, report the others.
+        # 81 classes and other widths: load every layer that fits, report the others.
         from mrcnn.weights.weight_files import load_matching
 
         return load_matching(model.keras_model, resolve_weights("coco"))
@@ -92,7 +92,7 @@ def _load(model, path: str | None, weights: str):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How another process makes a detector from a weight file that it can read, too."""
+    """How another process makes a detector from a weight file that it can read as well."""
 
     weights: str  # a name of PRETRAINED, or an absolute path
     digest: str  # of the file's content, see `digest_of`
@@ -110,7 +110,7 @@ class Recipe:
         return cls(name, digest_of(path), keys, **others)
 
     def make(self) -> Segmenter:
-        """The detector. Raises UserError where the weights are not those of the first process."""
+        """The detector. Raises UserError if the weights are not those of the first process."""
         import_keras()
 
         from mrcnn.model import MaskRCNN
@@ -122,7 +122,7 @@ class Recipe:
         config = Config()
         vars(config).update(self.config)
         config.FPN_CLASSIF_FC_RANKS = ranks_in_file(path)
-        # Writes nothing there.
+        # Nothing is written there.
         model = MaskRCNN("inference", config, tempfile.gettempdir(), first_values=False)
         model.load_weights(path, by_name=True).demand_all()
         return Segmenter(model, self.classes, self.settings, self.variants, self.plural)

@@ -22,10 +22,10 @@ from mrcnn.console import Progress
 from mrcnn.errors import UserError
 
 # Items that are read, or being read, before their turn; and items that wait to be written or are
-# being written. With the one being worked on they bound the memory.
+# being written. Together with the one being worked on, they bound the memory.
 AHEAD, BEHIND = 2, 2
 
-# What is wrong with one item and leaves the others as they are.
+# Errors of one item that do not affect the others.
 ITEM_ERRORS = (UserError, MemoryError)
 
 
@@ -44,16 +44,16 @@ def run_overlapped(
     report: Callable[[Any, Outcome], None],
     ahead: int = AHEAD,
 ) -> None:
-    """Take every item through the stages; so many are read before their turn.
+    """Take every item through the stages; `ahead` of them are read before their turn.
 
     `write` gets the Outcome of `read` and `work`; `report` gets the Outcome of `write` (the
     earlier error, where there was one), in the calling thread and in the order of the items.
 
-    A `UserError` or `MemoryError` of `read` or `work`, and a `MemoryError` of `write`, belongs
-    to its item: the run goes on. Every other error ends the run and is raised here. A `UserError`
-    of `write` is among them, for a full disk would hit all items to come; nothing is written
-    after it. Ctrl-C ends the run when everything that `work` has done is written. No thread is
-    left behind.
+    A `UserError` or `MemoryError` of `read` or `work`, and a `MemoryError` of `write`, concerns
+    only its item: the run continues. Every other error ends the run and is raised here. This
+    includes a `UserError` of `write`, since a full disk would affect all items to come; nothing is
+    written after it. Ctrl-C ends the run once everything that `work` has done is written. No thread
+    is left behind.
     """
     items = iter(items)
     reading: deque[tuple[Any, Future]] = deque()
@@ -81,7 +81,7 @@ def run_overlapped(
             raise
 
     def report_written(waiting: int) -> None:
-        """Report what is done; wait until no more than so many items are not."""
+        """Report what is done; wait until at most `waiting` items are not."""
         while writing and (len(writing) > waiting or writing[0][1].done()):
             item, future = writing.popleft()
             report(item, future.result())
@@ -110,11 +110,10 @@ def each_image(
     write: Callable[[int, Outcome], str],
     ahead: int = AHEAD,
 ) -> None:
-    """Take the numbers of the images, which have these names, through the stages of
-    `run_overlapped`.
+    """Take the images, by their numbers in `names`, through the stages of `run_overlapped`.
 
-    `work` gets the progress, too; `write` returns a note for it. The names of images that fail go
-    to `failed`, with the reason.
+    `work` gets the progress, too; `write` returns a note for it. The names of images that fail are
+    added to `failed`, with the reason.
     """
     with Progress(len(names), what) as progress:
 

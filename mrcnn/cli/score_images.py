@@ -23,15 +23,15 @@ from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
 from mrcnn.results.writers import ImageWriter
 
-# Images on the contact sheet of what an evaluation found hardest.
+# Images on the contact sheet of those with the lowest scores.
 WORST = 20
-# From the name and pixels of an image to labels int [H, W], scores [N] by ascending label where
-# they are known, and the seconds of the detection.
+# From the name and pixels of an image to labels int [H, W], scores [N] by ascending label (if
+# known), and the seconds that the detection took.
 Predict = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray | None, float | None]]
 
 
 def predictions_of(segmenter: Any) -> Predict:
-    """What `run_evaluate` asks for, of a `Segmenter`."""
+    """The `predict` of `run_evaluate` for a `Segmenter`."""
 
     def predict(name: str, image: np.ndarray) -> tuple:
         result, seconds = timed(segmenter.detect, image)
@@ -41,7 +41,7 @@ def predictions_of(segmenter: Any) -> Predict:
 
 
 def ways_of(segmenter: Any, source: str) -> dict[str, Any]:
-    """What metrics.json says of a `Segmenter`; source: its weights."""
+    """What metrics.json says about a `Segmenter`; source: its weights."""
     return {
         "detections": source,
         "postprocessing": segmenter.settings.to_dict(),
@@ -71,16 +71,17 @@ def run_evaluate(
     Args:
         dataset: prepared.
         predict: what is scored.
-        nouns: what one and several of the objects are called.
+        nouns: what one object and several are called.
         kinds: to break the scores down by.
         extra: writers of the detections.
         limit: only the first images.
-        images: whether to draw every image; figures: and the paper's figures 7 and 8.
+        pictures: whether to draw every image; figures: whether to draw the paper's figures 7
+            and 8 too.
         facts: for index.html.
         ways: where the detections come from, kept in metrics.json.
 
     Returns:
-        What the scores are; images that failed are not part of them.
+        The scores; images that failed are not included.
     """
     writer = EvaluationWriter(output, Evaluation(kinds), nouns, extra, pictures, figures, facts)
     names = [dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]]
@@ -113,7 +114,7 @@ def run_evaluate(
 
 def labelled(dataset: Dataset, number: int) -> tuple:
     """An image uint8 [H, W, 3], its label layers int [H, W, L], the layers of its crowds, and its
-    values as they are in the file. Raises UserError where the sizes differ."""
+    values as they are in the file. Raises UserError if the sizes differ."""
     truth, crowds = split_crowds(*dataset.load_layers(number))
     image = dataset.load_image(number)
     values = np.asarray(dataset.open_image(number)[:, :])
@@ -150,7 +151,7 @@ class EvaluationWriter:
         )
 
     def take(self, name: str, outcome: Outcome) -> str:
-        """Write what has become of an image. Returns a note about the scores so far."""
+        """Write the outcome for an image. Returns a note about the scores so far."""
         if outcome.error is not None:
             self.page.add_failed(name, str(outcome.error or "out of memory"))
             return ""
@@ -167,7 +168,7 @@ class EvaluationWriter:
         seconds: float | None,
         crowds: np.ndarray,
     ) -> None:
-        """Score an image and write what belongs to it; see `Evaluation.add` for the arguments."""
+        """Score an image and write its results; see `Evaluation.add` for the arguments."""
         for writer in self.extra:
             writer.add(name, labels, scores)
         row = self.evaluation.add(name, image, truth, labels, scores, seconds, crowds)
@@ -193,7 +194,7 @@ class EvaluationWriter:
                 drawing.save_png(self.output / f"{kind}_{file_name(name)}.png", picture)
 
     def close(self, complete: bool, ways: Mapping[str, Any], failed: Sequence[str]) -> None:
-        """Write what is about all images; ways: where the detections come from."""
+        """Write what concerns all images; ways: where the detections come from."""
         for writer in self.extra:
             writer.close(complete)
         rows = self.evaluation.rows
@@ -202,7 +203,7 @@ class EvaluationWriter:
             self.evaluation.write(self.output, **ways, complete=complete, failed=failed)
 
     def summary(self, seconds: float, failed: Mapping[str, str]) -> Summary:
-        """What the scores are, and where; draws the sheet of the worst images."""
+        """The scores, and where they are; draws the sheet of the worst images."""
         scores, places = self.evaluation.summary(), ", ".join(self.places())
         images, score = scores["images"], f"{scores['score']:.4f}"
         table = {
@@ -225,7 +226,7 @@ class EvaluationWriter:
         if self.pictures:
             rows = sorted(self.evaluation.rows, key=lambda row: row["score"])
             paths = [self.output / f"{file_name(row['image_id'])}.png" for row in rows]
-            # A scored image has no picture where memory did not suffice for that.
+            # A scored image has no picture if there was not enough memory to draw it.
             worst = [path for path in paths if path.is_file()][:WORST]
             if worst:
                 sheet = "worst.png"

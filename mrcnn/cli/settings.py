@@ -1,7 +1,7 @@
 """Changes of the configuration from the command line: --preset and --config KEY=VALUE.
 
-A training run writes them beside its checkpoints (`weights.description`), so that it resumes in the
-same way without naming them again.
+A training run writes them beside its checkpoints (`weights.description`), so that it resumes
+with the same ones without their being named again.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Settings:
     """What differs from the application's configuration, and the way of training."""
 
     preset: str | None = None
-    config: tuple[str, ...] = ()  # KEY=VALUE; of two with one key the later one counts
+    config: tuple[str, ...] = ()  # KEY=VALUE; if a key is repeated, the last one counts
     schedule: str | None = None
     augment: tuple[str, ...] = ()  # NAME=VALUE, likewise
 
     def to_dict(self) -> dict[str, Any]:
-        """As the description of a weight file keeps them."""
+        """As stored in the description of a weight file."""
         return asdict(self)
 
     def over(self, older: Settings) -> Settings:
@@ -63,16 +63,16 @@ class Settings:
     def augmentation(self, base: MicrographAugmentation) -> MicrographAugmentation:
         """`base` with the changes of `augment`.
 
-        Raises UserError for a name that is none, and for a wrong value.
+        Raises UserError for an unknown name and for a wrong value.
         """
         return base.changed(self.augment)
 
     def applied_to(self, base: type[Config], keep: Collection[str] = ()) -> type[Config]:
         """A subclass of `base` with the preset's values and, over them, those of `config`.
 
-        Values are Python literals, (0.5, 2); anything else is taken as a string: pool. keep: keys
+        Values are Python literals, (0.5, 2); anything else is read as a string: pool. keep: keys
         that stay as `base` has them.
-        Raises UserError for a key that is none or may not be changed, and for a wrong value.
+        Raises UserError for a key that is unknown or may not be changed, and for a wrong value.
         """
         values = {}
         if self.preset:
@@ -85,7 +85,7 @@ class Settings:
 
 
 def _latest(*settings: str) -> tuple[str, ...]:
-    """KEY=VALUEs, of those with one key the last."""
+    """KEY=VALUEs, only the last one for each key."""
     return tuple({setting.partition("=")[0]: setting for setting in settings}.values())
 
 
@@ -100,7 +100,7 @@ def _parsed(setting: str) -> tuple:
         )
     if key in FLAGS or key in FIXED:
         instead = f"use {FLAGS[key]}" if key in FLAGS else "it is part of the application"
-        raise UserError(f"--config {quoted(setting)}: {key} cannot be changed so: {instead}")
+        raise UserError(f"--config {quoted(setting)}: {key} cannot be changed this way: {instead}")
     try:
         return key, ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):
@@ -110,7 +110,7 @@ def _parsed(setting: str) -> tuple:
 
 
 def beside(weights: str | Path | None) -> Settings:
-    """The settings that the weights were trained with, as `Settings()` where that is not known.
+    """The settings that the weights were trained with; `Settings()` if they are not known.
 
     Raises UserError for a damaged file.
     """

@@ -1,4 +1,4 @@
-"""How a command takes Ctrl-C, and SIGTERM: likewise, within the time that those who send it allow.
+"""How a command handles Ctrl-C, and SIGTERM likewise, within the time that its senders allow.
 
 `docker stop` and Kubernetes send SIGKILL after 10 and 30 seconds, SLURM after 30. For process 1 of
 a container, SIGTERM does nothing at all unless it is handled.
@@ -15,26 +15,27 @@ from collections.abc import Callable, Iterator
 
 from mrcnn.errors import Terminated, UserError
 
-EXIT_CODE = 128 + signal.SIGTERM  # what shells say of a program that SIGTERM has ended
+EXIT_CODE = 128 + signal.SIGTERM  # what shells report for a program that SIGTERM ended
 PATIENCE = 9.0  # seconds
 
 
 @contextlib.contextmanager
 def terminable(say: Callable[[str], None]) -> Iterator[None]:
-    """In the block SIGTERM raises `Terminated`, once. Where nothing has come of that after
-    PATIENCE seconds, for instance because the main thread is deep inside of TensorFlow, the
-    process ends with EXIT_CODE: what is on disk is whole, and the next run resumes it.
+    """In the block SIGTERM raises `Terminated`, once. If the block has not ended PATIENCE seconds
+    later, for instance because the main thread is deep inside TensorFlow, the process ends with
+    EXIT_CODE: what is on disk is intact, and the next run resumes from it.
 
-    Libraries make errors of their own of what is raised inside of them, Ctrl-C included, TensorFlow
-    for one where it makes a graph. What leaves the block is then what the signal has raised.
+    Libraries turn what is raised inside them, Ctrl-C included, into errors of their own; TensorFlow
+    does so while it builds a graph. What leaves the block is still what the signal raised.
 
     say: prints why the process ends, in another thread.
-    Without effect in other threads than the main one, which get no signals.
+    Has no effect outside the main thread: other threads get no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # A handler in Python runs when the main thread is back in Python; this pipe is written at once.
+    # A handler in Python runs only when the main thread is back in Python; this pipe is written at
+    # once.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     received: list[type[BaseException]] = []
@@ -65,7 +66,7 @@ def terminable(say: Callable[[str], None]) -> Iterator[None]:
         signal.set_wakeup_fd(pipe_before)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(writer)  # the thread then reads the end and closes the other
+        os.close(writer)  # the thread then reads end-of-file and closes the reader
 
 
 def _watch(reader: int, ended: threading.Event, say: Callable[[str], None]) -> None:
@@ -85,6 +86,6 @@ def _watch(reader: int, ended: threading.Event, say: Callable[[str], None]) -> N
             seconds = time.monotonic() - began
             say(
                 f"stopped {seconds:.0f} s after SIGTERM, in the middle of a step: what is written "
-                "is whole, and the same command resumes"
+                "is intact, and the same command resumes from it"
             )
         os._exit(EXIT_CODE)

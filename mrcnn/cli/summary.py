@@ -22,8 +22,8 @@ class Summary:
 
     Attributes:
         result: in a line or two: what came out, and where it is.
-        facts: by name, as JSON has them.
-        table: the same for people, names and values; without one they get `result`.
+        facts: by name, for JSON.
+        table: the same for people, names and values; without one, `result` is printed.
         failed: images that have no result, with the reasons: the exit code is then 2.
     """
 
@@ -45,7 +45,7 @@ class Summary:
 
 
 def timing(seconds: float, images: int) -> dict[str, float | None]:
-    """Facts about a time. images: that were worked on in it."""
+    """Facts about a duration. images: how many were processed in it."""
     each = round(seconds / images, 3) if images else None
     return {"seconds": round(seconds, 3), "seconds_per_image": each}
 
@@ -79,7 +79,7 @@ def print_json(document: Mapping[str, Any], stream: TextIO | None = None) -> Non
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: numbers that are none are null."""
+    """As JSON allows it: NaN and infinity become null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, str | os.PathLike):

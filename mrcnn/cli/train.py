@@ -1,4 +1,4 @@
-"""`mrcnn train`: a network from labelled images."""
+"""`mrcnn train`: train a network on labelled images."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def train(options: argparse.Namespace, app: Application) -> Summary:
 
 
 def _see_the_split(run: Path, folder: Path) -> None:
-    """Let a process that writes elsewhere divide the images as the run that it resumes."""
+    """Let a process that writes elsewhere divide the images like the run that it resumes."""
     if folder != run and (run / "split.csv").is_file():
         shutil.copy(run / "split.csv", folder)
 
 
 def trained(model: Any, datasets: Sequence[Dataset | None], epochs: int, seconds: float) -> Summary:
-    """What a training has done. datasets: for training and, or None, for validation; epochs,
+    """What a training run has done. datasets: for training and for validation (or None); epochs,
     seconds: of this run."""
     from mrcnn.training import devices  # Keras: seconds
     from mrcnn.training.checkpoints import newest
@@ -111,7 +111,7 @@ def trained(model: Any, datasets: Sequence[Dataset | None], epochs: int, seconds
     losses = f"{loss:.3f}" if loss is not None else "not known"
     table = {
         "Images": f"{train_images} for training, {val_images} for validation",
-        "Epochs": f"{model.epoch}" + (f" ({epochs} of them now)" if epochs < model.epoch else ""),
+        "Epochs": f"{model.epoch}" + (f" ({epochs} in this run)" if epochs < model.epoch else ""),
         "Seconds": f"{seconds:.1f}" + (f" ({seconds / epochs:.1f} per epoch)" if epochs else ""),
         "Loss": losses + (f", validation {val_loss:.3f}" if val_loss is not None else ""),
         "Weights": checkpoint or "none yet",

@@ -1,4 +1,4 @@
-"""`mrcnn --version`: what is installed, and what networks run on here."""
+"""`mrcnn --version`: what is installed, and which device networks run on here."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PACKAGE = "mrcnn-keras"
 
 
 def version() -> Summary:
-    """Versions of the package, Keras and its backend, and the device; what cannot be imported is
-    said in their place."""
+    """Versions of the package, Keras and its backend, and the device; or why the backend cannot
+    be imported."""
     known = {
         "version": installed(PACKAGE) or "run from its folder, not installed",
         "keras": installed("keras") or "not installed: pip install keras",

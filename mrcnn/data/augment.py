@@ -74,7 +74,8 @@ def rotate_hue(image: np.ndarray, degrees: float) -> np.ndarray:
     """Turn the colours of a uint8 [H, W, 3] image about the grey axis.
 
     A rotation of the RGB cube about its diagonal: grey pixels stay as they are, 120 degrees
-    turn red into green. One small matrix product, where a way through HSV takes ten times as long.
+    turn red into green. One small matrix product; a conversion to HSV and back would take ten times
+    as long.
     """
     angle = np.deg2rad(degrees)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -100,7 +101,7 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RandomAugmentation:
-    """Flips, quarter turns and colour changes for microscopy, each drawn on its own.
+    """Flips, quarter turns and colour changes for microscopy, each drawn independently.
 
     The geometric changes are exact (no pixel is interpolated). `hue`, `tint` and `grey` touch
     images of three channels only. Set a value to 0 or False to switch its change off.
@@ -124,7 +125,7 @@ class RandomAugmentation:
     def changed(self, settings: Sequence[str]) -> RandomAugmentation:
         """A copy with "name=value" settings applied, values being Python literals.
 
-        Raises UserError for a name that is none, and for a value of another type.
+        Raises UserError for an unknown name, and for a value of another type.
         """
         values = {}
         for setting in settings:
@@ -183,7 +184,7 @@ class RandomAugmentation:
         if do_tint and coloured:
             image = tint(image, gains, powers)
         # One curve for all 256 values, rounded once: three roundings would cost a dark image,
-        # which lives on a few dozen values, much of what it shows.
+        # which uses only a few dozen values, much of what it shows.
         curve = adjust_gamma(np.arange(256.0), (1 + self.gamma) ** power)
         curve = adjust_contrast(curve, (1 + self.contrast) ** stretch, _mean(curve, image))
         curve = _to_uint8(adjust_brightness(curve, (1 + self.brightness) ** gain))
@@ -258,7 +259,7 @@ def _apply_imgaug(augmenter, image, layers, rng):
     new_image = augmenter.augment_image(image)
     maps = SegmentationMapsOnImage(layers, shape=image.shape)
     maps = augmenter.augment_segmentation_maps(maps)
-    # As in matterport: an augmenter that cuts or enlarges the image would break its window.
+    # As in matterport: an augmenter that crops or enlarges the image would break its window.
     if new_image.shape != image.shape:
         raise UserError(
             f"augmentation: the imgaug augmenter changed the image from {image.shape} to "

@@ -41,7 +41,7 @@ ORDER_STREAM, EXAMPLE_STREAM = 0, 1
 class BatchLoader(keras.utils.PyDataset):
     """Training or validation batches of a Dataset, for `keras.Model.fit(..., shuffle=False)`.
 
-    (With `shuffle=True`, its default, Keras mixes the batches of an epoch without a seed.)
+    (With `shuffle=True`, its default, Keras shuffles the batches of an epoch without a seed.)
 
     dataset: a prepared `mrcnn.data.dataset.Dataset`.
     augmentation: see `mrcnn.data.augment`; only when training.
@@ -51,9 +51,9 @@ class BatchLoader(keras.utils.PyDataset):
     no_augmentation_sources: names of the sources whose images are left as they are.
     training: False returns the same batches in every epoch, without shuffling, augmentation or
         scale jitter (windows of the crop mode are drawn, but always the same ones).
-    start_epoch: the epoch to begin with, to go on as if the earlier ones had been run.
-    proposer: without USE_RPN_ROIS, makes `input_rois` of the batch's molded images; by default they
-        are random regions around the objects.
+    start_epoch: the epoch to begin with, to continue as if the earlier ones had been run.
+    proposer: without USE_RPN_ROIS, makes `input_rois` from the batch's molded images; by default
+        they are random regions around the objects.
     part: (i, n): of every batch only the i-th of n equal parts, for n processes that share it.
 
     `loader[i]` is a tuple of one dictionary:
@@ -103,7 +103,7 @@ class BatchLoader(keras.utils.PyDataset):
         taken = None if self.weights is None else int(np.count_nonzero(self.weights))
         self.broken = BrokenImages(dataset, taken)
         # The first UserError of a batch. TensorFlow turns what a data thread raises into an error
-        # of its own; whoever calls fit can raise this one instead.
+        # of its own; the caller of fit can raise this one instead.
         self.error: UserError | None = None
         self._within_epoch = False
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -148,7 +148,7 @@ class BatchLoader(keras.utils.PyDataset):
         self._within_epoch = True
 
     def on_epoch_end(self) -> None:
-        """Called by Keras: go on to the next epoch."""
+        """Called by Keras: advance to the next epoch."""
         # Keras also calls this before the first epoch, when it resets its iterator.
         if self._within_epoch and self.training:
             self.epoch += 1
@@ -165,7 +165,7 @@ class BatchLoader(keras.utils.PyDataset):
         return [self._load(position)[0] for position in self._positions(index)]
 
     def _positions(self, index: int) -> range:
-        """Places of a batch's images in the endless sequence of passes over the data set."""
+        """Positions of a batch's images in the endless sequence of passes over the data set."""
         if not 0 <= index < self.steps:
             raise IndexError(f"batch {index} of {self.steps}")
         batch = self.config.BATCH_SIZE
@@ -174,13 +174,13 @@ class BatchLoader(keras.utils.PyDataset):
         return range(start, start + batch)
 
     def _own(self, positions: range) -> range:
-        """This process's part of a batch's places."""
+        """This process's part of a batch's positions."""
         own, count = self.part
         each = len(positions) // count
         return positions[own * each : (own + 1) * each]
 
     def _image_at(self, position: int) -> int:
-        """The id of the image at a place of the endless sequence."""
+        """The id of the image at a position in the endless sequence."""
         ids = self.dataset.image_ids
         which_pass, place = divmod(position, len(ids))
         if not self.shuffle:
@@ -194,7 +194,7 @@ class BatchLoader(keras.utils.PyDataset):
             return int(self._orders[which_pass][place])
 
     def _load(self, position: int) -> tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The image at a place, or the next one that can be read: (id, arrays)."""
+        """The image at a position, or the next one that can be read: (id, arrays)."""
         while True:
             image_id = self._image_at(position)
             if image_id not in self.broken.ids:

@@ -1,4 +1,4 @@
-"""Annotations of COCO's JSON: outlines and run lengths, each one instance or a crowd."""
+"""Annotations in COCO's JSON: outlines and run lengths, each one instance or a crowd."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LONGEST_PATH = 1000
 class CocoLabels:
     """The annotations of one image in a COCO file. Instances may overlap.
 
-    file_name: of the image, as the file has it.
+    file_name: of the image, as the file states it.
     """
 
     path: Path
@@ -89,11 +89,11 @@ def class_id_of(annotation: dict[str, Any]) -> int:
 
 
 def read_coco(path: Path) -> list[CocoLabels]:
-    """The images that a COCO file lists, each with its annotations; categories do not count.
+    """The images that a COCO file lists, each with its annotations, whatever their categories.
 
     Where every annotation is a crowd, as in files of CVAT's brush, they are taken as nuclei.
     Warns of that, of crowds, of annotations that belong to no image, which are left out, and of
-    several categories. Raises UserError where it is no COCO file.
+    several categories. Raises UserError where it is not a COCO file.
     """
     content = parse_json(read_bytes(path), str(path))
     strays, categories = [], set()
@@ -117,7 +117,7 @@ def read_coco(path: Path) -> list[CocoLabels]:
         ) from None
     if len(by_id) < len(images):
         twice = Counter(number for number, _ in images).most_common(1)[0][0]
-        raise UserError(f"{path}: several images have the id {quoted(twice)}; number them anew")
+        raise UserError(f"{path}: several images have the id {quoted(twice)}; renumber them")
     if strays:
         _warn(
             f"{path}: {len(strays)} annotations belong to no image of the file and are left out "
@@ -129,19 +129,19 @@ def read_coco(path: Path) -> list[CocoLabels]:
 
 
 def _without_false_crowds(annotations: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """The annotations, none of them a crowd where all are; warns of crowds either way."""
+    """The annotations, as instances where all of them are crowds; warns of crowds either way."""
     crowds = sum(class_id_of(annotation) == CROWD for annotation in annotations)
     if not crowds:
         return annotations
     if crowds == len(annotations):
         _warn(
             f"{path}: all {crowds} annotations are crowds (iscrowd 1), as some programs write "
-            "every mask; each is taken as one nucleus. Remove those that are several"
+            "every mask; each is taken as one nucleus. Remove those that cover several nuclei"
         )
         return [{**annotation, "iscrowd": 0} for annotation in annotations]
     _warn(
-        f"{path}: {crowds} annotations of {len(annotations)} are crowds (iscrowd 1): their pixels "
-        "are neither nuclei nor background in training. Where each is one nucleus, as CVAT's brush "
+        f"{path}: {crowds} of {len(annotations)} annotations are crowds (iscrowd 1): their pixels "
+        "are neither nuclei nor background in training. If each is one nucleus, as CVAT's brush "
         "writes it, set iscrowd to 0"
     )
     return annotations
@@ -157,7 +157,7 @@ def _reason(error: Exception) -> str:
 
 
 def parse_json(data: bytes, name: str) -> Any:
-    """The content of a JSON file. Raises UserError that names it where it is none."""
+    """The content of a JSON file. Raises UserError that names it where it is not one."""
     try:
         return json.loads(data.decode("utf-8-sig"))
     except RecursionError:

@@ -45,10 +45,10 @@ class Dataset:
         self.class_info: list[dict[str, Any]] = [{"source": "", "id": 0, "name": "BG"}]
         self.source_class_ids: dict[str, list[int]] = {}
 
-    # ---- Filling it ----------------------------------------------------------------------------
+    # ---- Filling -------------------------------------------------------------------------------
 
     def add_class(self, source: str, class_id: Any, class_name: str) -> None:
-        """Add a class under the id that its source gives it; a second time does nothing.
+        """Add a class under the id that its source gives it; adding it again does nothing.
 
         Raises:
             UserError: the source's name has a dot (dots join source and id).
@@ -84,7 +84,7 @@ class Dataset:
         }
 
     def append_data(self, class_info: Any, image_info: Any) -> None:
-        """Build maps from external ids to ours, of classes with a "map" and images with a "ds".
+        """Build maps from external ids to ours, for classes with a "map" and images with a "ds".
 
         Both arguments are accepted and not used, as in matterport.
         """
@@ -97,7 +97,7 @@ class Dataset:
             f"{info['ds']}{info['id']}": i for i, info in enumerate(self.image_info) if "ds" in info
         }
 
-    # ---- Asking it -----------------------------------------------------------------------------
+    # ---- Queries -------------------------------------------------------------------------------
 
     @property
     def image_ids(self) -> np.ndarray:
@@ -105,7 +105,7 @@ class Dataset:
         return self._image_ids
 
     def map_source_class_id(self, source_class_id: str) -> int:
-        """Return our number of a class given as "source.id", for example "coco.12"."""
+        """Return our number for a class given as "source.id", for example "coco.12"."""
         return self.class_from_source_map[source_class_id]
 
     def get_source_class_id(self, class_id: int, source: str) -> Any:
@@ -120,7 +120,7 @@ class Dataset:
         return info["id"]
 
     def image_reference(self, image_id: int) -> str:
-        """Return a text that tells a person which image this is. Override it."""
+        """Return a text that tells people which image this is. Override it."""
         return ""
 
     def source_image_link(self, image_id: int) -> Any:
@@ -135,11 +135,11 @@ class Dataset:
         return 1.0
 
     def fingerprint(self, image_id: int) -> str | None:
-        """Return a text that changes whenever what the image is loaded from changes.
+        """Return a string that changes whenever what the image is loaded from changes.
 
-        Config.CACHE_DIR needs it, to know what it has stored from what has changed since. The base
+        Config.CACHE_DIR needs it, to tell what is still valid from what has changed since. The base
         class cannot know which files ``load_mask`` reads and returns None: nothing is stored.
-        Override it, for example with the sizes and times of change of all files involved.
+        Override it, for example with the sizes and modification times of all files involved.
         """
         return None
 
@@ -149,13 +149,13 @@ class Dataset:
         """Return the image as [H, W, 3] RGB in its file's dtype; grey repeated, alpha dropped.
 
         Raises:
-            UserError: the file is missing or is no image.
+            UserError: the file is missing or is not an image.
         """
         from skimage.io import imread
 
         path = self.image_info[image_id]["path"]
         try:
-            if "://" not in str(path):  # scikit-image takes addresses, too
+            if "://" not in str(path):  # scikit-image accepts URLs, too
                 require_regular(path)
             image = imread(path)
         except Exception as error:  # of a dozen kinds, by format and damage
@@ -163,13 +163,13 @@ class Dataset:
         if image.ndim not in (2, 3) or image.dtype.kind not in "buif":
             raise UserError(
                 f"cannot read image {path}: it has shape {image.shape} and values of type "
-                f"{image.dtype}, which is neither grey nor colours"
+                f"{image.dtype}, which is neither grey nor colour"
             )
         return adapt_channels(image, 3)
 
     def open_image(self, image_id: int) -> Any:
         """Return the image as ``Segmenter.detect`` takes it. Override it where the files have
-        deeper values than ``load_image`` gives."""
+        deeper values than ``load_image`` returns."""
         return self.load_image(image_id)
 
     def load_standardised(self, image_id: int, config: Config) -> np.ndarray:
@@ -177,7 +177,7 @@ class Dataset:
         for.
 
         See mrcnn/pixels/exposure.py. Override it where the files have deeper values than
-        ``load_image`` gives.
+        ``load_image`` returns.
         """
         return standardise(self.load_image(image_id), config)
 
@@ -192,17 +192,17 @@ class Dataset:
         """Return the instances as (label layers int32 [H, W, L], class_ids int32 [N]).
 
         See mrcnn/pixels/masks.py for the layout. This converts what ``load_mask`` returns; override
-        it where label maps can be had without a stack of masks.
+        it where label maps are available without a stack of masks.
 
         Raises:
-            UserError: there are not as many class ids as masks, or not all are whole numbers; masks
-                hold NaN.
+            UserError: there are not as many class ids as masks, not all of them are whole numbers,
+                or masks hold values that are not finite.
         """
         masks, class_ids = self.load_mask(image_id)
         masks = np.asarray(masks)
         class_ids = whole_numbers(class_ids, image_id)
         if masks.dtype.kind not in "biu" and not np.isfinite(masks).all():
-            raise UserError(f"load_mask({image_id}) gave masks with values that are no numbers")
+            raise UserError(f"load_mask({image_id}) gave masks with values that are not finite")
         if masks.ndim != 3 or masks.shape[-1] != len(class_ids):
             raise UserError(
                 f"load_mask({image_id}) gave masks of shape {masks.shape} with {len(class_ids)} "
@@ -215,9 +215,9 @@ class Dataset:
 
 
 def whole_numbers(class_ids: Any, image_id: int) -> np.ndarray:
-    """Class ids as int32 [N]. Raises UserError where they are no whole numbers of 32 bits.
+    """Class ids as int32 [N]. Raises UserError where they are not whole numbers of 32 bits.
 
-    matterport's way to none at all is an empty array of floats.
+    matterport's form of none at all is an empty array of floats.
     """
     given = np.asarray(class_ids).reshape(-1)
     try:
@@ -233,7 +233,7 @@ def whole_numbers(class_ids: Any, image_id: int) -> np.ndarray:
 
 
 class ImageDataset(Dataset):
-    """A data set whose ``open_image`` gives the values of the files; override that one."""
+    """A data set whose ``open_image`` returns the files' own values; override that method."""
 
     def load_image(self, image_id: int) -> np.ndarray:
         """Return uint8 RGB [H, W, 3], as people see it: 8 bits unchanged, deeper values stretched
@@ -245,7 +245,7 @@ class ImageDataset(Dataset):
         image = self.open_image(image_id)
         try:
             return to_rgb(image, measure(image, config))
-        except UserError as error:  # of values without a range; it knows no name
+        except UserError as error:  # of values without a range; it does not name the image
             raise UserError(f"{self.image_reference(image_id)}: {error}") from error
 
 

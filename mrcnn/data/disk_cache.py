@@ -2,9 +2,9 @@
 
 One `.npz` file per image, uncompressed and without pickle: the standardised image, its label
 layers, the class ids, and the key they were stored under. The key changes with the source files, so
-a file whose key is another one is stale; such a file, and one that is cut short or damaged (npz
-files carry checksums), counts as absent and is replaced. Files are replaced in one step, so that
-any number of processes may share a folder.
+a file with a different key is stale; such a file, and one that is cut short or damaged (npz files
+carry checksums), counts as missing and is replaced. Files are replaced in one step, so that any
+number of processes may share a folder.
 
 Shapes: H W pixels, C channels, L label layers, N instances.
 """
@@ -27,7 +27,7 @@ from mrcnn.files import open_regular
 if TYPE_CHECKING:
     from mrcnn.config import Config
 
-# Part of every key: raise it when the arrays of a file change, or the way they are decoded.
+# Part of every key: increase it when the arrays of a file change, or the way they are decoded.
 FORMAT = 2
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -36,7 +36,7 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 class DiskCache:
     """A folder of decoded images; safe to share among threads and processes.
 
-    Raises UserError where there is no such folder and none can be made.
+    Raises UserError where there is no such folder and it cannot be created.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -47,7 +47,7 @@ class DiskCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"CACHE_DIR = {folder}: not a folder, and none can be made there "
+                f"CACHE_DIR = {folder}: not a folder, and none can be created there "
                 f"({error.strerror or error})"
             ) from None
 
@@ -93,9 +93,8 @@ class DiskCache:
 def cache_entry(dataset: Any, image_id: int, config: Config) -> tuple[str, str] | None:
     """Where an image of a data set is cached: (file name, key).
 
-    The name says which image it is, and in what form, so that a changed image takes the place of
-    the old one; the key says in which state it was decoded. None where the data set has no
-    fingerprint of it.
+    The name says which image it is, and in what form, so that a changed image replaces the old one;
+    the key says in which state it was decoded. None where the data set has no fingerprint of it.
     """
     fingerprint = dataset.fingerprint(image_id)
     if fingerprint is None:

@@ -26,12 +26,12 @@ from mrcnn.pixels.object_size import object_scale
 from mrcnn.pixels.resampling import contiguous_pixels, sparse_hat_weights
 
 # A crop leaves slivers of instances at its edges. Below four pixels nobody could draw their
-# outline, and a box one pixel wide sends the log of its size in the targets astray.
+# outline, and a box one pixel wide makes the log of its size in the targets extreme.
 MIN_INSTANCE_AREA = 4
 
 
 class Example(NamedTuple):
-    """One training example. A source place p is at p * scales + window[:2] in the input."""
+    """One training example. A source position p is at p * scales + window[:2] in the input."""
 
     image: np.ndarray  # float32 [H, W, C], values 0..255
     layers: np.ndarray  # int32 [h, w, L] in source pixels, instances renumbered 1..N
@@ -70,7 +70,7 @@ def make_example(
     """Cut, augment and resize one image with its instances to the network's input.
 
     image: [h, w, C], 0..255 (uint8 where there is an augmentation); layers: integer [h, w, L];
-    class_ids: int32 [N]; scale: in place of what the configuration asks for (modes crop and pad64
+    class_ids: int32 [N]; scale: overrides what the configuration asks for (modes crop and pad64
     only); jitter: range of the log-uniform factor on the scale (crop mode only);
     min_area: instances of a smaller area, in pixels of the input, are dropped.
     """
@@ -78,7 +78,7 @@ def make_example(
     if crop:
         side = int(config.IMAGE_MIN_DIM)
         scale = scale or crop_scale(image, layers, class_ids, config)
-        # The scale gives way to the grid: an integer window, and what follows from it.
+        # The scale is adjusted to the grid: an integer window, and the scale that follows from it.
         source_side = max(1, round(side / (scale * draw_factor(jitter, rng))))
         part = draw_window(image.shape, source_side, rng)
         image, layers = image[part], layers[part]
@@ -100,7 +100,7 @@ def crop_scale(image: np.ndarray, layers: np.ndarray, class_ids: np.ndarray, con
     scale = None
     if config.OBJECT_SIZE:
         boxes = masks.layer_boxes(layers, len(class_ids))
-        scale = object_scale(boxes[class_ids > 0], config)  # crowds are of any size
+        scale = object_scale(boxes[class_ids > 0], config)  # crowds may have any size
     return scale or molding.scale_factor(
         image.shape, config.IMAGE_MIN_DIM, None, config.IMAGE_MIN_SCALE, "crop"
     )
@@ -114,7 +114,7 @@ def draw_factor(limits: tuple[float, float], rng: np.random.Generator) -> float:
 def draw_window(
     image_shape: tuple[int, ...], side: int, rng: np.random.Generator
 ) -> tuple[slice, slice]:
-    """A random square of `side` source pixels, or as much of it as the image has."""
+    """A random square of `side` source pixels, or as much of it as fits into the image."""
     height, width = (min(side, size) for size in image_shape[:2])
     y = int(rng.integers(image_shape[0] - height + 1))
     x = int(rng.integers(image_shape[1] - width + 1))
@@ -124,7 +124,7 @@ def draw_window(
 def fit_crop(
     image: np.ndarray, side: int, scale: float
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Enlarge a cut window by `scale` into a `side` x `side` input, zeros around what is missing.
+    """Enlarge a cut window by `scale` into a `side` x `side` input, padded with zeros.
 
     Returns image float32 [side, side, C] and window (y1, x1, y2, x2).
     """
@@ -140,7 +140,7 @@ def fit_whole(
 ) -> tuple[np.ndarray, tuple[int, int, int, int], tuple[float, float], float]:
     """Resize and pad a whole image (modes square, pad64, none).
 
-    scale: in place of what the configuration asks for (pad64 only).
+    scale: overrides what the configuration asks for (pad64 only).
     Returns image float32 [H, W, C], window (y1, x1, y2, x2), scales (y, x), matterport's scale.
     """
     height, width = image.shape[:2]
@@ -163,9 +163,9 @@ def fit_whole(
 def interpolation_matrix(size: int, out_size: int, scale: float, start: int) -> csr_array:
     """Linear interpolation along one axis as a sparse matrix, float32 [out_size, size].
 
-    Output pixel i looks at the source coordinate (i + .5 - start) / scale. When shrinking, the
+    Output pixel i samples the source coordinate (i + .5 - start) / scale. When shrinking, the
     triangle widens to the output pixel's footprint, which keeps fine texture from aliasing.
-    Rows outside the source are zero (padding); at its rim the nearest pixel repeats. The result is
+    Rows outside the source are zero (padding); at its edge the nearest pixel repeats. The result is
     cached, since both axes of a square window share it, and must not be written to.
     """
     targets = (np.arange(out_size) + 0.5 - start) / scale

@@ -20,7 +20,7 @@ from mrcnn.pixels.polygons import (
     Size,
 )
 
-# More instances than these of fewer pixels each, in the mean, are not what a label image holds.
+# More instances than MANY with fewer than FEW_PIXELS each, on average, are not a label image.
 MANY, FEW_PIXELS = 200, 4
 
 
@@ -28,7 +28,8 @@ MANY, FEW_PIXELS = 200, 4
 class LabelImage:
     """An image in which every instance has a number, or a colour, of its own.
 
-    Of a palette the numbers count. suffix: which of the images of the file, where it has several.
+    With a palette, its indices are the numbers. suffix: which image of the file, where it has
+    several.
     """
 
     path: Path
@@ -43,7 +44,7 @@ class LabelImage:
 
     def of_stack(self, suffixes: Sequence[str]) -> list[LabelImage]:
         """The label images of a stack with these planes: those of the same names, or all in the
-        same order. Raises UserError where the file has others."""
+        same order. Raises UserError where the file has neither."""
         own = [image.name for image in open_images(self.path)]
         if set(suffixes) <= set(own):
             own = list(suffixes)
@@ -61,9 +62,9 @@ class LabelImage:
         if split_up:
             warn(
                 "binary",
-                f"{self.path}: holds one value beside 0 only, so that its connected "
+                f"{self.path}: holds only one value besides 0, so its connected "
                 "pieces are taken as instances; the same goes for all label images like "
-                "it. Nuclei that touch count as one then",
+                "it. Nuclei that touch then count as one",
             )
         elif count > 1 and labels.min() > 0:
             warn(
@@ -84,7 +85,7 @@ def number_instances(array: np.ndarray, name: str) -> tuple[np.ndarray, bool]:
     """The instances of a label image, numbered from 1 to N in the order of its own numbers.
 
     array: numbers [H, W] or [H, W, 1], or colours [H, W, 3], black being the background.
-    Returns int32 [H, W], and True where the image had but one value for several connected pieces,
+    Returns int32 [H, W], and True where the image had only one value for several connected pieces,
     which then are the instances. Raises UserError for fractions and negative numbers.
     """
     from skimage.measure import label
@@ -117,8 +118,8 @@ def number_instances(array: np.ndarray, name: str) -> tuple[np.ndarray, bool]:
     count, pixels = int(labels.max()), np.count_nonzero(labels)
     if count > MANY and pixels < count * FEW_PIXELS:
         raise UserError(
-            f"{name}: {count} values in {pixels} pixels are no instances: it is a photograph, not "
-            "a label image, or its numbers have been smoothed or compressed with loss"
+            f"{name}: {count} values in {pixels} pixels cannot be instances: it is a photograph, "
+            "not a label image, or its numbers have been smoothed or compressed with loss"
         )
     if labels.max() == 1:
         pieces, count = label(labels, return_num=True)

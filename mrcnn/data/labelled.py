@@ -1,4 +1,4 @@
-"""People's own images and labels as a data set.
+"""Users' own images and labels as a data set.
 
     pairs = find_pairs("images", "labels")
     subsets = split(pairs, val_share=0.2, seed=0)
@@ -60,8 +60,8 @@ class LabelledImages(ImageDataset):
     def load_layers(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """The truth as label layers int32 [H, W, L] and class ids int32 [N]: 1, or -1 for a crowd.
 
-        Warns, once each, of label images with but one value and of outlines without a pixel.
-        Raises UserError where the labels cannot be read or have another size than the image.
+        Warns, once each, of label images with only one value and of outlines without a pixel.
+        Raises UserError where the labels cannot be read or differ in size from the image.
         """
         pair = self._pair(image_id)
         return pair.labels.layers(pair.size(), self._warn_once)
@@ -76,7 +76,7 @@ class LabelledImages(ImageDataset):
         return self.image_info[image_id]["id"]
 
     def _warn_once(self, topic: str, text: str) -> None:
-        with self._lock:  # loading may go on in several threads
+        with self._lock:  # loading may run in several threads
             first = topic not in self._warned
             self._warned.add(topic)
         if first:

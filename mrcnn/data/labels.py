@@ -1,7 +1,7 @@
 """What the labels of one image have in common, whatever file they come from.
 
 The files that people have: label images (`label_images`), COCO's JSON (`coco`), ImageJ's ROIs
-(`rois`). Each nucleus that they hold is one instance, in whatever number of pieces.
+(`rois`). Each nucleus that they hold is one instance, however many pieces it is in.
 
 Shapes: H, W pixels of the image, L label layers, N instances.
 """
@@ -20,11 +20,11 @@ from mrcnn.pixels.polygons import (
     pack,
 )
 
-# Takes a topic, which is worth one warning, and the warning.
+# Takes a topic, which is warned about once, and the warning.
 Warn = Callable[[str, str], None]
 # Class ids of what a file outlines: one nucleus, or a crowd of them (COCO's iscrowd). As in
-# matterport's Mask R-CNN the number of a crowd is negative: training takes its pixels neither for
-# objects nor for background.
+# matterport's Mask R-CNN the number of a crowd is negative: training treats its pixels neither as
+# objects nor as background.
 NUCLEUS, CROWD = 1, -1
 
 
@@ -34,7 +34,7 @@ class Labels(Protocol):
     files: tuple[Path, ...]
 
     def size(self) -> Size | None:
-        """(H, W) in pixels of the image that they belong to, where the files say it."""
+        """(H, W) in pixels of the image that they belong to, where the files state it."""
 
     def layers(self, size: Size, warn: Warn) -> tuple[np.ndarray, np.ndarray]:
         """Label layers int32 [H, W, L], see mrcnn/pixels/masks.py, and class ids int32 [N], each
@@ -44,7 +44,7 @@ class Labels(Protocol):
         """
 
     def state(self) -> str:
-        """A text that changes when the labels do."""
+        """A string that changes when the labels do."""
 
 
 def pack_outlines(
@@ -53,7 +53,7 @@ def pack_outlines(
     name: str,
     warn: Warn,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Label layers and class ids of (pixels, class id) each; warns of those without a pixel."""
+    """Label layers and class ids from pairs (pixels, class id); warns of those without a pixel."""
     class_ids: list[int] = []
 
     def patches() -> Iterator[Cutout | None]:

@@ -1,8 +1,8 @@
 """Random variations of micrographs: stain, focus, haze, light, noise.
 
 `MicrographAugmentation` adds them to `augment.RandomAugmentation`. Images are expected as
-`exposure.measure` leaves them: objects bright on a dark background, so that stained tissue
-is seen as its negative. Lengths are shares of the diameter of a typical object of the image, so
+`exposure` standardises them: objects bright on a dark background, so that stained tissue
+is seen as its negative. Lengths are fractions of the diameter of a typical object of the image, so
 that they mean the same at every magnification.
 
 Stains absorb light: in optical density, minus the logarithm of the transmitted share, amounts of
@@ -27,9 +27,9 @@ HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
 STAINS = np.array([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)], np.float32)
 STAINS /= np.linalg.norm(STAINS, axis=1, keepdims=True)
 
-# The darkest that a pixel of transmitted light gets: its density is finite.
+# The least light that a pixel transmits, so that its density is finite.
 LEAST_LIGHT = 1 / 255
-DEFAULT_DIAMETER = 24.0  # pixels, of images without objects
+DEFAULT_DIAMETER = 24.0  # pixels, for images without objects
 
 
 def to_density(image: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ def from_density(density: np.ndarray) -> np.ndarray:
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """Bring float values to 0..255 by their 1st and 99.8th percentile, as files are when read."""
+    """Bring float values to 0..255 by their 1st and 99.8th percentiles, as files are when read."""
     low, high = np.percentile(values[::3, ::3], (1, 99.8))
     return (values - low) * (255 / max(high - low, 8.0))
 
@@ -70,7 +70,7 @@ def colourise(image: np.ndarray, diameter: float, rng: np.random.Generator) -> n
     """A grey image as if its objects were stained, on counterstained tissue: [H, W, 3], 0..255.
 
     Objects keep their shape and texture as amounts of a random dye; between them is another dye in
-    clouds and grains of the size of the objects and below.
+    clouds larger and grains smaller than the objects.
     """
     shape = image.shape[:2]
     grey = image.mean(axis=-1, dtype=np.float32) / 255
@@ -87,7 +87,7 @@ def colourise(image: np.ndarray, diameter: float, rng: np.random.Generator) -> n
 
 
 def mix_channels(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Grey of random shares of the channels, [H, W, C] float32: no hue can be relied on."""
+    """Grey from random shares of the channels, [H, W, C] float32: no hue can be relied on."""
     shares = rng.dirichlet(np.ones(image.shape[-1])).astype(np.float32)
     return np.repeat((image @ shares)[..., None], image.shape[-1], axis=-1)
 
@@ -113,7 +113,7 @@ def shade(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.nd
 
 
 def add_noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise of a camera, half of it growing with the square root of the light.
+    """Camera noise, half of it growing with the square root of the light.
 
     deviation: largest standard deviation, of 255.
     """
@@ -140,7 +140,7 @@ def vary_objects(
 
 
 def typical_diameter(layers: np.ndarray) -> float:
-    """Of a disc of the objects' median area, in pixels; DEFAULT_DIAMETER where there are none."""
+    """Diameter of a disc with the objects' median area, in pixels; DEFAULT_DIAMETER without any."""
     areas = np.bincount(layers.ravel())[1:]
     areas = areas[areas > 0]
     return float(np.sqrt(np.median(areas) * 4 / np.pi)) if len(areas) else DEFAULT_DIAMETER
@@ -148,7 +148,7 @@ def typical_diameter(layers: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class MicrographAugmentation(RandomAugmentation):
-    """`RandomAugmentation` and what befalls micrographs; probabilities unless said otherwise."""
+    """`RandomAugmentation` and what happens to micrographs; probabilities unless said otherwise."""
 
     stain: float = 0.0  # other amounts and colours of stain
     stain_strength: float = 0.6
@@ -161,7 +161,7 @@ class MicrographAugmentation(RandomAugmentation):
     haze: float = 0.0  # light from out of focus ...
     haze_strength: float = 0.8  # ... of up to this share
     defocus: float = 0.0  # blur ...
-    defocus_share: float = 0.12  # ... of up to this sigma, in diameters of objects
+    defocus_share: float = 0.12  # ... of up to this sigma, in object diameters
     noise: float = 0.0  # of the camera ...
     noise_deviation: float = 20.0  # ... of up to this standard deviation, of 255
 
@@ -177,7 +177,7 @@ class MicrographAugmentation(RandomAugmentation):
     def photograph(
         self, image: np.ndarray, layers: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """Prepare and photograph the specimen anew: uint8 [H, W, C] in and out."""
+        """Prepare and photograph the specimen again: uint8 [H, W, C] in and out."""
         do = dict(zip(
             ("stain", "colourise", "mix", "objects", "shade", "haze", "defocus", "noise"),
             rng.random(8), strict=True,
@@ -211,7 +211,7 @@ class MicrographAugmentation(RandomAugmentation):
         return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-# Chosen by how well a network answers kinds of images that it was never shown (`generalise` of
+# Chosen by how well a network does on kinds of images that it was never trained on (`generalise` of
 # samples/nucleus).
 MICROGRAPHS = MicrographAugmentation(
     stain=0.5,

@@ -20,18 +20,18 @@ class Mixture(Dataset):
 
         mixture = Mixture(photographs, [(synthetic, 0.2)])
 
-    Of the images that training takes, a share of .2 is synthetic, however many images each has.
-    Within a data set its own `sampling_weight` counts.
+    Of the images that training takes, a share of .2 is synthetic, however many images each data set
+    has. Within a data set its own `sampling_weight` counts.
     """
 
     def __init__(self, main: Dataset, others: Sequence[tuple[Dataset, float]]):
         """
         Args:
-            main: prepared; its classes are those of the mixture, and it has what is left of 1.
+            main: prepared; its classes are those of the mixture, and its share is the rest of 1.
             others: prepared, with classes of the same names in the same order, and their shares.
 
         Raises:
-            UserError: a share is not above 0, all are 1 or more together, or classes differ.
+            UserError: a share is not above 0, all together are 1 or more, or classes differ.
         """
         super().__init__()
         shares = [share for _, share in others]
@@ -43,7 +43,7 @@ class Mixture(Dataset):
         self._weights: list[float] = []
         for part, share in zip(self.parts, [1 - sum(shares), *shares], strict=True):
             if part.class_names != main.class_names:
-                raise UserError(f"classes {part.class_names} do not go with {main.class_names}")
+                raise UserError(f"classes {part.class_names} do not match {main.class_names}")
             weights = sampling_weights(part)
             self._weights += (share * weights / weights.sum()).tolist()
             self._places += [(part, int(i)) for i in part.image_ids]

@@ -1,7 +1,7 @@
-"""Which images of the user's own belong to which labels.
+"""Which of the user's own images belong to which labels.
 
-An image's name is its path below the folder, without the ending: plate1/a for plate1/a.tif. Of a
-file with several images each has its place behind that: plate1/stack_z002.
+An image's name is its path below the folder, without the ending: plate1/a for plate1/a.tif. Where a
+file holds several images, each has its place appended: plate1/stack_z002.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mrcnn.images import zarr
 from mrcnn.images.image_files import LazyImage, open_image, open_images
 from mrcnn.images.listing import ENDINGS
 
-# What may follow an image's name in the name of its labels: what people use, Cellpose's last two.
+# What may follow an image's name in the name of its labels: what people use; Cellpose's come last.
 LABEL_SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_cp_masks", "_rois")
-# What may stand there in the image's own name instead.
+# What the image's own name may end in instead.
 IMAGE_SUFFIXES = ("_img", "_image")
 # JPEG changes numbers.
 LABEL_ENDINGS = tuple(ending for ending in ENDINGS if ending not in (".jpg", ".jpeg"))
@@ -41,11 +41,11 @@ class Pair:
     channel: int | str | None = None  # number, from 1, or name; None for colours and grey
 
     def open(self) -> LazyImage:
-        """The image, of which the header is read. Raises UserError where it cannot be."""
+        """The image, of which the header is read. Raises UserError where that cannot be done."""
         return open_image(self.image, self.suffix, self.channel)
 
     def size(self) -> tuple[int, int]:
-        """(H, W) of the image, from its header. Raises UserError where its labels have another."""
+        """(H, W) of the image, from its header. Raises UserError where its labels' differs."""
         size, other = self.open().shape[:2], self.labels.size()
         if other is not None and other != size:
             raise UserError(
@@ -64,24 +64,24 @@ def find_pairs(
 
     Args:
         images: folder with files of listing.ENDINGS, also in folders inside it. A file may hold
-            several images (a stack, a series in time).
-        labels: a folder or a COCO JSON file. In the folder (the same, one inside it, or any other)
-            are the same folders and, for an image `a.tif`, a label image `a.png` or `a.tif`, or
+            several images (a stack, a time series).
+        labels: a folder or a COCO JSON file. The folder (the same, one inside it, or any other)
+            has the same folders and, for an image `a.tif`, a label image `a.png` or `a.tif`, or
             ImageJ ROIs `a.zip`, `a.roi` or `a/*.roi`; the name may end in one of LABEL_SUFFIXES.
-            Label images go before ROIs. COCO's file_name is the image's path, from whichever
-            folder on; the path with most in common counts, whatever its ending. The labels of a
-            stack are a stack of as many planes, or a file for each plane, named as the stack with
-            `_z001` and so on.
+            Label images take precedence over ROIs. COCO's file_name is the image's path, starting
+            at any folder; the path with most in common counts, whatever its ending. The labels of
+            a stack are a stack with as many planes, or one file per plane, named like the stack
+            followed by `_z001` and so on.
         channel: of the images, see `image_files.find_images`.
 
     Raises:
-        UserError: there is no pair at all, or two of a kind.
+        UserError: there is no pair at all, or more than one choice for a pair.
     """
     images, labels = Path(images), Path(labels)
     if not images.is_dir():
         raise UserError(f"{images}: no such folder of images")
     if labels.is_file() and labels.suffix.lower() != ".json":
-        raise UserError(f"{labels}: labels are a folder, or a COCO file that ends in .json")
+        raise UserError(f"{labels}: labels must be a folder or a COCO file that ends in .json")
     if not labels.exists():
         raise UserError(f"{labels}: no such folder or file of labels")
     by_name = _paths_by_name(images, labels)
@@ -89,7 +89,7 @@ def find_pairs(
         raise UserError(f"{images}: no images ({', '.join(ENDINGS)}) in this folder")
     match = _match_coco if labels.is_file() else _match_folder
     found, unused = match(by_name, images, labels)
-    # The images of a stack without labels may have labels of their own each.
+    # The images of a stack without labels may each have labels of their own.
     planes = _planes_by_name([name for name in by_name if name not in found], by_name, images)
     if planes:
         own = {name: by_name[stack] for name, (stack, _) in planes.items()}
@@ -103,7 +103,7 @@ def find_pairs(
         raise UserError(_nothing_found(by_name, images, labels, unused))
     bare = [str(images / path) for name, path in by_name.items() if name not in found]
     warn_of(bare, "Images without labels, left out")
-    warn_of(unused, "Labels without image, left out")
+    warn_of(unused, "Labels without an image, left out")
     pairs = [
         Pair(name, images / path, found[name], planes[name][1] if name in planes else "", channel)
         for name, path in by_name.items()
@@ -115,7 +115,7 @@ def find_pairs(
 def _planes_by_name(
     names: Iterable[str], by_name: Mapping[str, PurePosixPath], images: Path
 ) -> dict[str, tuple[str, str]]:
-    """Of the files with several images: name of each of these -> (name of the file, suffix)."""
+    """For files with several images: name of each of these -> (name of the file, suffix)."""
     found = {}
     for name in names:
         planes = _images_in(images / by_name[name])
@@ -125,7 +125,7 @@ def _planes_by_name(
 
 
 def _images_in(path: Path) -> list[LazyImage]:
-    """The images of a file; none where it cannot be read, which reading it will say."""
+    """The images of a file; none where it cannot be read, which is reported on reading it."""
     try:
         return open_images(path, FIRST_CHANNEL)
     except UserError:
@@ -133,7 +133,7 @@ def _images_in(path: Path) -> list[LazyImage]:
 
 
 def _of_stack(pair: Pair) -> list[Pair]:
-    """The pairs of the images in a file of several whose labels are a file of as many."""
+    """The pairs of a file with several images, whose labels are a file with as many."""
     planes = [] if pair.suffix else _images_in(pair.image)
     if planes and planes[0].plane.left_out:
         warn_of([f"{pair.image}: {reason}" for reason in planes[0].plane.left_out], "Left out")
@@ -142,7 +142,7 @@ def _of_stack(pair: Pair) -> list[Pair]:
     suffixes = [plane.name for plane in planes]
     if not isinstance(pair.labels, LabelImage):
         raise UserError(
-            f"{pair.labels.files[0]}: labels of one image for the {len(suffixes)} of {pair.image}; "
+            f"{pair.labels.files[0]}: labels of one image, but {pair.image} has {len(suffixes)}; "
             f"name those of each as {pair.name}_{suffixes[0]} and so on"
         )
     return [
@@ -152,7 +152,7 @@ def _of_stack(pair: Pair) -> list[Pair]:
 
 
 def _files(folder: Path, without: Path | None = None) -> list[PurePosixPath]:
-    """All files below a folder, relative to it and sorted, but hidden ones and those below the
+    """All files below a folder, relative to it and sorted, except hidden ones and those below the
     folder `without`."""
     found = []
     seen: set[Path] = set()  # links may lead back
@@ -171,7 +171,7 @@ def _files(folder: Path, without: Path | None = None) -> list[PurePosixPath]:
 
 
 def _refuse(error: OSError) -> None:
-    """A folder that may not be listed would look like one without images or labels."""
+    """A folder that cannot be listed would look like one without images or labels."""
     raise UserError(f"{error.filename}: cannot be read ({error.strerror or error})") from None
 
 
@@ -194,7 +194,7 @@ def _bare(name: str, suffixes: Sequence[str]) -> str:
 
 
 def _paths_by_name(images: Path, labels: Path) -> dict[str, PurePosixPath]:
-    """Paths of the images by name. Names tell labels in the same folder apart."""
+    """Paths of the images by name. Labels in the same folder are told by their names."""
     found: dict[str, PurePosixPath] = {}
     for path in _files(images, None if _same(images, labels) else labels):
         name = image_name(path)
@@ -253,7 +253,7 @@ def _match_folder(
     return found, [str(folder / path) for path in unused]
 
 
-# Candidates by name; the name is whole, or what is left of it without a suffix (False).
+# Candidates by name, which is whole (True) or what is left of it without a suffix (False).
 Index = dict[tuple[str, bool], list[list[PurePosixPath]]]
 
 
@@ -280,7 +280,7 @@ def _match_coco(
     images: Path,
     file: Path,
 ) -> tuple[dict[str, CocoLabels], list[str]]:
-    """(labels by image name, what the file lists that is no image)."""
+    """(labels by image name, entries of the file that match no image)."""
     by_last: dict[str, list[str]] = {}
     for name in by_name:
         by_last.setdefault(PurePosixPath(name).name, []).append(name)
@@ -321,9 +321,9 @@ def _match_coco(
     return found, unused
 
 
-# How well a path in a COCO file fits an image, the better the larger: how many parts at the ends
-# of the two paths are the same, whether those are all of the path in the file, and whether that is
-# the image's name.
+# How well a path in a COCO file fits an image, larger being better: how many parts at the ends of
+# the two paths are the same, whether those are all of the path in the file, and whether that is the
+# image's name.
 Fit = tuple[int, bool, bool]
 NO_FIT: Fit = (0, False, False)
 
@@ -359,23 +359,23 @@ def _nothing_found(
         if path.suffix.lower() == ".json":
             hint = f". It holds {path}: if that is a COCO file, name the file itself"
         elif path.name.endswith("_seg.npy"):
-            hint = ". Cellpose's _seg.npy are not read: save the masks as PNG or TIFF there"
+            hint = ". Cellpose's _seg.npy files are not read: save its masks as PNG or TIFF"
     return (
-        f"{start}; for {image} were tried {bare}.png, {bare}.tif, {bare}.tiff, {bare}.zip, "
+        f"{start}; tried for {image}: {bare}.png, {bare}.tif, {bare}.tiff, {bare}.zip, "
         f"{bare}.roi and {bare}/*.roi, also with {', '.join(LABEL_SUFFIXES)} after "
         f"{bare}{hint}"
     )
 
 
 def warn_of(names: Sequence[str], what: str) -> None:
-    """Warn, in one line, where there are any."""
+    """Warn of these names in one line, if there are any."""
     if names:
         warnings.warn(f"{what}: {len(names)} (first: {names[0]})", MRCNNWarning, stacklevel=3)
 
 
 def check_pairs(pairs: Sequence[Pair]) -> list[str]:
-    """What is wrong with the files, a line each, as far as their headers tell: sizes that differ,
-    files that cannot be read."""
+    """What is wrong with the files, one line per pair, as far as their headers tell: sizes that
+    differ, files that cannot be read."""
     lines = []
     for pair in pairs:
         try:

@@ -1,10 +1,10 @@
-"""Random regions in place of proposals, to train the heads on."""
+"""Random regions instead of proposals, to train the heads on."""
 
 from __future__ import annotations
 
 import numpy as np
 
-NEAR_OBJECTS = 0.9  # share of the regions that lie about objects
+NEAR_OBJECTS = 0.9  # share of the regions that lie around objects
 
 
 def random_regions(

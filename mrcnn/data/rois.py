@@ -23,9 +23,9 @@ from mrcnn.pixels.polygons import (
     union,
 )
 
-# Of the polygon that stands for an oval: its area is 1/10,000 too small.
+# Of the polygon that represents an oval: its area is 1/10,000 too small.
 OVAL_CORNERS = 256
-# A ROI of more bytes than these would have a million corners.
+# A ROI of more bytes than this would have a million corners.
 MAX_ROI_BYTES = 8_000_000
 
 
@@ -33,7 +33,7 @@ MAX_ROI_BYTES = 8_000_000
 class RoiLabels:
     """ROIs of ImageJ: a zip file of the ROI Manager, or .roi files. They may overlap.
 
-    Each is one instance, but those that this project has written as pieces of one (PIECE_OF).
+    Each is one instance, except those that this project has written as pieces of one (PIECE_OF).
     Raises UserError where the package roifile is not installed.
     """
 
@@ -53,7 +53,7 @@ class RoiLabels:
             try:
                 roi = _roifile().ImagejRoi.frombytes(data)
                 patch = fill(roi_rings(roi), size)
-            except Exception as error:  # roifile raises whatever a broken file brings about
+            except Exception as error:  # roifile raises whatever a broken file causes
                 raise UserError(
                     f"{file}: ROI {quoted(name)} cannot be used: {reason_of(error)}"
                 ) from None
@@ -73,8 +73,8 @@ class RoiLabels:
             )
         if len(planes - {(0, 0, 0)}) > 1:
             raise UserError(
-                f"{self.files[0]}: ROIs of several planes of a stack; save those of "
-                "each plane for an image of its own"
+                f"{self.files[0]}: ROIs of several planes of a stack; save the ROIs of "
+                "each plane as labels of an image of its own"
             )
         outlines = ((union(pieces), NUCLEUS) for pieces in instances)
         return pack_outlines(outlines, size, str(self.files[0]), warn)
@@ -98,7 +98,7 @@ def _stem(name: str) -> str:
 
 
 def _piece_of(roi: Any) -> str:
-    """The name of the ROI that this one is a further piece of, where this project wrote it so."""
+    """The name of the ROI of which this one is a further piece, if this project wrote it so."""
     found = re.search(rf"^{PIECE_OF}: (\S+)$", str(roi.props or ""), re.MULTILINE)
     return found[1] if found else ""
 
@@ -127,7 +127,7 @@ def _unzip(data: bytes, path: Path) -> list[tuple[str, bytes]]:
     except Exception as error:  # zlib.error, BadZipFile, RuntimeError (password)
         raise UserError(f"{path}: not a readable zip file ({reason_of(error)})") from None
     if members and not found:
-        raise UserError(f"{path}: holds no .roi files, as those of ImageJ's ROI Manager do")
+        raise UserError(f"{path}: holds no .roi files, unlike those of ImageJ's ROI Manager")
     return found
 
 
@@ -142,7 +142,7 @@ def _roifile() -> Any:
 def roi_rings(roi: Any) -> list[np.ndarray]:
     """The outline of a roifile.ImagejRoi: one ring [V, 2], or several where it is composite.
 
-    Raises ValueError for what has no area or is no outline.
+    Raises ValueError for what has no area or is not an outline.
     """
     from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE
 

@@ -1,4 +1,4 @@
-"""In which order a pass over a data set takes its images."""
+"""The order in which a pass over a data set takes its images."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def pass_order(ids: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -
     Args:
         ids: int [N].
         weights: float [N], of 0 or more, not all 0.
-        rng: a pass of its own each.
+        rng: a separate one for each pass.
 
     Returns:
         int [N].
@@ -22,7 +22,7 @@ def pass_order(ids: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -
     order = rng.permutation(len(ids))
     if (weights == weights[0]).all():
         return ids[order]
-    order = order[weights[order] > 0]  # those of weight 0 not even by a rounding error
+    order = order[weights[order] > 0]  # weight 0: never taken, not even by a rounding error
     ends = np.cumsum(weights[order])
     points = (np.arange(len(ids)) + rng.random()) * (ends[-1] / len(ids))
     taken = np.minimum(np.searchsorted(ends, points, side="right"), len(order) - 1)
@@ -40,9 +40,9 @@ def sampling_weights(dataset) -> np.ndarray:
     if len(wrong):
         image_id = dataset.image_ids[wrong[0]]
         raise UserError(
-            f"sampling_weight({image_id}) = {weights[wrong[0]]} is not allowed: a number of 0 or "
-            "more"
+            f"sampling_weight({image_id}) = {weights[wrong[0]]} is not allowed: it must be a "
+            "finite number of 0 or more"
         )
     if not weights.any():
-        raise UserError("sampling_weight is 0 for all images: one at least must be above 0")
+        raise UserError("sampling_weight is 0 for all images: at least one must be above 0")
     return weights

@@ -40,7 +40,7 @@ def active_classes(dataset: Any, image_id: int) -> np.ndarray:
 
 
 class WrongClasses(UserError):
-    """Class ids that nothing right can be learnt from: unlike a broken image it ends training."""
+    """Class ids that nothing right can be learnt from; unlike a broken image, they end training."""
 
 
 def check_classes(dataset: Any, num_classes: int) -> None:
@@ -72,7 +72,7 @@ def check_class_ids(dataset: Any, image_id: int, class_ids: np.ndarray) -> None:
             "0 is the background"
             if wrong[0] == 0
             else f"NUM_CLASSES = {dataset.num_classes}, so that {dataset.num_classes - 1} is the "
-            "last; use map_source_class_id where it is the source's own number"
+            "last; use map_source_class_id if it is the source's own number"
         )
         raise WrongClasses(
             f"{image_name(dataset, image_id)}: load_mask gives the class id {wrong[0]}, but "
@@ -81,7 +81,7 @@ def check_class_ids(dataset: Any, image_id: int, class_ids: np.ndarray) -> None:
 
 
 class BrokenImages:
-    """Notes which images cannot be read: a warning for each, an error when they are many."""
+    """Notes which images cannot be read: a warning for each, an error when there are many."""
 
     def __init__(self, dataset: Any, images: int | None = None):
         """images: how many may be asked for; by default all that the data set has."""
@@ -103,7 +103,7 @@ class BrokenImages:
         )
         if count > MAX_BROKEN_IMAGES or count >= self.images:
             raise UserError(
-                f"{message}; {count} of {self.images} images failed, mend or remove them"
+                f"{message}; {count} of {self.images} images failed, fix or remove them"
             ) from error
         warnings.warn(f"{message}; another image takes its place", MRCNNWarning, stacklevel=2)
 
@@ -143,8 +143,8 @@ def load_arrays(
     """Read one image, standardised as the configuration asks for, and its label layers.
 
     Returns image [H, W, IMAGE_CHANNEL_COUNT], layers [H, W, L] in the smallest unsigned type that
-    holds the instance numbers, class_ids int32 [N]. Raises ValueError where the two do not fit
-    together, WrongClasses where the ids are no classes of the data set.
+    holds the instance numbers, class_ids int32 [N]. Raises ValueError where these do not fit
+    together, WrongClasses where the ids are not classes of the data set.
     """
     image = np.asarray(dataset.load_standardised(image_id, config))
     layers, class_ids = dataset.load_layers(image_id)
@@ -161,7 +161,7 @@ def load_arrays(
 
 
 class ImageReader:
-    """Reads images of a data set by way of a cache in memory and, if asked for, one on disk.
+    """Reads images of a data set through a cache in memory and, if asked for, one on disk.
 
     config: CACHE_MB bounds the memory, CACHE_DIR names the folder, IMAGE_CHANNEL_COUNT and the keys
         of `exposure.measure` say what kind of image is wanted.
@@ -206,7 +206,7 @@ def _disk_cache(dataset: Any, folder: str | os.PathLike | None) -> DiskCache | N
 
 
 def warn_dropped(dataset: Any, image_id: int, count: int, limit: int) -> None:
-    """Say that an image has more instances than MAX_GT_INSTANCES lets through."""
+    """Warn that an image has more instances than MAX_GT_INSTANCES allows."""
     warnings.warn(
         f"{image_name(dataset, image_id)}: {count} instances, {count - limit} of them left out of "
         f"training; raise MAX_GT_INSTANCES = {limit}",

@@ -18,12 +18,12 @@ SUBSETS = ("train", "val")
 
 
 def split(pairs: Sequence[Pair], val_share: float, seed: int) -> dict[str, str]:
-    """Say "train" or "val" of every image's name.
+    """Return "train" or "val" for every image's name.
 
     val_share: about this share of many images becomes "val", from 0 to below 1; 0 means none.
     An image's name and the seed decide, whatever other images there are, so that new ones do not
-    move the old. Only where all would be in one subset, the one nearest to the other changes over.
-    Raises UserError for another share.
+    move the old. Only where all would be in one subset, the one nearest to the other changes sides.
+    Raises UserError for other shares.
     """
     if not 0 <= val_share < 1:
         raise UserError(
@@ -50,7 +50,7 @@ def _subset(place: float, val_share: float) -> str:
 
 
 def write_split(path: str | Path, subsets: Mapping[str, str]) -> None:
-    """A CSV file with the columns image and subset, sorted by name."""
+    """Write a CSV file with the columns image and subset, sorted by name."""
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
@@ -66,11 +66,11 @@ def read_split(
     val_share: float,
     seed: int,
 ) -> dict[str, str]:
-    """What `write_split` wrote, or a person has made of it: "train" or "val" of every image.
+    """What `write_split` wrote, or a person made of it: "train" or "val" for every image.
 
     Names may have their ending, and columns may be separated by semicolons. Images that the file
-    does not list come where `split` puts new ones, with a warning; rows of images that are not
-    there are left out, with a warning.
+    does not list go where `split` puts new ones, with a warning; rows of images that do not exist
+    are left out, with a warning.
     Raises UserError where the file cannot be read, names other subsets, puts an image in both,
     lists none of the images, or where none is left to train on.
     """
@@ -80,11 +80,11 @@ def read_split(
     if len(new) == len(names):
         raise UserError(
             f"{path}: lists none of the {len(names)} images (first: {new[0]}); "
-            "remove it, and the images are divided anew"
+            "remove it to divide the images again"
         )
     warn_of(
         [name for name in listed if name not in names],
-        f"{path}: rows of images that are not there, left out",
+        f"{path}: rows of images that do not exist, left out",
     )
     warn_of(new, f"{path}: images that it does not list, divided at random")
     subsets = {name: listed.get(name) or _subset(_place(name, seed), val_share) for name in names}
@@ -107,7 +107,7 @@ def _listed(path: Path, names: Mapping[str, Any]) -> dict[str, str]:
 def _listed_in(text: str, path: Path, names: Mapping[str, Any]) -> dict[str, str]:
     delimiter = ";" if ";" in (text.splitlines() or [""])[0] else ","
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    # Names as `write_split` writes them where they are bytes that are no UTF-8.
+    # Names as `write_split` writes them where they are bytes that are not UTF-8.
     written = {name.encode("utf-8", "backslashreplace").decode(): name for name in names}
     if not {"image", "subset"} <= set(rows.fieldnames or ()):
         raise UserError(f"{path}: the first line must name the columns image and subset")

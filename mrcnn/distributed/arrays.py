@@ -1,4 +1,4 @@
-"""Lazy labels of lazy images: `dask.array` in, `dask.array` out, whatever computes it."""
+"""Lazy labels of lazy images: `dask.array` in, `dask.array` out, with any scheduler."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ MOST_PIXELS = 2**27
 
 
 def labels_of(detector: Any, images: Any, **how: Any) -> Any:
-    """The labels of images, each of which one task detects in when they are computed.
+    """The labels of images: when they are computed, one task per image does the detection.
 
     Args:
         detector: a `Segmenter`.
         images: `dask.array` [H, W] or [H, W, C] of one image, [N, H, W] or [N, H, W, C] of many;
-            of three axes the last one is channels where it has at most 4. Chunks as they come.
+            the last of three axes is channels where its size is at most 4. Any chunks will do.
         how: arguments of `Segmenter.detect`.
 
     Returns:
         `dask.array` int32 [H, W] or [N, H, W]: 0 background, 1 to n the instances of each image by
-        falling score. Equal to what `detect` finds in the computed images.
+        descending score. Equal to what `detect` finds in the computed images.
 
     Raises:
-        UserError: the shape is none of these, not known, or an image has more than MOST_PIXELS:
-            of such a one the tiles go to many workers from a file, see `Segmenter.map`.
+        UserError: the shape is none of these or not known, or an image has more than MOST_PIXELS:
+            the tiles of such an image go to many workers from a file, see `Segmenter.map`.
     """
     require_dask()
     import dask
@@ -38,13 +38,13 @@ def labels_of(detector: Any, images: Any, **how: Any) -> Any:
     shape = images.shape
     if any(isinstance(size, float) for size in shape):  # NaN: not known
         raise UserError(
-            "a dask.array of unknown shape is not supported: compute_chunk_sizes() first"
+            "a dask.array of unknown shape is not supported: call its compute_chunk_sizes() first"
         )
     is_one = len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)
     if not is_one and not (len(shape) == 3 or (len(shape) == 4 and shape[3] <= 4)):
         raise UserError(
-            f"a dask.array of shape {shape} is no image and no stack of images: [height, width], "
-            "with 1, 3 or 4 channels behind or images before"
+            f"a dask.array of shape {shape} is neither an image nor a stack of images: it must be "
+            "[height, width], with 1, 3 or 4 channels after it or images before it"
         )
     sides = shape[:2] if is_one else shape[1:3]
     if math.prod(sides) > MOST_PIXELS:
@@ -70,7 +70,7 @@ def _labels_of_one(shipped: Any, image: Any, how: dict[str, Any]) -> Any:
     import dask
     import dask.array
 
-    # One task gets all chunks, and no more than that.
+    # One task gets all chunks, and nothing else.
     whole = image.rechunk(image.shape).to_delayed().ravel()[0]
     labels = dask.delayed(_labels, pure=False)(whole, shipped, how)
     lazy = dask.array.from_delayed(labels, image.shape[:2], np.int32)

@@ -1,4 +1,4 @@
-"""A Dask cluster to work on: one of this machine's own processes, or one that is running.
+"""A Dask cluster to work on: one of local processes, or one that is already running.
 
 Dask's own errors become one line each: see `WorkerError`.
 """
@@ -18,12 +18,12 @@ from typing import Any
 from mrcnn.errors import UserError, reason_of
 
 PATIENCE = 20  # seconds in which a scheduler has to answer
-ATTEMPTS = 8  # to reach all workers, of which some may just have died
-# How long a worker that died may take to start again, before Dask gives it up; it loads Python and
-# its libraries, on a machine that is busy. Seconds after which those given up are replaced.
+ATTEMPTS = 8  # to reach all workers, some of which may just have died
+# How long a worker that died may take to restart before Dask gives it up: it loads Python and its
+# libraries, on a busy machine. Seconds after which those given up are replaced.
 LOST, REPLACED = "60s", 5
 CLOSING = 4  # seconds for a client or cluster to close
-# What libraries take the number of their threads from.
+# Where libraries take the number of their threads from.
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -43,17 +43,17 @@ def cores() -> int:
 
 
 def environment_of(workers: int) -> dict[str, str]:
-    """Environment variables of one of so many workers: together they have a thread a core, unless
-    the variables say otherwise already."""
+    """Environment variables of one of `workers` workers: together they have one thread per core,
+    unless the variables are set already."""
     threads = str(max(1, cores() // workers))
-    # A GPU's memory is not to be taken by the first worker alone.
+    # The first worker must not take all of a GPU's memory.
     chosen = {name: os.environ.get(name, threads) for name in THREADS}
     return {**chosen, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 @contextlib.contextmanager
 def local_cluster(workers: int) -> Iterator[Any]:
-    """A client of so many worker processes, which end with the block."""
+    """A client of `workers` worker processes, which end with the block."""
     require_distributed()
     import dask
     from distributed import Client, LocalCluster
@@ -64,7 +64,7 @@ def local_cluster(workers: int) -> Iterator[Any]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            # Without a limit of its own for each: as much memory as there is.
+            # No limit for each worker: as much memory as there is.
             memory_limit=None,
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
@@ -79,8 +79,8 @@ def local_cluster(workers: int) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _replaced(cluster: Any, workers: int) -> Iterator[None]:
-    """In the block, have new workers take the place of those that Dask has given up: it starts one
-    that died again, but once that fails (killed while it starts), no more."""
+    """In the block, replace workers that Dask has given up: it restarts one that died, but not once
+    a restart has failed (killed while it starts)."""
     ended = threading.Event()
 
     def work() -> None:
@@ -101,13 +101,13 @@ def running_cluster(address: str) -> Iterator[Any]:
     require_distributed()
     from distributed import Client
 
-    _silence()  # what is wrong is said below, and by `Team`
+    _silence()  # errors are reported below, and by `Team`
     try:
         client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"no scheduler answers at {address} ({reason_of(error, 120)}): start one with "
-            "`dask scheduler`, and name the address that it prints"
+            "`dask scheduler`, and give the address that it prints"
         ) from None
     try:
         yield client
@@ -123,17 +123,17 @@ def _silence() -> None:
 
 
 def _close(one: Any) -> None:
-    """Close a client or cluster; the results are written, so nothing is wrong where that fails:
-    the scheduler may have gone, and workers that are slow to end do so with this process."""
+    """Close a client or cluster; the results are written, so a failure does no harm: the scheduler
+    may have gone, and workers that are slow to end do so with this process."""
     with contextlib.suppress(Exception):
         one.close(timeout=CLOSING)
 
 
 @contextlib.contextmanager
 def detecting(client: Any, detector: Any, own: bool = False) -> Iterator[str]:
-    """Tell all workers of a client, in the block, how a detector is made; gives its key.
+    """Tell all workers of a client, in the block, how to make a detector; yields its key.
 
-    detector: a `Segmenter`, or what has a method `make` that gives one.
+    detector: a `Segmenter`, or an object with a method `make` that returns one.
     own: see `worker.Detecting`.
     """
     import cloudpickle
@@ -156,15 +156,15 @@ def _register(client: Any, plugin: Any) -> None:
         try:
             client.register_plugin(plugin)
             return
-        except OSError as error:  # a worker died meanwhile; those that come have it anyway
+        except OSError as error:  # a worker died meanwhile; new ones get it anyway
             wrong = error
             time.sleep(0.2 * attempt)
     raise UserError(f"the workers cannot be reached ({reason_of(wrong, 120)})")
 
 
 def dashboard_of(client: Any) -> str:
-    """Where progress, workers and their logs are to be seen."""
+    """The address that shows progress, workers and their logs."""
     link = client.dashboard_link or ""
-    if importlib.util.find_spec("bokeh") is None:  # without it, tables of workers and logs alone
+    if importlib.util.find_spec("bokeh") is None:  # without it, only tables of workers and logs
         return link.removesuffix("/status") + "/info/main/workers.html" if link else ""
     return link

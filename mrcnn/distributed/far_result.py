@@ -1,4 +1,4 @@
-"""What a worker sends of an image: all that the writers of results ask for, and no more."""
+"""What a worker sends back for an image: all that the writers of results need, and no more."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Wanted(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """What is left of an image that stays with the worker."""
+    """The shape and type of an image that stays with the worker."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 class PackedLabels(NamedTuple):
-    """Labels int [H, W], compressed some fifty times."""
+    """Labels int [H, W], compressed about fiftyfold."""
 
     shape: tuple[int, int]
     kind: str
@@ -55,35 +55,35 @@ class PackedLabels(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class FarResult(Result):
-    """A `Result` whose image is elsewhere: measured and shown there, as far as that was wanted."""
+    """A `Result` whose image is elsewhere: measured and drawn there, as far as was requested."""
 
     table: pd.DataFrame | None = None
     shown: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def of(cls, result: Result, wanted: Wanted) -> FarResult:
-        """Of a result whose image is here."""
+        """From a result whose image is here."""
         known = {name: getattr(result, name) for name in Result.__dataclass_fields__}
         known["image"] = Gone(tuple(result.image.shape), np.dtype(result.image.dtype))
         table = result.to_dataframe() if wanted.table else None
         return cls(**known, table=table, shown=result.preview() if wanted.shown else None)
 
     def beside(self, image: Any) -> Result:
-        """The result with its image, of which this is the whole file."""
+        """The result with its image. image: all of it, as the file has it."""
         known = {name: getattr(self, name) for name in Result.__dataclass_fields__}
         if self.reduction != 1:
-            # The level that was looked at; a little less, for the quotient is rounded.
+            # The level that was used; a little less, as the quotient is rounded.
             image = image.reduced(self.scale / self.reduction * (1 - 1e-9))
         return Result(**{**known, "image": image})
 
     def to_dataframe(self) -> pd.DataFrame:
         if self.table is None:
-            raise RuntimeError("the table was not asked for")
+            raise RuntimeError("the table was not requested")
         return self.table
 
     def preview(self) -> tuple[np.ndarray, np.ndarray]:
         if self.shown is None:
-            raise RuntimeError("the image was not asked for")
+            raise RuntimeError("the image was not requested")
         return self.shown
 
     def __reduce__(self) -> tuple:
@@ -104,7 +104,7 @@ def _unpacked(known: dict[str, Any]) -> FarResult:
 
 
 def _packed_preview(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, PackedLabels]:
-    """Of a grey image one channel."""
+    """A grey image with one channel only, and packed labels."""
     if (image == image[..., :1]).all():
         image = np.ascontiguousarray(image[..., :1])
     return image, PackedLabels.of(labels)

@@ -1,8 +1,8 @@
-"""The workers of a cluster in the place of a detector: images are given out, results come back.
+"""The workers of a cluster in place of a detector: images are handed out, results come back.
 
-One image is one task; Dask repeats the tasks of a worker that dies. Of an image of many tiles one
+One image is one task; Dask repeats the tasks of a worker that dies. For an image of many tiles one
 worker chooses the view, then it is cut up: its tiles go to all workers, group by group, and are put
-together here in their order, as `Segmenter.find` does it.
+together here in order, as in `Segmenter.find`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from mrcnn.distributed.worker import WorkerError
 from mrcnn.errors import MRCNNWarning, UserError, reason_of
 from mrcnn.results.result import Result
 
-# Images that are given out and not finished, for each thread of the workers: while one is worked
-# on, the next one is there.
+# Unfinished images handed out per thread of the workers: while one is being processed, the next
+# one is already there.
 AHEAD = 3
-# How often an image is given out again over which Dask has given up, after four deaths of its
-# worker: also those of an innocent image, where workers are killed one after the other.
+# How often an image is handed out again that Dask has given up, after four of its workers died:
+# the image may be innocent, where workers are killed one after another.
 AGAIN = 2
-# Tiles of one task, and such tasks given out for each thread.
+# Tiles per task, and such tasks handed out per thread.
 GROUP, GROUPS_AHEAD = 8, 2
 
 
 class Given:
-    """A task that is given out."""
+    """A task that has been handed out."""
 
     def __init__(self, task: Callable[[], Any], priority: int, future: Any):
         self.task, self.priority, self.future = task, priority, future
-        self.deaths = 0  # of workers, over which it was given out again
+        self.deaths = 0  # of workers, after which it was handed out again
 
 
 class Team:
@@ -50,19 +50,19 @@ class Team:
 
     @property
     def threads(self) -> int:
-        """Tasks that the workers do at the same time, 1 at least."""
+        """The number of tasks that the workers run at the same time, at least 1."""
         with self._lost():
             return max(1, sum(self.client.nthreads().values()))
 
     @property
     def ahead(self) -> int:
-        """Images to give out before the first one is asked for."""
+        """The number of images to hand out before the first result is requested."""
         return AHEAD * self.threads
 
     def wait_until_ready(self, say: Callable[[str], None]) -> None:
         """Wait for the first worker that has made its detector.
 
-        say: takes a line where there is no worker yet. Raises UserError where a worker cannot.
+        say: takes a line of text on the progress. Raises UserError where a worker cannot make it.
         """
         with self._lost():
             if not self.client.nthreads():
@@ -77,15 +77,15 @@ class Team:
     def submit(
         self, load: Callable[[], Any], how: Mapping[str, Any], wanted: Wanted, spread: bool
     ) -> Given:
-        """Give out an image. Arguments as of `worker.detect`; returns what `result` takes."""
+        """Hand out an image. Arguments as for `worker.detect`; returns what `result` takes."""
         return self._give_out(partial(worker.detect, self.key, load, dict(how), wanted, spread))
 
     def result(
         self, given: Given, image: Any, progress: Callable[[int, int], None] | None = None
     ) -> tuple[Result, list[str]]:
-        """What has become of an image, and the warnings.
+        """The result of an image, and the warnings.
 
-        given: of `submit`; image: to be read in parts, where it may be spread.
+        given: from `submit`; image: read in parts, where its tiles may go to several workers.
         Raises UserError and MemoryError as `Segmenter.detect`, and WorkerError where no image is
         to blame.
         """
@@ -98,12 +98,12 @@ class Team:
         return view.result(view.level(image), instances, self.classes), warned
 
     def _tiles(self, image: Any, view: Any, shape: Sequence[int]) -> Iterator[tuple]:
-        """What is in all tiles of an image, in their order; few are in memory."""
+        """The instances in all tiles of an image, in order; only a few tiles are in memory."""
         tiles = view.tiles(shape)
         groups = (tiles[start : start + GROUP] for start in range(0, len(tiles), GROUP))
 
         def give_out(tiles: Sequence[Any]) -> Given:
-            # Before the images that are waiting: this one comes first.
+            # Ahead of the images that are waiting: this one comes first.
             return self._give_out(partial(worker.find_tiles, self.key, image, view, tiles), 10)
 
         for group in in_order(groups, give_out, self._of, GROUPS_AHEAD * self.threads):
@@ -111,7 +111,7 @@ class Team:
                 yield labels.unpacked(), *others
 
     def _give_out(self, task: Callable[[], Any], priority: int = 0) -> Given:
-        """A task in one piece: Dask would look for its own objects in arguments."""
+        """Hand out a task in one piece: Dask would search arguments for its own objects."""
         with self._lost():
             future = self.client.submit(task, pure=False, priority=priority)
         return Given(task, priority, future)
@@ -130,11 +130,11 @@ class Team:
                 raise self._gone(error) from None
             if attempt < AGAIN:
                 given.future = self._give_out(given.task, given.priority).future
-        raise UserError(f"{given.deaths} workers died over it (out of memory?)")
+        raise UserError(f"{given.deaths} workers died while processing it (out of memory?)")
 
     @contextlib.contextmanager
     def _lost(self) -> Iterator[None]:
-        """Turn what Dask says of a scheduler that has gone into a WorkerError."""
+        """Turn Dask's errors about a scheduler that has gone into a WorkerError."""
         try:
             yield
         except WorkerError:
@@ -145,14 +145,14 @@ class Team:
     def _gone(self, error: BaseException) -> WorkerError:
         address = getattr(self.client.scheduler, "address", "?")
         return WorkerError(
-            f"the scheduler at {address} is gone ({reason_of(error, 60)}): results so far are whole"
+            f"the scheduler at {address} is gone ({reason_of(error, 60)}): results so far are kept"
         )
 
 
 def in_order(
     items: Iterable[Any], give_out: Callable[[Any], Any], result: Callable[[Any], Any], ahead: int
 ) -> Iterator[Any]:
-    """The results of all items, in their order, of which so many are given out at a time."""
+    """The results of all items, in order; `ahead` items are handed out at a time."""
     waiting: deque[Any] = deque()
     for item in items:
         waiting.append(give_out(item))
@@ -166,7 +166,7 @@ def in_order(
 def team_of(
     client: Any, detector: Any, settings: Any, classes: Sequence[str], own: bool = False
 ) -> Iterator[Team]:
-    """The workers of a client as a team, for the block; arguments as of `cluster.detecting`."""
+    """The workers of a client as a team, for the block; arguments as for `cluster.detecting`."""
     with detecting(client, detector, own) as key:
         yield Team(client, key, settings, classes)
 
@@ -174,7 +174,7 @@ def team_of(
 def results(
     detector: Any, images: Iterable[Any], client: Any, how: Mapping[str, Any]
 ) -> Iterator[Result | Exception]:
-    """What is in images, in their order, found by the workers of a client.
+    """Detect in images, in order, on the workers of a client.
 
     Args:
         detector: a `Segmenter`.

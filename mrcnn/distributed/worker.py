@@ -1,7 +1,7 @@
-"""What happens on a worker: one detector in the process, made once, for all that it is sent.
+"""What runs on a worker: one detector per process, made once, for everything sent to it.
 
-How the detector is made comes to every worker, also to those that start later, by `Detecting`;
-tasks only name it. At most MOST_DETECTORS stay in memory: a client that was killed leaves its own.
+`Detecting` tells every worker, also those that start later, how to make the detector; tasks only
+name it. At most MOST_DETECTORS stay in memory: a client that was killed leaves its own behind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mrcnn.distributed.far_result import FarResult, PackedLabels, Wanted
 from mrcnn.errors import UserError, with_warnings
 
 MOST_DETECTORS = 2
-# Images of more tiles are for the whole cluster, others for one worker.
+# Images of more tiles go to the whole cluster, others to one worker.
 SPREAD_ABOVE = 64
 
 _described: dict[str, bytes] = {}
@@ -30,19 +30,19 @@ _lock = threading.Lock()
 
 
 class WorkerError(OSError):
-    """A worker that cannot detect, a cluster that is gone: no image is to blame."""
+    """A worker that cannot detect, or a cluster that is gone: no image is to blame."""
 
 
 class Detecting(WorkerPlugin):
-    """Tells workers how a detector is made."""
+    """Tells workers how to make a detector."""
 
     def __init__(self, key: str, description: bytes, own: bool):
         """
         Args:
-            key: unlike all others.
-            description: a pickled `Segmenter`, or what has a method `make` that gives one.
-            own: whether the workers are this program's own, which Ctrl-C reaches too: the program
-                ends them.
+            key: a unique one.
+            description: a pickled `Segmenter`, or an object with a method `make` that returns one.
+            own: whether the workers are this program's own, which Ctrl-C reaches too: they ignore
+                it, and the program ends them.
         """
         self.name, self.key, self.description, self.own = f"mrcnn-{key}", key, description, own
 
@@ -57,7 +57,7 @@ class Detecting(WorkerPlugin):
 
 
 def detector_of(key: str, description: bytes | None = None) -> Any:
-    """The detector of this process. description: where `Detecting` has not brought it.
+    """The detector of this process. description: needed where `Detecting` has not supplied it.
 
     Raises WorkerError where it cannot be made.
     """
@@ -75,7 +75,7 @@ def detector_of(key: str, description: bytes | None = None) -> Any:
 
 
 class Shipped:
-    """A detector as a part of a Dask graph: in another process it is made when it is needed."""
+    """A detector as part of a Dask graph: in another process it is made when it is needed."""
 
     def __init__(self, detector: Any = None, key: str = "", description: bytes | None = None):
         self.detector, self.key = detector, key or uuid.uuid4().hex
@@ -93,17 +93,17 @@ class Shipped:
 
 
 def here() -> str:
-    """This worker, in words."""
+    """Text that identifies this worker."""
     from distributed import get_worker
 
     try:
         return f"worker {get_worker().address} on {socket.gethostname()}"
-    except ValueError:  # of another of Dask's schedulers
+    except ValueError:  # under another of Dask's schedulers
         return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def ready(key: str) -> str:
-    """Make the detector; this worker, in words."""
+    """Make the detector; returns the text that identifies this worker."""
     detector_of(key)
     return here()
 
@@ -115,9 +115,9 @@ def detect(
 
     Args:
         key: of the detector.
-        load: gives the image.
+        load: returns the image.
         how: fields of `ViewOptions`.
-        may_spread: whether of an image of many tiles only the view is chosen.
+        may_spread: whether only the view is chosen for an image of many tiles.
 
     Returns:
         A `FarResult`, or a `View` and the shape of its level for images of more than SPREAD_ABOVE
@@ -135,6 +135,6 @@ def detect(
 
 
 def find_tiles(key: str, image: Any, view: Any, tiles: Sequence[Any]) -> list[tuple]:
-    """What is in some tiles of an image: packed labels, scores and classes of each."""
+    """Detect in some tiles of an image: packed labels, scores and classes of each."""
     found = detector_of(key).find_tiles(view.level(image), view, tiles)
     return [(PackedLabels.of(labels), *others) for labels, *others in found]

@@ -26,16 +26,16 @@ class Interval(NamedTuple):
 
     @property
     def excludes_zero(self) -> bool:
-        """True where a difference with this interval is one; otherwise it is called none."""
+        """Whether a difference with this interval counts as one."""
         return self.low > 0 or self.high < 0
 
 
 def bootstrap_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
     """95 % interval of the mean of `values` [N], one number per image.
 
-    The images are drawn N times with replacement, 10,000 times over; the ends are percentiles of
-    the means. The same seed gives the same interval. NaN for no values; of a single value both
-    ends are that value, which says nothing about how far to trust it.
+    N images are drawn with replacement, 10,000 times; the ends are percentiles of the means. The
+    same seed gives the same interval. NaN for no values; for a single value both ends are that
+    value, which says nothing about how far to trust it.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1:

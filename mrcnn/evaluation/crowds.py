@@ -1,6 +1,6 @@
-"""Truth that says only where objects are, not which: crowds, with negative class ids.
+"""Ground truth that says only where objects are, not which: crowds, with negative class ids.
 
-As in COCO's evaluation they are neither to be found nor wrong to be found.
+As in COCO's evaluation, neither missing nor detecting them counts as an error.
 
 Shapes: H, W pixels, L label layers, N instances, D detections, C crowds.
 """
@@ -13,8 +13,8 @@ from mrcnn.pixels.overlaps import intersections
 
 
 def split_crowds(layers: np.ndarray, class_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Truth int [H, W, L] with class ids [N] -> the layers of the objects alone, and those of the
-    crowds alone."""
+    """Ground truth int [H, W, L] with class ids [N] -> the layers of the objects alone, and those
+    of the crowds alone."""
     crowd = np.concatenate([[False], np.asarray(class_ids) < 0])[layers]
     return np.where(crowd, 0, layers), np.where(crowd, layers, 0)
 
@@ -29,8 +29,8 @@ def shares_in_crowds(crowds: np.ndarray, detections: np.ndarray) -> np.ndarray:
 
 
 def outside_crowds(iou: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Which detections count where all IoU thresholds are judged together, bool [D]: those that do
-    not lie for more than half in a crowd, and those that have an IoU above .5 with an object.
+    """Which detections count where all IoU thresholds are judged together, bool [D]: those with no
+    more than half of their area in a crowd, and those that have an IoU above .5 with an object.
 
     iou: [N, D], with the objects; shares: [C, D], as `shares_in_crowds` returns them.
     """
@@ -38,8 +38,8 @@ def outside_crowds(iou: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def only(labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """A label map int [H, W] without the instances that are not `kept`, bool [D] by ascending
-    label; the other labels stay as they are."""
+    """A label map int [H, W] with only the instances that are `kept`, bool [D] by ascending label;
+    their labels stay as they are."""
     if kept.all():
         return labels
     values = np.unique(labels[labels != 0])

@@ -44,21 +44,21 @@ TITLES = {
     "mean_iu": "Mean IU",
     "frequency_weighted_iu": "Frequency weighted IU",
 }
-# Diameters in pixels that the table by size is divided at.
+# Diameters in pixels at which the table by size is divided.
 SIZES = (10, 15, 20, 30, 45)
 PERCENT = [f"{round(100 * t)}" for t in IOU_THRESHOLDS]
 
 
 class Kinds(NamedTuple):
-    """How images are told apart, to break scores down."""
+    """How images are classified, to break scores down."""
 
     of: Callable[[np.ndarray, np.ndarray], str]  # (image uint8 [H, W, 3], areas [G]) -> a name
     names: Sequence[str]
-    groups: Mapping[str, Sequence[str]]  # names that are often spoken of together
+    groups: Mapping[str, Sequence[str]]  # names that are often considered together
 
 
 class Evaluation:
-    """Collects images with `add`; `summary`, `table` and `write` tell what they amount to."""
+    """Collects images with `add`; `summary`, `table` and `write` give the overall scores."""
 
     def __init__(self, kinds: Kinds | None = None) -> None:
         """kinds: breaks the scores down by kind of image; without it there is no such table."""
@@ -84,7 +84,7 @@ class Evaluation:
 
         image uint8 [H, W, 3]; truth int [H, W, L]; labels int [H, W]; scores [D]: confidences
         by ascending label, None where they are not known; seconds: of the detection; crowds: int
-        [H, W, L], or None where there are none: what is found in them counts neither way.
+        [H, W, L], or None where there are none: detections in them count neither way.
         """
         shared, truth_areas, areas = intersections(truth, labels)
         iou = iou_of_counts(shared, truth_areas, areas)
@@ -162,8 +162,8 @@ class Evaluation:
         }
 
     def by_kind(self) -> dict[str, dict]:
-        """Images, score with its interval and TP / (TP + FP + FN) at .50 of every kind that
-        occurs, and of every group of which several kinds do."""
+        """Number of images, score with its interval and TP / (TP + FP + FN) at .50 of every kind
+        that occurs, and of every group of which several kinds occur."""
         result: dict[str, dict] = {}
         if self.kinds is None:
             return result
@@ -182,8 +182,8 @@ class Evaluation:
     def by_size(self) -> list[dict]:
         """How well true objects are found, by the diameter in pixels of a disc of their area.
 
-        Of every range of `SIZES` that occurs: `above` and `up_to` (None: no limit), `objects`, and
-        the shares of them that one detection has an IoU above .50 and above .75 with.
+        For every range of `SIZES` that occurs: `above` and `up_to` (None: no limit), `objects`, and
+        the fractions of them that have an IoU above .50 and above .75 with one detection.
         """
         diameters = 2 * np.sqrt(np.concatenate([np.zeros(0), *self.true_areas]) / np.pi)
         best = np.concatenate([np.zeros(0), *(iou.max(axis=1, initial=0) for iou in self.ious)])
@@ -197,7 +197,7 @@ class Evaluation:
         return result
 
     def table(self) -> str:
-        """The summary for people."""
+        """The summary as text to read."""
         summary = self.summary()
         lines = [
             f"{summary['images']} images, {summary['true']} true objects, "
@@ -234,7 +234,7 @@ class Evaluation:
         return "\n".join(lines)
 
     def write(self, folder: str | os.PathLike, **facts) -> None:
-        """Write metrics.json (the summary and any further `facts`) and metrics.csv (a row an
+        """Write metrics.json (the summary and any further `facts`) and metrics.csv (one row per
         image) into the folder, each whole or not at all."""
         folder = Path(folder)
         with atomic_path(folder / "metrics.json") as temporary:
@@ -269,9 +269,9 @@ def figure(
     row: dict,
     iou: np.ndarray,
 ) -> np.ndarray:
-    """A picture of one image with captions `score/IoU` (see `drawing`).
+    """A figure of one image with captions `score/IoU` (see `drawing`).
 
-    row, iou [G, D]: what `Evaluation` holds of the image.
+    row, iou [G, D]: what `Evaluation` holds for the image.
     """
     best = iou.max(axis=0) if len(iou) else np.zeros(iou.shape[1])
     captions = []

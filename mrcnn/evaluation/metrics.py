@@ -35,8 +35,8 @@ def match_instances(iou: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """IoU values of the one-to-one pairs above the threshold, descending, float64 [pairs].
 
     The best pair is taken first. Among instances that do not overlap each other at most one
-    partner can have an IoU above .5, so nothing is left to choose; where they do overlap, no
-    instance counts twice. The pairs above a higher threshold are the first ones of the list.
+    partner can have an IoU above .5, so there is no choice; where they do overlap, no instance
+    counts twice. The pairs above a higher threshold are the first ones of the list.
     """
     rows, columns = np.nonzero(iou > threshold)
     order = np.argsort(-iou[rows, columns], kind="stable")
@@ -64,7 +64,7 @@ def count_matches(iou: np.ndarray, thresholds: Sequence[float] = IOU_THRESHOLDS)
 
 
 def threshold_scores(iou: np.ndarray, thresholds: Sequence[float] = IOU_THRESHOLDS) -> np.ndarray:
-    """TP / (TP + FP + FN) at each threshold, float64 [T]; 1 where there is nothing at all."""
+    """TP / (TP + FP + FN) at each threshold, float64 [T]; 1 where there are no instances."""
     hits, false, missed = count_matches(iou, thresholds).T
     total = hits + false + missed
     return np.where(total == 0, 1.0, hits / np.maximum(total, 1))
@@ -72,13 +72,13 @@ def threshold_scores(iou: np.ndarray, thresholds: Sequence[float] = IOU_THRESHOL
 
 def competition_score(iou: np.ndarray) -> float:
     """The Data Science Bowl's score of one image: mean of TP / (TP + FP + FN) over IoU
-    .50, .55, ..., .95. The score of a set is the mean over its images. An image without truth
-    and without detections scores 1."""
+    .50, .55, ..., .95. The score of a set is the mean over its images. An image with neither
+    objects nor detections scores 1."""
     return float(threshold_scores(iou).mean())
 
 
 def f1(iou: np.ndarray, thresholds: Sequence[float] = IOU_THRESHOLDS) -> np.ndarray:
-    """2 TP / (2 TP + FP + FN) at each threshold, float64 [T]; 1 where there is nothing at all."""
+    """2 TP / (2 TP + FP + FN) at each threshold, float64 [T]; 1 where there are no instances."""
     hits, false, missed = count_matches(iou, thresholds).T
     total = 2 * hits + false + missed
     return np.where(total == 0, 1.0, 2 * hits / np.maximum(total, 1))
@@ -93,7 +93,7 @@ def panoptic_quality(iou: np.ndarray) -> float:
 def aggregated_jaccard_index(truth: np.ndarray, prediction: np.ndarray) -> float:
     """AJI (Kumar et al., 2017): every true instance takes the detection of highest IoU (several
     may take the same one); sum of the intersections / (sum of the unions + the areas of the
-    detections that nobody took). 1 where there is nothing at all."""
+    detections that none of them took). 1 where there are no instances."""
     return aji_of_counts(*intersections(truth, prediction))
 
 
@@ -121,12 +121,12 @@ def coco_ap(
 ) -> np.ndarray:
     """Average precision at each IoU threshold, pooled over the images, float64 [T].
 
-    ious: one matrix [G, D] an image, crowds left out; scores: the confidences [D] of the same
+    ious: one matrix [G, D] per image, crowds left out; scores: the confidences [D] of the same
     images; crowds: the shares [C, D] of each detection's area that lie in the image's crowds.
-    As COCO's evaluation: detections by falling score, each takes the free true instance of
+    As in COCO's evaluation: by descending score, each detection takes the free true instance of
     highest IoU that reaches the threshold; one that finds none does not count where its share in
     a crowd reaches the threshold; precision is made non-increasing and read at 101 recall values.
-    Unlike it, no limit of 100 detections per image. NaN without any truth.
+    Unlike there, no limit of 100 detections per image. NaN without any true instance.
     The mean of the result is the "AP" of COCO's tables.
     """
     if crowds is None:
@@ -147,15 +147,15 @@ def coco_ap(
 def _coco_hits(
     iou: np.ndarray, scores: np.ndarray, crowds: np.ndarray, threshold: float
 ) -> np.ndarray:
-    """Which detections, by falling score, find a free true instance, and which count, bool [2, D]:
-    all but those in crowds that find none."""
+    """Which detections, by descending score, find a free true instance, and which count, bool
+    [2, D]: all but those in crowds that find none."""
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     iou, in_crowd = iou[:, order], crowds[:, order].max(axis=0, initial=0.0) >= threshold
     hit = np.zeros(iou.shape[1], bool)
     free = np.ones(iou.shape[0], bool)
     for column in np.flatnonzero(iou.max(axis=0, initial=0.0) >= threshold):
         candidates = np.where(free, iou[:, column], -1.0)
-        # Of several with the same IoU COCO's evaluation takes the last.
+        # COCO's evaluation takes the last of several with the same IoU.
         best = len(candidates) - 1 - int(np.argmax(candidates[::-1]))
         if candidates[best] >= threshold:
             free[best], hit[column] = False, True
@@ -252,13 +252,13 @@ def compute_matches(
     iou_threshold: float = 0.5,
     score_threshold: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Match detections, by falling score, with true instances of their class (matterport
+    """Match detections, by descending score, with true instances of their class (matterport
     `utils.compute_matches`; its first true instance can be matched twice, ours cannot).
 
     Boxes [., 4] in pixels, zero rows are padding; masks [H, W, .]. score_threshold: pairs of a
     lower mask IoU are never considered (matterport's name).
-    Returns gt_match [G] and pred_match [D] (index of the partner or -1, detections counted by
-    falling score) and overlaps [D, G].
+    Returns gt_match [G] and pred_match [D] (index of the partner or -1, detections numbered by
+    descending score) and overlaps [D, G].
     """
     gt_boxes, pred_boxes = trim_zeros(gt_boxes), trim_zeros(pred_boxes)
     gt_masks = gt_masks[..., : len(gt_boxes)]
@@ -289,9 +289,9 @@ def compute_ap(
     """Average precision of one image: the area under the precision envelope (VOC 2010).
 
     Returns mAP, precisions [D + 2], recalls [D + 2], overlaps [D, G] (matterport
-    `utils.compute_ap`). Without true instances the recalls, and with them mAP, are 0. Crowds,
-    true instances of negative class ids, are not missed, and detections in them that find nothing
-    else are not part of D (matterport's counts them as missed and wrong).
+    `utils.compute_ap`). Without true instances the recalls, and with them mAP, are 0. Crowds (true
+    instances with negative class ids) are not missed, and precisions and recalls leave out
+    detections in them that match nothing else (matterport's counts them as missed and wrong).
     """
     gt_match, pred_match, overlaps = compute_matches(
         gt_boxes,
@@ -328,7 +328,7 @@ def _in_crowds(
     pred_masks: np.ndarray,
     threshold: float,
 ) -> np.ndarray:
-    """Which detections have at least that share of their area in a crowd of their class: bool [D].
+    """Which detections have a share `threshold` or more in a crowd of their class: bool [D].
 
     class ids: those of crowds are negative; masks [H, W, .].
     """

@@ -1,7 +1,7 @@
-"""Arrays of any number of axes, as planes: Zarr, LIF and ND2 have their pixels in such.
+"""Arrays with any number of axes, as planes: Zarr, LIF and ND2 store their pixels in such arrays.
 
-Axes have letters: Y, X; C for channels or S for colours (the last of four is alpha); all others are
-places along which planes follow each other.
+Axes have letters: Y, X; C for channels or S for colours (the last of four is alpha). Along all
+other axes, planes follow each other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NOTHING_KNOWN = PixelSize()
 
 
 class Array(Protocol):
-    """What is read of an array: parts, by a number or a slice with start and stop for each axis."""
+    """What is used of an array: parts, by a number or a slice with start and stop for each axis."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -43,14 +43,14 @@ def planes_of_array(
 ) -> list[Plane]:
     """The planes of an array; no pixels are read.
 
-    axes: a letter for each; stored: bytes of the file; names: of the channels; prefix: of the
+    axes: a letter per axis; stored: bytes of the file; names: of the channels; prefix: of the
     planes' suffixes; levels: smaller copies, which have the same axes.
-    Raises UserError (a reason without the file's name) for axes that cannot be taken for an image,
-    and for claims that the file cannot hold.
+    Raises UserError (a reason without the file's name) where the axes are not those of an image,
+    and where the file cannot hold what it claims.
     """
     if any(axes.count(letter) != 1 for letter in "YX") or axes.count("C") + axes.count("S") > 1:
         raise UserError(
-            f"has axes {axes} of {array.shape}; one Y and one X are needed, and one C at most"
+            f"has axes {axes} of shape {array.shape}; it needs one Y, one X and at most one C"
         )
     sizes = dict(zip(axes, array.shape, strict=True))
     channels = sizes.get("C", sizes.get("S", 1))
@@ -95,7 +95,7 @@ def _suffixes(beyond: Sequence[tuple[str, int]], place: Sequence[int]) -> list[s
 
 @dataclass(frozen=True, eq=False)
 class _PlaneReader:
-    """One place along all axes but Y, X and channels."""
+    """One place along all axes other than Y, X and channels."""
 
     array: Array
     axes: str

@@ -1,4 +1,4 @@
-"""What is in files, in words: for those who have to name a channel, or wonder what a file holds."""
+"""What is in files, in words: for users who have to name a channel or wonder what a file holds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Contents(NamedTuple):
     """What a file holds."""
 
     path: Path
-    lines: list[str]  # one for planes that follow each other and are alike
+    lines: list[str]  # one for each run of planes that are alike
     left_out: list[str]  # parts of it, with the reasons
 
 
 def contents_of(inputs: Sequence[str | os.PathLike]) -> tuple[list[Contents], list[Unreadable]]:
     """What the files of inputs hold (see `listing.image_paths`), and what cannot be read.
 
-    Only headers are read. Raises UserError where an input is not there or has no images in it.
+    Only headers are read. Raises UserError where an input does not exist or contains no images.
     """
     paths, closed = image_paths(inputs)
     unreadable = [Unreadable(*one) for one in closed]
@@ -48,7 +48,7 @@ def _lines(planes: Sequence[Plane]) -> list[str]:
 
 
 def _words(plane: Plane) -> str:
-    """Size, channels, size of pixels, levels and notes of a plane."""
+    """Size, channels, pixel size, levels and notes of a plane."""
     height, width, _ = plane.shape
     size = "size of pixels not known"
     if plane.mpp is not None:

@@ -1,10 +1,10 @@
-"""Zeiss CZI files: their directory by the package czifile; their blocks are read in `czi_blocks`.
+"""Zeiss CZI files: the package czifile reads their directory, `czi_blocks` their blocks.
 
-A CZI file is a heap of blocks: rectangles of one channel, time, depth and scene, at full size or,
-of a pyramid, reduced. Windows are put together from the blocks that they touch, no others are
+A CZI file is a collection of blocks: rectangles of one channel, time, depth and scene, at full size
+or, in a pyramid, reduced. Windows are assembled from the blocks that they touch; no others are
 decoded.
 
-Coordinates are pixels at full size, whose zero may lie anywhere; an image begins where the first
+Coordinates are pixels at full size, whose origin may lie anywhere; an image begins where the first
 block of its scene does.
 """
 
@@ -36,9 +36,9 @@ from mrcnn.images.planes import (
 )
 
 MAGIC = b"ZISRAWFILE"
-# A level of a pyramid that has less than this share of the full size's pixels has gaps.
+# A level of a pyramid that covers less than this share of the pixels at full size has gaps.
 _WHOLE_LEVEL = 0.8
-# Blocks that cover less than this share of the rectangle around them are at places that are wrong.
+# Blocks that cover less than this share of the rectangle around them have wrong positions.
 _LEAST_COVERED = 1e-3
 
 
@@ -58,16 +58,16 @@ def planes(path: Path) -> list[Plane]:
         import imagecodecs  # noqa: F401  (reading needs it)
     except ImportError:
         raise UserError('is a Zeiss CZI: pip install "mrcnn-keras[formats]"') from None
-    # A Path: of a str, czifile before 2026 looks for other parts of the file beside it.
+    # A Path: given a str, czifile before 2026 looks for other parts of the file next to it.
     with czifile.CziFile(require_regular(path)) as czi:
         if not czi.header.directory_position:
-            raise UserError("has no directory of its blocks: it was not closed when it was written")
+            raise UserError("has no block directory: the program that wrote it did not close it")
         blocks = [block_of(entry, number) for number, entry in enumerate(czi.subblock_directory)]
         about = _About.of(czi.metadata() or "")
     scenes: dict[int, list[Block]] = defaultdict(list)
     for block in blocks:
         scenes[block.scene].append(block)
-    # Reduced blocks may be of no scene: they show all of them.
+    # Reduced blocks may belong to no scene: they show all of them.
     full = [number for number in sorted(scenes) if any(b.reduction == 1 for b in scenes[number])]
     if not full:
         raise UserError("has no image in it")
@@ -79,7 +79,7 @@ def planes(path: Path) -> list[Plane]:
         found += planes
         if absent:
             left_out.append(
-                f"{prefix} {absent} of {absent + len(planes)} planes are absent".strip()
+                f"{prefix} {absent} of {absent + len(planes)} planes are missing".strip()
             )
     return [replace(plane, left_out=tuple(left_out)) for plane in found]
 
@@ -123,10 +123,10 @@ class _Scene:
 
     @functools.cached_property
     def form(self) -> tuple[np.dtype, int]:
-        """Type and samples of all pixels."""
+        """Dtype and number of samples of all pixels."""
         forms = {(block.dtype, block.stored[2]) for block in self.full}
         if len(forms) > 1:
-            raise UserError("has channels of unlike types; save them as files of their own")
+            raise UserError("has channels of different types; save them as separate files")
         dtype, samples = forms.pop()
         if len(self.channels) > 1 and samples > 1:
             raise UserError(f"has {len(self.channels)} channels of {samples} samples each")
@@ -134,14 +134,14 @@ class _Scene:
 
     @functools.cached_property
     def along(self) -> list[dict[int, int]]:
-        """For each of PLACES its numbers, counted from 1."""
+        """For each of PLACES, the numbers that occur, mapped to 1, 2, ..."""
         return [
             {number: count for count, number in enumerate(sorted(set(values)), 1)}
             for values in zip(*self.places, strict=True)
         ]
 
     def suffix(self, place: tuple[int, ...]) -> str:
-        """What tells a plane from the others of its scene."""
+        """What distinguishes a plane from the others of its scene."""
         return "_".join(
             plane_suffix(axis, counted[number], len(counted))
             for axis, counted, number in zip(PLACES, self.along, place, strict=True)
@@ -154,16 +154,16 @@ class _Scene:
 
 
 def _planes_of_scene(scene: _Scene, prefix: str, about: _About) -> tuple[list[Plane], int]:
-    """The planes of a scene, and how many are absent."""
+    """The planes of a scene, and how many are missing."""
     dtype, samples = scene.form
     shape = (*scene.size, len(scene.channels) * samples)
     refuse_claims(len(scene.places), math.prod(shape) * dtype.itemsize, os.path.getsize(scene.path))
     groups, levels = _grouped(scene.full), _levels(scene)
     if max(map(_area, groups.values())) < _LEAST_COVERED * math.prod(scene.size):
-        raise UserError(f"claims {scene.size} pixels, of which next to none are there")
+        raise UserError(f"claims {scene.size} pixels, almost none of which are there")
     has_gaps = any(_area(blocks) < math.prod(scene.size) for blocks in groups.values())
     shown_as = "white" if _ground(dtype, samples) else "0"
-    gaps = f"places that were not scanned are taken as {shown_as}" if has_gaps else ""
+    gaps = f"areas that were not scanned are filled with {shown_as}" if has_gaps else ""
     notes = tuple(filter(None, (about.size.note, gaps)))
     found = [
         Plane(
@@ -186,12 +186,12 @@ def _planes_of_scene(scene: _Scene, prefix: str, about: _About) -> tuple[list[Pl
         if all((place, channel) in groups for channel in scene.channels)
     ]
     if not found:
-        raise UserError(f"lacks channels of all {len(scene.places)} planes")
+        raise UserError(f"lacks channels in all {len(scene.places)} planes")
     return found, len(scene.places) - len(found)
 
 
 def _grouped(blocks: Iterable[Block]) -> dict[tuple, list[Block]]:
-    """The blocks of each (place, channel), the lowest first."""
+    """The blocks of each (place, channel), the bottom-most first."""
     groups: dict[tuple, list[Block]] = defaultdict(list)
     for block in sorted(blocks, key=lambda block: block.order):
         groups[block.place, block.channel].append(block)
@@ -199,7 +199,7 @@ def _grouped(blocks: Iterable[Block]) -> dict[tuple, list[Block]]:
 
 
 def _levels(scene: _Scene) -> list[tuple[tuple[int, int], dict, int]]:
-    """Shape (H, W), blocks by plane, and reduction of the smaller levels that are without gaps."""
+    """Shape (H, W), blocks by plane, and reduction of the smaller levels that have no gaps."""
     wanted, pixels = _grouped(scene.full), math.prod(scene.size)
     found = []
     for reduction in sorted({block.reduction for block in scene.blocks} - {1}):
@@ -221,7 +221,7 @@ def _area(blocks: Iterable[Block]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _PlaneReader:
-    """Windows of a plane, of the blocks of each of its channels."""
+    """Windows of a plane, read from the blocks of each of its channels."""
 
     path: str
     blocks: list[list[Block]]
@@ -230,7 +230,7 @@ class _PlaneReader:
 
     @functools.cached_property
     def boxes(self) -> list[np.ndarray]:
-        """Of each channel int64 [blocks, 4]: top, left, bottom, right in pixels of the level."""
+        """For each channel int64 [blocks, 4]: top, left, bottom, right in pixels of the level."""
         found = []
         for blocks in self.blocks:
             corners = np.array([(block.top, block.left) for block in blocks], np.int64)
@@ -275,7 +275,7 @@ class _PlaneReader:
 
 
 def _ground(dtype: np.dtype, samples: int) -> int:
-    """The value of what was not scanned: of colours, which are of slides, that of light."""
+    """The value of what was not scanned: white for 8-bit colours, which are of slides, else 0."""
     return 255 if samples >= 3 and dtype == np.uint8 else 0
 
 
@@ -284,7 +284,7 @@ def _ground(dtype: np.dtype, samples: int) -> int:
 
 @dataclass(frozen=True)
 class _About:
-    """What the metadata say: names by their numbers, and the size of pixels."""
+    """What the metadata say: names by number, and the pixel size."""
 
     scenes: dict[int, str]
     names: dict[int, str]
@@ -292,7 +292,7 @@ class _About:
 
     @classmethod
     def of(cls, text: str | bytes) -> _About:
-        """From XML; what is not there or is broken is not known."""
+        """From XML; what is missing or broken counts as unknown."""
         try:
             root = ElementTree.fromstring(text)
         except (ElementTree.ParseError, ValueError):
@@ -320,7 +320,7 @@ class _About:
         return names if any(names) else ()
 
     def prefix(self, scene: int, scenes: Sequence[int]) -> str:
-        """What tells the planes of a scene from those of others: s1_left."""
+        """What distinguishes the planes of a scene from those of others: s1_left."""
         if len(scenes) == 1:
             return ""
         name = one_line(self.scenes.get(scene, ""), 60)

@@ -1,9 +1,9 @@
 """The blocks of Zeiss CZI files: where they are, and their pixels, decoded by imagecodecs.
 
-Why not by czifile: the last one for Python 3.11, 2019.7.2.3, knows no Zstandard, which ZEN writes,
-nor blocks whose directory says one row too many; those of 2026, which need Python 3.12, have
-`CziSubBlockSegmentData.data` for it, and `CziImage` for windows, scenes and levels. Once Python
-3.12 is the oldest that is supported, most of this module and of `czi` can go.
+Why not by czifile: its last version for Python 3.11, 2019.7.2.3, supports neither Zstandard, which
+ZEN writes, nor blocks whose directory claims one row too many; those of 2026, which need Python
+3.12, have `CziSubBlockSegmentData.data` for this, and `CziImage` for windows, scenes and levels.
+Once Python 3.12 is the oldest that is supported, most of this module and of `czi` can go.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mrcnn.images.planes import FileVersion, refuse_expansion
 # Time, depth, rotation, illumination, phase, view, block: planes follow each other along these.
 PLACES = "TZRIHVB"
 _BLOCK = b"ZISRAWSUBBLOCK"
-# Bytes before the sizes of a block, from there to its directory entry, and the least that follow.
+# Bytes before the sizes of a block and before its directory entry, and the least that entry takes.
 _SIZES_AT, _ENTRY_AT, _LEAST_ENTRY = 32, 48, 240
 _RAW, _JPEG, _LZW, _JPEG_XR, _ZSTD, _ZSTD_WITH_HEADER = 0, 1, 2, 4, 5, 6
 _DECODED_TO_RGB = (_JPEG, _JPEG_XR)  # the others have blue first
@@ -49,12 +49,12 @@ class Block:
 
     @property
     def reduction(self) -> int:
-        """How many pixels of the full size one of this block stands for, along each side."""
+        """How many pixels at full size one pixel of this block stands for, along each side."""
         return max(1, round(max(self.height / self.stored[0], self.width / self.stored[1])))
 
 
 def block_of(entry: Any, number: int) -> Block:
-    """From an entry of czifile, whose classes differ before 2026 (the last for Python 3.11)."""
+    """From an entry of czifile, whose classes differ before 2026 (such as for Python 3.11)."""
     if hasattr(entry, "dimension_entries"):
         sides = {d.dimension: (d.start, d.size, d.stored_size) for d in entry.dimension_entries}
         entry_bytes = 32 + 20 * len(entry.dimension_entries)
@@ -92,7 +92,7 @@ def block_of(entry: Any, number: int) -> Block:
 
 @functools.lru_cache(maxsize=8)
 def decoded(version: FileVersion, block: Block) -> np.ndarray:
-    """Pixels [h, w, samples] of a block; the last ones are kept, since windows overlap."""
+    """Pixels [h, w, samples] of a block; the latest ones are cached, since windows overlap."""
     with open_regular(version.path) as file:
         file.seek(block.position)
         head = file.read(_ENTRY_AT)
@@ -106,7 +106,7 @@ def decoded(version: FileVersion, block: Block) -> np.ndarray:
         data = file.read(max(0, min(count, version.size)))
     if len(data) < count:
         raise UserError("ends before its pixels do")
-    # ZEN writes blocks as they are where compressing them would not pay.
+    # ZEN writes blocks uncompressed where compressing them would not pay off.
     compression = _RAW if len(data) == claimed else block.compression
     pixels = _decompressed(data, compression, block, claimed)
     if block.stored[2] >= 3 and compression not in _DECODED_TO_RGB:
@@ -130,15 +130,15 @@ def _decompressed(data: bytes, compression: int, block: Block, claimed: int) -> 
     elif compression == _ZSTD_WITH_HEADER:
         data = _zstd_with_header(data, block.dtype.itemsize, claimed)
     elif compression != _RAW:
-        raise UserError(f"has blocks compressed by method {compression}, which is not supported")
-    # Of reduced blocks at an edge, some writers say one row more than there is.
+        raise UserError(f"has blocks compressed with method {compression}, which is not supported")
+    # For reduced blocks at an edge, some writers claim one row more than there is.
     values = np.frombuffer(data, block.dtype)
     return values[: values.size // (width * samples) * width * samples].reshape(-1, width, samples)
 
 
 def _zstd_with_header(data: bytes, item: int, claimed: int) -> bytes:
-    """What the method zstd1 has: a header of 1 byte, or of 3 of which the last one says whether all
-    low bytes of 16-bit values come before all high ones."""
+    """The data of method zstd1, which has a header of 1 byte, or of 3, the last of which says
+    whether all low bytes of 16-bit values come before all high ones."""
     import imagecodecs
 
     header = data[0]

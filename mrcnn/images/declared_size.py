@@ -1,7 +1,7 @@
 """Whether an image file has as many pixels as it says: labels of half an image are wrong labels.
 
-Readers take what they need of a file that has more, and may put zeros for what is missing. PNG and
-JPEG tell by their checksums or as they are decoded; here are the formats that do not.
+Readers take what they need of a file that has more, and may fill in zeros for what is missing. With
+PNG and JPEG, checksums or decoding reveal it; this module covers the formats that do not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 
 from mrcnn.errors import UserError
 
-# Bytes that files of these formats may have too many, to end at an even place.
+# Surplus bytes that files of these formats may have, to end at an even offset.
 PADDING = 4
 UNCOMPRESSED = 1  # TIFF's number for it
 
@@ -28,16 +28,16 @@ def require_declared_size(data: bytes, name: str) -> None:
             wanted, there = _of_bmp(data)
         else:
             return
-    except Exception:  # whatever broken files bring about: decoding them says what is wrong
+    except Exception:  # whatever broken files cause: decoding them says what is wrong
         return
     if not wanted <= there <= wanted + PADDING:
         raise UserError(
-            f"{name}: damaged: its header tells of {wanted} bytes of pixels, but {there} are there"
+            f"{name}: damaged: its header claims {wanted} bytes of pixels, but {there} are there"
         )
 
 
 def _of_tiff(data: bytes) -> tuple[int, int]:
-    """Bytes of pixels (wanted, there) of the first page; of a compressed one its parts."""
+    """Bytes of pixels (wanted, there) of the first page; if it is compressed, of its parts."""
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:

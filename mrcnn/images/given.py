@@ -1,4 +1,4 @@
-"""What people give as an image: checked, and made an array or a file's image of."""
+"""Images as users pass them: checked, and turned into an array or the image of a file."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from mrcnn.images.image_files import open_image
 
 
 def as_image(image: Any) -> Any:
-    """`image`, or an array of it where it is a tensor of another library.
+    """`image`, or an array of its values where it is a tensor of another library.
 
     Raises UserError unless it is an image.
     """
     if not isinstance(getattr(image, "dtype", None), np.dtype) and hasattr(image, "__array__"):
         try:
             image = np.asarray(image)
-        except Exception as error:  # of whatever type: on a GPU, with gradients, of other numbers
+        except Exception as error:  # tensors on a GPU, with gradients, of other number types
             reason = reason_of(error, 80)
             raise UserError(
-                f"{type(image).__name__} gives no NumPy array ({reason}): convert it first"
+                f"{type(image).__name__} does not give a NumPy array ({reason}): convert it first"
             ) from error
     shape = getattr(image, "shape", None)
     if shape is None or not hasattr(image, "dtype"):
         raise UserError(
-            f"{type(image).__name__} is no image: an array [height, width] or "
+            f"{type(image).__name__} is not an image: an array [height, width] or "
             "[height, width, channels] is needed"
         )
     if len(shape) not in (2, 3) or not all(shape) or (len(shape) == 3 and shape[2] > 4):
         raise UserError(
-            f"an array of shape {tuple(shape)} is no image: [height, width] or "
+            f"an array of shape {tuple(shape)} is not an image: [height, width] or "
             "[height, width, 1, 3 or 4 channels] is needed"
         )
     return image
 
 
 def opened(image: Any) -> Any:
-    """An image as `as_image` gives it, or of a path the file's, without its pixels."""
+    """An image as `as_image` returns it or, for a path, the file's image, without its pixels."""
     if isinstance(image, str | os.PathLike):
         return open_image(Path(image))
     return as_image(image)

@@ -6,7 +6,7 @@
     CZI, ND2, LIF    of Zeiss, Nikon and Leica, with the packages czifile, nd2 and liffile
 
 A file may hold many images: every time, depth or other place along an axis that is neither Y, X
-nor channels is one of its own.
+nor channels is an image of its own.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file or folder that gives no image, and why not, in words that follow its name."""
+    """A file or folder that yields no image, and why not, in words that follow its name."""
 
     path: Path
     reason: str
 
 
 class About(NamedTuple):
-    """What of a file an image is, in words, and what was guessed or changed."""
+    """Which part of a file an image is, in words, and what was guessed or changed."""
 
     channels: str  # such as "RGB" or "channel 2 of 3 (DAPI)"
     plane: str = ""  # such as "z002", where the file has several
-    mpp_from: str = ""  # what says the size of pixels
+    mpp_from: str = ""  # where the pixel size is from
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class LazyImage:
-    """An image in a file, of which nothing is in memory and no file is open.
+    """An image in a file; nothing of it is in memory and no file is open.
 
-    It may be read by several threads at once. `image[rows, columns]` is `read` too.
+    It may be read by several threads at once. `image[rows, columns]` calls `read`.
     """
 
-    name: str  # unlike all others of its run, and safe as a file name
+    name: str  # unique in its run, and safe as a file name
     path: Path
     channels: tuple[str, ...]  # names, () where they are not known
     plane: Plane = field(repr=False)
     part: slice = field(repr=False)  # of the plane's channels
-    scale: float | None = field(default=None, repr=False)  # what `reduced` was given, of a level
+    scale: float | None = field(default=None, repr=False)  # of a level: what `reduced` was given
 
     def __reduce__(self) -> tuple:
-        """For pickle: a few words, from which another process opens the file again."""
+        """For pickle: a short description from which another process reopens the file."""
         absolute = os.path.abspath(self.path)
         place = self.plane.suffix, self.part.start, self.part.stop, self.scale
         return _reopened, (self.name, self.path, absolute, self.channels, place, self.shape)
@@ -76,17 +76,17 @@ class LazyImage:
 
     @property
     def dtype(self) -> np.dtype:
-        """That of the file's own values."""
+        """The dtype of the file's own values."""
         return self.plane.dtype
 
     @property
     def mpp(self) -> float | None:
-        """Microns a pixel, as far as the file says so."""
+        """Microns per pixel, where the file states it."""
         return self.plane.mpp
 
     @property
     def about(self) -> About:
-        """What it is of its file."""
+        """Which part of its file it is."""
         plane, taken = self.plane, self.shape[2]
         count = plane.shape[2] - plane.has_alpha
         if count == 1:
@@ -101,14 +101,14 @@ class LazyImage:
 
     @property
     def levels(self) -> tuple[tuple[int, int], ...]:
-        """H, W of the pyramid's levels, from the image itself down; of others the image alone."""
+        """H, W of the pyramid's levels, from the image itself down; just the image without one."""
         return (self.shape[:2], *(level.shape for level in self.plane.levels))
 
     def reduced(self, scale: float) -> LazyImage:
         """The smallest level of a pyramid that is as large as the image scaled by this factor.
 
-        The image itself where that is no smaller; a level is an image without levels of its own,
-        whose pixels are as much larger.
+        The image itself where no smaller level is; a level is an image without levels of its own,
+        whose pixels are correspondingly larger.
         """
         height, width = self.shape[:2]
         for level in reversed(self.plane.levels):
@@ -128,7 +128,7 @@ class LazyImage:
     def read(self, window: Window | None = None) -> np.ndarray:
         """The file's own values [h, w, C], of all pixels or of a window (rows, columns).
 
-        Slices are cut off at the edges as NumPy's are; they have no step. Memory is taken for the
+        Slices are cut off at the edges as NumPy's are; they have no step. Memory is used for the
         window and the file's tiles or strips; PNG, JPEG and BMP files are decoded whole.
         Raises UserError naming the file where it is broken or gone.
         """
@@ -141,15 +141,15 @@ class LazyImage:
         except Exception as error:  # the decoders raise a dozen types for broken files
             raise UserError(f"{self.path}: {reason_of(error, self.path)}") from error
         if pixels.shape != (rows.stop - rows.start, columns.stop - columns.start, self.shape[2]):
-            raise UserError(f"{self.path}: was changed after it was looked at")
+            raise UserError(f"{self.path}: has changed since its header was read")
         return pixels
 
     def __getitem__(self, window: slice | Window) -> np.ndarray:
         return self.read(window if isinstance(window, tuple) else (window, slice(None)))
 
     def read_labels(self) -> np.ndarray:
-        """The numbers [H, W, C] of a label image: where a palette gives them colours, the numbers
-        and not the colours. Raises what `read` raises."""
+        """The numbers [H, W, C] of a label image: if it has a palette, the indices rather than
+        the colours. Raises what `read` raises."""
         if self.plane.indices is None:
             return self.read()
         shape, read = (*self.shape[:2], 1), self.plane.indices
@@ -157,8 +157,8 @@ class LazyImage:
         return replace(self, plane=plane, part=slice(0, 1)).read()
 
     def state(self) -> str:
-        """A text that changes when the files of its pixels do. Raises UserError where they are
-        gone."""
+        """A string that changes when the files that hold its pixels do. Raises UserError where
+        they are gone."""
         files = self.plane.files or (self.path,)
         return "\n".join([self.plane.suffix, str(self.part), *map(file_state, files)])
 
@@ -183,13 +183,13 @@ def _reopened(
     if image and scale is not None:
         image = image.reduced(scale)
     if image is None or image.shape != shape:
-        raise UserError(f"{path}: was changed after it was looked at")
+        raise UserError(f"{path}: has changed since its header was read")
     return image
 
 
 @functools.lru_cache(maxsize=8)
 def _planes_of(path: Path, changed: int) -> dict[str, Plane]:
-    """The planes of a file by their suffixes; changed: for the cache, when it was."""
+    """The planes of a file by suffix; changed: for the cache, when the file was changed."""
     return {plane.suffix: plane for plane in planes_in(path)}
 
 
@@ -200,7 +200,7 @@ def _changed(path: Path) -> int:
 def _cut_off(one: slice, size: int) -> slice:
     start, stop, step = one.indices(size)
     if step != 1:
-        raise ValueError(f"windows have no step, not {one}")
+        raise ValueError(f"windows must not have a step, but this one is {one}")
     return slice(start, max(start, stop))
 
 
@@ -210,20 +210,20 @@ def find_images(
     output: str | os.PathLike | None = None,
     left_out: list[Unreadable] | None = None,
 ) -> tuple[list[LazyImage], list[Unreadable]]:
-    """The images in files, folders (with all below) and patterns such as `plate/**/*.tif`.
+    """The images in files, folders (and all below) and patterns such as `plate/**/*.tif`.
 
     Only headers are read. Images come in natural order, each once.
 
     Args:
         inputs: see `images.listing.image_paths`.
-        channel: the one to look at, by its number from 1 (as Fiji counts) or its name in any case.
+        channel: the one to use, by its number from 1 (as Fiji counts) or its name in any case.
             None takes grey and RGB without alpha; of other channels one has to be chosen.
-        output: folder of results to come, in which nothing is looked for.
+        output: folder that the results will be written to, which is not searched.
         left_out: takes the folders that are left out on purpose; without it, each is warned of.
     Returns:
         The images, and what cannot be read.
     Raises:
-        UserError: an input is not there, or there is no image in it.
+        UserError: an input does not exist or contains no images.
     """
     skipped: list[tuple[Path, str]] = []
     paths, closed = image_paths(inputs, output, skipped)
@@ -250,8 +250,8 @@ def find_images(
 def each_file(
     paths: Iterable[Path], unreadable: list[Unreadable], take: Callable[[list[Plane]], Any]
 ) -> Iterator[tuple[Path, list[Plane], Any]]:
-    """Each of some files with its planes and what `take` makes of them; of a set of files that
-    belong together only the first. unreadable: takes those that cannot be read or taken."""
+    """Each file with its planes and what `take` makes of them; of a set of files that belong
+    together only the first. unreadable: takes those that cannot be read or that `take` refuses."""
     seen: set[str] = set()
     for path in paths:
         if file_key(path) in seen:
@@ -269,8 +269,8 @@ def each_file(
 def _with_channels(
     planes: Sequence[Plane], channel: int | str | None
 ) -> tuple[list[tuple[Plane, slice, tuple[str, ...]]], list[str]]:
-    """The planes with what `choose_channels` gives, and why others have no such channel: files of
-    microscopes hold images of all kinds. Raises UserError where it is so of all."""
+    """The planes with what `choose_channels` returns, and why others have no such channel: files
+    of microscopes hold images of all kinds. Raises UserError where none has it."""
     chosen, refused = [], {}
     for plane in planes:
         try:
@@ -287,11 +287,11 @@ def _with_channels(
 
 
 def open_images(path: Path, channel: int | str | None = None) -> list[LazyImage]:
-    """All images of one file, in its own order, named by what tells them apart: "" where the file
-    holds one, or else z001, z002, ...
+    """All images of one file, in its own order, named by what distinguishes them: "" where the
+    file holds one, or else z001, z002, ...
 
     Of a set of files that belong together (OME-TIFF), those whose pixels are in this file.
-    channel: see `find_images`. Raises UserError naming the file where there is none to be had.
+    channel: see `find_images`. Raises UserError naming the file where it yields no image.
     """
     try:
         own = file_key(path)
@@ -305,7 +305,7 @@ def open_images(path: Path, channel: int | str | None = None) -> list[LazyImage]
 
 
 def open_image(path: Path, suffix: str = "", channel: int | str | None = None) -> LazyImage:
-    """The image of a file that holds one, or of several the one of this suffix.
+    """The only image of a file or, where it holds several, the one with this suffix.
 
     Raises UserError naming the file, as `open_images` does.
     """
@@ -323,15 +323,15 @@ def open_image(path: Path, suffix: str = "", channel: int | str | None = None) -
 def decode(data: bytes, name: str, labels: bool = False) -> np.ndarray:
     """The values [H, W, C], without alpha, of an image file in memory, such as a member of a zip.
 
-    labels: of a palette the numbers and not the colours, as `LazyImage.read_labels`.
-    Raises UserError that begins with `name` where it is no image, is broken or holds several.
+    labels: of a palette the indices and not the colours, as `LazyImage.read_labels`.
+    Raises UserError that begins with `name` where it is not an image, is broken or holds several.
     """
     path = Path(name)
     with tempfile.TemporaryDirectory() as folder:
         try:
             if pillow.is_image(data[:16]):
                 planes = [pillow.plane_of_bytes(data)]
-            else:  # TIFF files are read by parts that lie at places of a file
+            else:  # TIFF files are read in parts, at offsets in a file
                 path = Path(folder, "image.tif")
                 path.write_bytes(data)
                 planes = planes_in(path)
@@ -344,7 +344,7 @@ def decode(data: bytes, name: str, labels: bool = False) -> np.ndarray:
 
 
 def planes_in(path: Path) -> list[Plane]:
-    """The planes of a file, by what is in it, whatever its name says; no pixels are read.
+    """The planes of a file, by its content, whatever its name says; no pixels are read.
 
     Raises UserError (a reason without the file's name), and whatever the readers raise for broken
     files: see `reason_of`.
@@ -362,11 +362,11 @@ def planes_in(path: Path) -> list[Plane]:
     for reader in (tiff, czi, nd2, lif):
         if reader.is_image(start):
             return reader.planes(path)
-    raise UserError("is no image (PNG, JPEG, BMP, TIFF, Zarr, CZI, ND2 or LIF)")
+    raise UserError("is not an image (PNG, JPEG, BMP, TIFF, Zarr, CZI, ND2 or LIF)")
 
 
 def reason_of(error: Exception, path: Path) -> str:
-    """An error in one line that follows the path, which system errors repeat."""
+    """An error in one line to follow the path, which the texts of system errors repeat."""
     if isinstance(error, UserError):
         return str(error).removeprefix(f"{path}: ")
     if isinstance(error, OSError) and error.strerror:
@@ -375,4 +375,4 @@ def reason_of(error: Exception, path: Path) -> str:
         return "needs more memory than there is"
     lines = str(error).strip().splitlines()
     said = f": {lines[0][:200]}" if lines else ""
-    return f"is broken or of an unknown kind ({type(error).__name__}{said})"
+    return f"is broken or in an unknown format ({type(error).__name__}{said})"

@@ -1,4 +1,4 @@
-"""Leica LIF files, with the package liffile: its directory; pixels are mapped from the file.
+"""Leica LIF files: the package liffile reads the directory; pixels are mapped from the file.
 
 A LIF file holds any number of images in folders; each has its pixels in one piece, not compressed.
 """
@@ -26,7 +26,7 @@ from mrcnn.images.planes import (
     plane_suffix,
 )
 
-# Of the axes of liffile, those whose letters are no letters of planes: wavelengths, mosaics.
+# Letters of planes for the axes of liffile whose own are Greek: emission, excitation wavelengths.
 _LETTERS = {"λ": "W", "Λ": "E"}
 _ALONG_X, _ALONG_Y = "1", "2"  # DimID
 _BLUE, _GREEN = "3", "2"  # ChannelTag
@@ -70,8 +70,8 @@ def planes(path: Path) -> list[Plane]:
 
 
 def _without_references(root: Any) -> list[str]:
-    """Take the references to other files, which liffile would open wherever they are, out of a
-    file's XML; what is said of that."""
+    """Remove the references to other files, which liffile would open wherever they are, from a
+    file's XML. Returns a note of that, in a list, or []."""
     count = 0
     for children in root.iterfind("./Element/Children"):
         for reference in children.findall("Reference"):
@@ -82,18 +82,18 @@ def _without_references(root: Any) -> list[str]:
 
 def _planes_of_image(path: Path, image: Any, prefix: str, stored: int) -> list[Plane]:
     if image.is_flim:
-        raise UserError("is a measurement of lifetimes, which is not supported")
+        raise UserError("is a lifetime measurement (FLIM), which is not supported")
     block, sizes = image.memory_block, image.sizes
     axes = "".join(_LETTERS.get(axis, axis) for axis in sizes)
     if len(axes) != len(sizes) or "?" in axes or not {"Y", "X"} <= set(axes):
-        raise UserError(f"has axes {', '.join(sizes)}: no rows and columns, or unknown ones")
+        raise UserError(f"has axes {', '.join(sizes)}: rows or columns missing, or unknown axes")
     shape = tuple(sizes.values())
-    # liffile says so where rows are padded: they are longer in the file than in the image.
+    # liffile states where rows are padded, that is longer in the file than in the image.
     padded = getattr(image, "_shape_stored", None) or shape
     if math.prod(padded) * image.dtype.itemsize > block.size:
         raise UserError(f"claims {shape} pixels in {block.size} bytes")
     pixels = _Pixels(str(path), block.offset, image.dtype, shape, padded, _is_bgr(image, axes))
-    tiles = "its tiles are not put together: each is an image" if sizes.get("M", 1) > 1 else ""
+    tiles = "its tiles are not stitched: each is an image" if sizes.get("M", 1) > 1 else ""
     return planes_of_array(
         pixels, axes, stored, _channel_names(image), _pixel_size(image), prefix, notes=(tiles,)
     )
@@ -101,13 +101,13 @@ def _planes_of_image(path: Path, image: Any, prefix: str, stored: int) -> list[P
 
 @dataclass(frozen=True, eq=False)
 class _Pixels:
-    """An array in a file, of which nothing is in memory and no file is open."""
+    """An array in a file; nothing of it is in memory and no file is open."""
 
     path: str
     offset: int  # bytes
     dtype: np.dtype
     shape: tuple[int, ...]
-    padded: tuple[int, ...]  # shape as the file has it, at least the other one
+    padded: tuple[int, ...]  # shape in the file, at least as large
     is_bgr: bool
 
     def __getitem__(self, index: tuple[int | slice, ...]) -> np.ndarray:
@@ -157,7 +157,7 @@ def _channel_names(image: Any) -> tuple[str, ...]:
 
 
 def _pixel_size(image: Any) -> PixelSize:
-    """From the lengths of the axes, which are from the first to the last pixel's centre."""
+    """From the lengths of the axes, which are measured between the outermost pixels' centres."""
     sides: dict[str | None, float | None] = {}
     for one in _described(image, "Dimensions/DimensionDescription"):
         steps = int(one.get("NumberOfElements") or 0) - 1

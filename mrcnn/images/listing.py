@@ -1,4 +1,4 @@
-"""From files, folders and patterns to the files of images, and names for the images."""
+"""From files, folders and patterns to image files, and names for the images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mrcnn.errors import MissingFileError, UserError
 from mrcnn.files import open_regular
 from mrcnn.images import zarr
 
-# What is looked for in folders; a file that is named itself may have any ending.
+# What folders are searched for; a file that is named explicitly may have any ending.
 ENDINGS = (
     ".png",
     ".jpg",
@@ -36,10 +36,10 @@ ENDINGS = (
     ".lif",
     ".zarr",
 )
-# Bytes of a name: file systems allow 255, and planes and endings are appended.
+# Bytes of a name: file systems allow 255, and plane suffixes and endings are appended.
 LONGEST_NAME = 150
 
-# What says how far the run of a folder of results is; see `results.run_log`.
+# Records how far the run of a results folder has got; see `results.run_log`.
 RUN_LOG = ".mrcnn-run.jsonl"
 # What the files of a run's results hold near their start.
 RESULT_MARKS = (
@@ -62,13 +62,14 @@ def image_paths(
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The files, in natural order and each once; folders that cannot be read, with the reason.
 
-    inputs: files; folders, of which everything below with one of ENDINGS is taken, linked folders
+    inputs: files; folders, from which everything below with one of ENDINGS is taken, linked folders
     included; patterns with `*`, `?`, `[...]` and `**`. A Zarr folder counts as a file. Hidden
-    files, __MACOSX, the masks of Kaggle's layout (`masks` beside `images`) and folders of this
-    program's results are left out unless they are named themselves.
-    output: folder of results to come: nothing in it is an image.
-    left_out: takes the folders of results that were met, with the reason.
-    Raises UserError where an input is not there, has no images in it, or lies in the output folder.
+    files, __MACOSX, the masks of Kaggle's layout (`masks` next to `images`) and folders of this
+    program's results are left out unless they are named explicitly.
+    output: folder that the results will be written to: nothing in it is an image.
+    left_out: takes the folders of results that were found, with the reason.
+    Raises UserError where an input does not exist, contains no images, or lies in the output
+    folder.
     """
     found: dict[str, Path] = {}
     closed: list[tuple[Path, str]] = []
@@ -77,7 +78,7 @@ def image_paths(
         before = len(closed)
         paths = search.paths_of(os.path.expanduser(one))
         if not paths and len(closed) == before:
-            beside = " but results of this program" if search.left_out else ""
+            beside = ", only results of this program" if search.left_out else ""
             raise UserError(f"{one}: no images there{beside} ({', '.join(ENDINGS)})")
         for path in paths:
             found.setdefault(file_key(path), path)
@@ -86,7 +87,7 @@ def image_paths(
 
 @dataclass
 class _Search:
-    """For files of images; what is met on the way goes into two lists of (path, reason)."""
+    """A search for image files; what it finds on the way goes into two lists of (path, reason)."""
 
     closed: list[tuple[Path, str]]  # folders that cannot be read
     left_out: list[tuple[Path, str]]  # folders of results
@@ -119,7 +120,7 @@ class _Search:
             )
 
     def _is_skipped(self, folder: Path) -> bool:
-        """Whether the files in a folder are no images of their own."""
+        """Whether the files in a folder are not images of their own."""
         while True:
             if _is_left_out(folder) or zarr.is_image(folder) or self._is_results(folder):
                 return True
@@ -128,7 +129,7 @@ class _Search:
             folder = folder.parent
 
     def _is_results(self, folder: Path) -> bool:
-        """Whether a folder is of results, which is noted."""
+        """Whether a folder holds results; if so, that is noted."""
         if self.output and file_key(folder) == self.output:
             reason = "left out: the folder that the results are written to"
         elif has_results(folder):
@@ -140,8 +141,8 @@ class _Search:
         return True
 
     def _below(self, folder: Path) -> Iterator[Path]:
-        """The files in a folder and below, those of linked folders last: so a file that is there
-        twice has the name of its own folder."""
+        """The files in a folder and below, those of linked folders last, so that a file that is
+        there twice is named by its own folder."""
         seen: set[str] = set()
         waiting = deque([folder])
         while waiting:
@@ -194,7 +195,7 @@ def _starts_with(path: Path, mark: bytes) -> bool:
 
 
 def _matches(pattern: str) -> Iterator[Path]:
-    """What fits a pattern; `**` stands for any folders, of which loops of links are walked once."""
+    """What matches a pattern; `**` stands for any folders, and loops of links are walked once."""
     before, stars, after = pattern.partition("**")
     if not stars or (before and not before.endswith(("/", os.sep))):
         yield from map(Path, glob.iglob(pattern, recursive=True))
@@ -222,7 +223,7 @@ def _has_ending(name: str) -> bool:
 
 
 def file_key(path: str | os.PathLike) -> str:
-    """The same for all ways to name a file."""
+    """A key that is the same for all ways to name a file."""
     return os.path.normcase(os.path.realpath(path))
 
 
@@ -243,11 +244,11 @@ def natural_key(path: Path) -> tuple:
 
 
 def image_names(images: Sequence[tuple[Path, str]]) -> list[str]:
-    """A name for every (file, suffix of the plane): safe as a file name and unlike all others.
+    """A name for every (file, suffix of the plane): safe as a file name and unique.
 
-    It is the path from the folder that all files are in, without the file's ending, and with _
-    between: well3_a, stack_z002. Names that would be alike, in whatever case, get their file's
-    ending too, or else a number.
+    It is the path from the folder that all files are in, without the file's ending and joined
+    by _: well3_a, stack_z002. Names that would be equal, ignoring case, get their file's ending
+    too, or else a number.
     """
     common = _common_folder([_shortened(path).parent for path, _ in images])
     names = [_name(path, suffix, common) for path, suffix in images]
@@ -268,7 +269,7 @@ def image_names(images: Sequence[tuple[Path, str]]) -> list[str]:
 
 
 def _shortened(path: Path) -> Path:
-    """The absolute path; without what Kaggle's layout says twice: <id>/images/<id>.png."""
+    """The absolute path, without what Kaggle's layout repeats: <id>/images/<id>.png."""
     path = Path(os.path.abspath(path))
     folder = path.parent
     if folder.name != "images":
@@ -308,7 +309,7 @@ def _folded(name: str) -> str:
 
 
 def _safe(text: str, otherwise: str = "image") -> str:
-    """A file name that all systems take; of long ones the end."""
+    """A file name that is valid on all systems; of long ones only the end is kept."""
     text = unicodedata.normalize("NFC", text)
     text = "".join(
         "_" if character in '<>:"/\\|?*' or unicodedata.category(character)[0] == "C" else character

@@ -1,7 +1,7 @@
 """Nikon ND2 files (those since 2010), with the package nd2.
 
-A frame, all channels of one place, is read at a time: from the mapped file where it is not
-compressed, so that a window takes no more than its own bytes.
+One frame, all channels of one place, is read at a time: from the mapped file where it is not
+compressed, so that a window reads no more than its own bytes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def planes(path: Path) -> list[Plane]:
     absent = planned - len(found)
     if not found:
         raise UserError("has no image in it")
-    left_out = (f"of {planned} planned planes {absent} are absent",) if absent else ()
+    left_out = (f"{absent} of {planned} planned planes are missing",) if absent else ()
     return [replace(plane, left_out=left_out) for plane in found]
 
 
@@ -81,10 +81,10 @@ class _Frames:
 
     @classmethod
     def of(cls, file: Any, path: Path) -> _Frames:
-        sizes = dict(file.sizes)  # those of 1 are left out
+        sizes = dict(file.sizes)  # axes of size 1 are left out
         samples = int(file.components_per_channel)
         if samples != _COLOURS:
-            samples = 1  # nd2 takes all components for channels
+            samples = 1  # nd2 treats all components as channels
         loops = tuple((axis, int(n)) for axis, n in sizes.items() if axis not in "CYXS")
         if any(len(axis) != 1 for axis, _ in loops):
             raise UserError(f"has axes {', '.join(sizes)}, which are not supported")
@@ -97,7 +97,7 @@ class _Frames:
 
     @property
     def places(self) -> tuple[int, ...]:
-        """Sizes of the axes but position, rows, columns and channels."""
+        """Sizes of the axes other than position, rows, columns and channels."""
         return tuple(size for axis, size in self.loops if axis != _POSITION)
 
     @property
@@ -114,7 +114,7 @@ class _Frames:
         )
 
     def number(self, place: tuple[int, ...]) -> int:
-        """That of the frame at a place along the axes before rows, columns and channels."""
+        """The frame's number at a place along the axes before rows, columns and channels."""
         along = iter(place)
         number = 0
         for axis, size in self.loops:
@@ -128,14 +128,14 @@ class _Frames:
         with nd2.ND2File(require_regular(self.path)) as file:
             frame = file.read_frame(self.number(index[:count]))
             if not _is_of_file(frame) and not frame.any():
-                raise UserError("lacks pixels of this plane")  # nd2 gives zeros
+                raise UserError("has no pixels for this plane")  # nd2 returns zeros
             frame = frame.reshape(self.shape[count:])
             # A copy, so that the file need not stay open.
             return np.array(frame[index[count:]])
 
 
 def _is_of_file(frame: np.ndarray) -> bool:
-    """Whether an array shows the memory of something else than an array: a file, or bytes of it."""
+    """Whether an array is a view of memory that is not an array's: a file, or bytes of it."""
     base: Any = frame
     while isinstance(base, np.ndarray) and base.base is not None:
         base = base.base
@@ -146,12 +146,12 @@ def _is_of_file(frame: np.ndarray) -> bool:
 
 
 def _about(file: Any) -> tuple[tuple[str, ...], PixelSize]:
-    """Names of the channels and the size of pixels, as far as they are known."""
+    """Names of the channels and the pixel size, where they are known."""
     try:
         channels = file.metadata.channels or []
         names = tuple(channel.channel.name or "" for channel in channels)
         volume = channels[0].volume
-    except Exception:  # wrong metadata is no reason not to look at the pixels
+    except Exception:  # wrong metadata is no reason to refuse the pixels
         return (), NOTHING_KNOWN
     if not all(volume.axesCalibrated[:2]):
         return names, NOTHING_KNOWN
@@ -159,7 +159,7 @@ def _about(file: Any) -> tuple[tuple[str, ...], PixelSize]:
 
 
 def _position_names(file: Any) -> list[str]:
-    """Of every position its name, or ""; one where there are no positions."""
+    """The name of every position, or ""; a single "" where there are no positions."""
     count = int(dict(file.sizes).get(_POSITION, 1))
     for loop in file.experiment:
         if loop.type == "XYPosLoop":

@@ -15,7 +15,7 @@ from mrcnn.errors import UserError
 from mrcnn.files import open_regular
 from mrcnn.images.planes import LastDecoded, Plane, file_version, oriented
 
-# The classes and not Image.open, which warns of sizes that are common in microscopy.
+# The classes rather than Image.open, which warns of sizes that are common in microscopy.
 OPENERS = {
     b"\x89PNG": PngImagePlugin.PngImageFile,
     b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
@@ -23,24 +23,24 @@ OPENERS = {
 }
 # A small file can claim to be a huge image, and all of it has to be decoded.
 MAX_PIXELS = 400_000_000
-# Bytes of pixels for a byte of the file: PNG reaches 1,032. Less than this is never refused.
+# Bytes of pixels per byte of the file (PNG reaches 1,032), and bytes that are never refused.
 MOST_EXPANSION, ALWAYS_ALLOWED = 2_000, 2**26
 
 # Modes of Pillow that are kept, with their channels; all others become RGB.
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "LA": 2, "RGB": 3, "RGBA": 4}
-# Of 16-bit colours, Pillow's modes keep the high bytes alone: what the file has.
+# Raw modes of 16-bit colours in files, and Pillow's modes, which keep only their high bytes.
 _DEEP = {"LA;16B": "LA", "RGB;16B": "RGB", "RGBA;16B": "RGBA"}
 
 _last = LastDecoded()
 
 
 def is_image(start: bytes) -> bool:
-    """Whether a file that starts so is one of this module's."""
+    """Whether a file that starts with these bytes is read by this module."""
     return start.startswith(tuple(OPENERS))
 
 
 def planes(path: Path) -> list[Plane]:
-    """The one plane of a file, of which only the header is read.
+    """The only plane of a file; just the header is read.
 
     Grey of 1, 8 and 16 bits, RGB and alpha stay as they are; palettes and other colours become
     RGB. Raises UserError, and whatever Pillow raises for broken files.
@@ -49,7 +49,7 @@ def planes(path: Path) -> list[Plane]:
 
 
 def plane_of_bytes(data: bytes) -> Plane:
-    """As `planes`, of a file in memory."""
+    """As `planes`, for a file in memory."""
     return _plane(lambda: io.BytesIO(data), lambda: id(data))
 
 
@@ -111,11 +111,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _notes(image: Image.Image) -> tuple[str, ...]:
-    """What other than grey and RGB became of it."""
+    """How an image that is neither grey nor RGB was converted."""
     if image.mode in _CHANNELS:
         return ()
     return (
-        "its palette's colours are taken" if image.mode == "P" else f"{image.mode} taken as RGB",
+        "its palette's colours are used" if image.mode == "P" else f"{image.mode} taken as RGB",
     )
 
 
@@ -126,13 +126,13 @@ def _open(file: BinaryIO) -> Image.Image:
 
 
 def _rawmode(image: Image.Image) -> str:
-    """How the file has its pixels."""
+    """How the file stores its pixels."""
     rawmode = image.tile[0][3] if image.tile else ""
     return rawmode if isinstance(rawmode, str) else ""
 
 
 def _form(image: Image.Image) -> tuple[str, np.dtype]:
-    """The mode and type of what `_decode` gives."""
+    """The mode and dtype of what `_decode` returns."""
     deep = _DEEP.get(_rawmode(image))
     if deep:
         return deep, np.dtype(np.uint16)
@@ -154,10 +154,10 @@ def _decode(file: BinaryIO) -> np.ndarray:
 
 
 def _deep_colours(image: Image.Image, file: BinaryIO) -> np.ndarray:
-    """16-bit colours [H, W, C], uint16. Pillow keeps the high byte of each value only.
+    """16-bit colours [H, W, C], uint16. Pillow keeps only the high byte of each value.
 
-    Read again with a raw mode of the other byte order, it keeps the low byte: both make the whole
-    value. Grey with alpha has no such mode: it is read as four channels of 8 bits.
+    Read again with a raw mode of the other byte order, it keeps the low byte: together they are the
+    whole value. Grey with alpha has no such mode: it is read as four channels of 8 bits.
     """
     mode = _DEEP[_rawmode(image)]
     if mode == "LA":

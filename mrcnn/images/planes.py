@@ -1,4 +1,4 @@
-"""What the readers of image files have in common: planes, their channels, the size of a pixel.
+"""What the readers of image files have in common: planes, their channels, the pixel size.
 
 Shapes: H, W pixels of a plane, C its channels; h, w, c of a part of it.
 """
@@ -23,15 +23,15 @@ PartReader = Callable[[slice, slice, slice], np.ndarray]
 LONGEST_SIDE = 2**31 - 1
 RGB = ("red", "green", "blue")
 
-# Microns. A pixel of another size is none of a microscope: one of 10 microns is larger than a cell.
+# Microns. Pixels of other sizes are not a microscope's: one of 10 microns is larger than a cell.
 PLAUSIBLE = (0.001, 10)
 
-# What a small file may claim to hold: a byte a plane, and pixels of at most so many times its
-# bytes (sparse files of slides have tiles that they leave out), or of so many bytes in any case.
+# What a small file may claim to hold: a plane per byte, and pixels of at most this many times its
+# bytes (sparse files of slides leave out tiles), or of this many bytes in any case.
 MOST_EXPANSION, ALWAYS_ALLOWED = 1_000_000, 2**26
-# Bytes of pixels in a tile, strip or block for a byte of it in the file (zstd reaches 32,000).
+# Bytes of pixels in a tile, strip or block per byte of it in the file (zstd reaches 32,000).
 MOST_OF_A_BLOCK = 50_000
-# Planes in an order that is guessed are not so many of so few columns.
+# Where the order of the axes is guessed: that many planes of that few columns are refused.
 MOST_GUESSED, FEWEST_COLUMNS = 16, 8
 
 MICRONS = {
@@ -73,7 +73,7 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """An image [H, W, C] in a file, as the file has it."""
+    """An image [H, W, C] in a file, as the file stores it."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype  # in the machine's byte order
@@ -82,16 +82,16 @@ class Plane:
     is_rgb: bool = False  # the first three channels are colours
     has_alpha: bool = False  # the last channel says how opaque a pixel is
     mpp: float | None = None  # microns per pixel
-    mpp_from: str = ""  # what says so, such as "OME"
-    suffix: str = ""  # tells it from the other planes of its file: t0003_z002
+    mpp_from: str = ""  # where it is from, such as "OME"
+    suffix: str = ""  # distinguishes it from the other planes of its file: t0003_z002
     files: tuple[Path, ...] = ()  # that hold its pixels, where they are not its own file alone
-    # The numbers [h, w, 1] that a palette gives colours to: what counts in a label image.
+    # The palette indices [h, w, 1], which are what counts in a label image.
     indices: PartReader | None = None
     levels: tuple[Level, ...] = ()  # of a pyramid, from the largest, without the plane itself
-    notes: tuple[str, ...] = ()  # what was guessed or changed, and other viewers may show otherwise
+    notes: tuple[str, ...] = ()  # what was guessed or changed; other viewers may show it otherwise
     left_out: tuple[
         str, ...
-    ] = ()  # of the same file, with the reasons; the same for all its planes
+    ] = ()  # parts of the file, with the reasons; the same for all its planes
 
     def __post_init__(self) -> None:
         """Raises UserError (a reason without the file's name) for what cannot be an image."""
@@ -101,15 +101,15 @@ class Plane:
         if max(height, width) > LONGEST_SIDE:
             raise UserError(f"is too large ({height} x {width} pixels)")
         if self.dtype.kind not in "biuf":
-            raise UserError(f"has values of type {self.dtype}; whole or real numbers are needed")
+            raise UserError(f"has values of type {self.dtype}; integers or floats are needed")
 
 
 def choose_channels(plane: Plane, wanted: int | str | None) -> tuple[slice, tuple[str, ...]]:
-    """The channels of a plane to look at, and their names as far as they are known.
+    """The channels of a plane to use, and their names where they are known.
 
     wanted: a number from 1, a name in any case, or None: grey, or colours. Alpha is never among
-    them. Raises UserError (a reason without the file's name) where the channel is not there or one
-    has to be chosen.
+    them. Raises UserError (a reason without the file's name) where the channel does not exist or
+    one has to be chosen.
     """
     count = plane.shape[2] - plane.has_alpha
     names = plane.channels or (RGB if plane.is_rgb else ())
@@ -146,7 +146,7 @@ def _listed(names: Sequence[str], count: int) -> str:
 
 
 def microns(length: float | str | None, unit: str | None) -> float | None:
-    """A length in microns; None where it is no positive number or the unit is unknown."""
+    """A length in microns; None where it is not a positive number or the unit is unknown."""
     factor = MICRONS.get((unit or "").replace("\\u00B5", "µ").strip().casefold())
     try:
         value = float(length) * factor  # type: ignore[arg-type, operator]
@@ -156,11 +156,11 @@ def microns(length: float | str | None, unit: str | None) -> float | None:
 
 
 class PixelSize(NamedTuple):
-    """What a file says of the size of its pixels."""
+    """What a file says about its pixel size."""
 
     mpp: float | None = None  # microns per pixel
     source: str = ""  # of mpp
-    note: str = ""  # why what is said there is not used
+    note: str = ""  # why what the file says is not used
 
 
 def pixel_size(width: float | None, height: float | None, source: str) -> PixelSize:
@@ -190,7 +190,7 @@ def refuse_claims(planes: int, plane_bytes: int, stored: int) -> None:
 
 def refuse_expansion(claimed: int, count: int) -> None:
     """Raise UserError (a reason without the file's name) where `count` bytes of a tile, strip or
-    block cannot hold the bytes of pixels that are claimed of it."""
+    block cannot hold the bytes of pixels that it claims."""
     if claimed > max(ALWAYS_ALLOWED, MOST_OF_A_BLOCK * count):
         raise UserError(f"claims {claimed} bytes of pixels in {count} bytes of the file")
 
@@ -205,7 +205,7 @@ def refuse_odd_order(count: int, height: int, width: int) -> None:
 
 
 def oriented(plane: Plane, orientation: Any) -> Plane:
-    """The plane as its orientation tag (EXIF's and TIFF's, 1 to 8) wants it shown."""
+    """The plane turned as its orientation tag (EXIF's and TIFF's, 1 to 8) says."""
     if orientation not in range(2, 9):
         return plane
     upside_down, mirrored = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
@@ -214,7 +214,7 @@ def oriented(plane: Plane, orientation: Any) -> Plane:
         return (width, height) if orientation >= 5 else (height, width)
 
     def turned(read_part: PartReader, height: int, width: int) -> PartReader:
-        """height, width: turned already."""
+        """height, width: after turning."""
 
         def read(rows: slice, columns: slice, part: slice) -> np.ndarray:
             if upside_down:
@@ -244,9 +244,9 @@ def oriented(plane: Plane, orientation: Any) -> Plane:
 
 
 def plane_suffix(axis: str, number: int, count: int) -> str:
-    """What names a plane along an axis: z002 for number 2, from 1, of at most 999 along Z.
+    """The suffix of a plane along an axis: z002 for number 2, from 1, of at most 999 along Z.
 
-    Axes without a meaning of their own are those of pages.
+    Axes without a meaning of their own count as pages.
     """
     letter = "p" if axis in "IQ" else axis.lower()
     digits = max({"T": 4, "S": 1}.get(axis, 3), len(str(count)))
@@ -265,7 +265,7 @@ class LastDecoded:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
-        """The block of this key. One thread decodes at a time, so that one block is in memory."""
+        """The block of this key. Threads decode in turn, so that only one block is in memory."""
         with self._lock:
             if self._key != key:
                 self._key, self._block = None, np.empty(0)  # free it before the next one comes
@@ -274,7 +274,7 @@ class LastDecoded:
 
 
 class FileVersion(NamedTuple):
-    """Equal as long as a file is: a key of what is kept of it in memory."""
+    """Equal as long as a file is unchanged: a key for what is kept of it in memory."""
 
     path: str
     size: int  # bytes
@@ -282,6 +282,6 @@ class FileVersion(NamedTuple):
 
 
 def file_version(path: str | Path) -> FileVersion:
-    """Raises UserError where it is no regular file."""
+    """Raises UserError where it is not a regular file."""
     status = require_regular(path).stat()
     return FileVersion(str(path), status.st_size, status.st_mtime_ns)

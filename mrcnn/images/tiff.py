@@ -1,5 +1,5 @@
-"""TIFF files: their pages as planes. What they say of themselves is read in `tiff_metadata`,
-which of their series count in `tiff_series`, pixels in `tiff_pages`.
+"""TIFF files: their pages as planes. `tiff_metadata` reads what they say about themselves,
+`tiff_series` decides which of their series count, `tiff_pages` reads pixels.
 
 Shapes: H, W pixels of a page.
 """
@@ -34,14 +34,14 @@ from mrcnn.images.tiff_metadata import names_and_size
 from mrcnn.images.tiff_pages import PageReader
 from mrcnn.images.tiff_series import choose_series, forgotten_pages, levels_of, position
 
-# What is wrong is told by the errors; tifffile would print its own lines beside them.
+# Errors say what is wrong; tifffile would also print its own lines.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _GREY = ("MINISWHITE", "MINISBLACK", "PALETTE", "LINEAR_RAW")
-_JPEG = (6, 7, 34892, 33007)  # numbers of compressions that give RGB for YCbCr
+_JPEG = (6, 7, 34892, 33007)  # numbers of compressions that decode YCbCr to RGB
 _ALPHA = (1, 2)  # of ExtraSamples
-# Formats of tifffile that are read page by page, or as OME if they are that too: it opens
-# whatever files the index or the name of these tells it to.
+# Formats of tifffile that are read page by page, or as OME if they are that too: for these it
+# would open whatever files their index or name tells it to.
 _NOT_TAKEN_FOR = {"is_mmstack": False, "is_ndtiff": False}
 
 
@@ -53,9 +53,9 @@ def is_image(start: bytes) -> bool:
 def planes(path: Path) -> list[Plane]:
     """The planes of a file, one for each of its places, times and depths; no pixels are read.
 
-    Of pyramids the full resolution, of several series all that are no smaller copies; what is left
-    out stands in `Plane.left_out`. Raises UserError (a reason without the file's name), and
-    whatever tifffile raises for broken files.
+    Of pyramids the full resolution, of several series all that are not smaller copies;
+    `Plane.left_out` lists what is left out. Raises UserError (a reason without the file's name),
+    and whatever tifffile raises for broken files.
     """
     try:
         with _opened(path) as tiff:
@@ -65,13 +65,13 @@ def planes(path: Path) -> list[Plane]:
         return _planes_of_file(path, notes, **options)
     except UserError:
         raise
-    except Exception:  # often of descriptions that programs have left behind: page by page, then
+    except Exception:  # often of outdated descriptions left by programs: then page by page
         return _planes_of_file(path, [], is_ome=False, is_imagej=False, is_shaped=False)
 
 
 @contextlib.contextmanager
 def _opened(path: Path, **options: Any) -> Iterator[tifffile.TiffFile]:
-    """options: of tifffile, such as what not to take the file for."""
+    """options: for tifffile, such as what not to read the file as."""
     with (
         BoundedReader(io.FileIO(require_regular(path))) as file,
         tifffile.TiffFile(file, **_NOT_TAKEN_FOR, **options) as tiff,
@@ -80,7 +80,7 @@ def _opened(path: Path, **options: Any) -> Iterator[tifffile.TiffFile]:
 
 
 def _planes_of_file(path: Path, said: Sequence[str], **options: Any) -> list[Plane]:
-    """said: notes of all planes; options: of tifffile, such as what not to take the file for."""
+    """said: notes of all planes; options: for tifffile, such as what not to read the file as."""
     with _opened(path, **options) as tiff:
         stored = stored_bytes(tiff, path)
         series, notes, left_out = choose_series(tiff)
@@ -108,7 +108,7 @@ def _planes_of_file(path: Path, said: Sequence[str], **options: Any) -> list[Pla
 
 @dataclass(frozen=True, eq=False)
 class _PlaneReader:
-    """Channels from samples of one page, or from a page each."""
+    """Channels from the samples of one page, or from one page each."""
 
     pages: list[PageReader]
     palette: np.ndarray | None  # uint8 [values, 3]
@@ -127,7 +127,7 @@ class _PlaneReader:
 def _planes_of_series(
     tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, prefix: str, stored: int
 ) -> tuple[list[Plane], list[str]]:
-    """The planes that are there, and in words how many are not; stored: bytes of the file."""
+    """The planes that are there, and in words how many are missing; stored: bytes of the file."""
     page = series.keyframe
     _refuse(page)
     axes, sizes = _axes_beyond_pages(series)
@@ -145,7 +145,7 @@ def _planes_of_series(
         if None in pages:
             absent += 1
             continue
-        if by_page:  # of a file of unlike pages, each by its place in the file
+        if by_page:  # in a file of unlike pages, each is named by its position in the file
             prefix, suffix = plane_suffix("I", series[numbers[0]].index + 1, len(tiff.pages)), ""
         one = replace(
             plane,
@@ -159,14 +159,14 @@ def _planes_of_series(
             files=tuple({Path(page.path): None for page in pages}),
         )
         found.append(oriented(one, orientation))
-    said = f"{absent} of {absent + len(found)} planes are absent: so is their file, or its end"
+    said = f"{absent} of {absent + len(found)} planes are missing, as is their file or its end"
     return found, [said] if absent else []
 
 
 def _plane_of_page(
     tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, channels: int
 ) -> tuple[Plane, np.ndarray | None]:
-    """What all planes of a series have in common, without what reads them; and the palette."""
+    """What all planes of a series have in common, except their readers; and the palette."""
     page = series.keyframe
     samples = page.shaped[0] * page.shaped[4]
     if channels > 1 and samples > 1:
@@ -174,12 +174,12 @@ def _plane_of_page(
     palette = _palette(tiff, page) if channels * samples == 1 else None
     try:
         names, size = names_and_size(tiff, series)
-    except Exception:  # wrong metadata is no reason not to look at the pixels
+    except Exception:  # wrong metadata is no reason to refuse the pixels
         names, size = (), PixelSize()
     notes = [
         size.note,
-        "its palette's colours are taken" if palette is not None else "",
-        "0 is shown as white by other viewers; the values are taken as they are"
+        "its palette's colours are used" if palette is not None else "",
+        "0 is shown as white by other viewers; the values are used as they are"
         if page.photometric == 0
         else "",
     ]
@@ -200,7 +200,7 @@ def _plane_of_page(
 def _refuse(page: tifffile.TiffPage) -> None:
     """Raises UserError for pages that cannot be read or whose colours would be wrong."""
     if page.imagedepth > 1:
-        raise UserError("has pages with a depth; save it with one page a plane")
+        raise UserError("has pages with a depth; save it with one page per plane")
     try:
         page.decode(None, 0)
     except Exception as error:
@@ -230,7 +230,7 @@ def _axes_beyond_pages(series: tifffile.TiffPageSeries) -> tuple[str, tuple[int,
             return axes, tuple(series.shape[:count])
     raise UserError(
         f"has axes {series.axes} of {series.shape} in pages of "
-        f"{series.keyframe.shape}, which is not understood"
+        f"{series.keyframe.shape}, which is not supported"
     )
 
 
@@ -239,7 +239,7 @@ def _sizes_of(letter: str, axes: str, sizes: Sequence[int]) -> list[int]:
 
 
 def _groups(axes: str, sizes: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
-    """Of every plane its suffix and the numbers of the pages of its channels."""
+    """For every plane its suffix and the numbers of its channels' pages."""
     numbers = np.arange(math.prod(sizes)).reshape(sizes)
     if "C" in axes:
         numbers = np.moveaxis(numbers, axes.index("C"), -1)
@@ -255,15 +255,15 @@ def _groups(axes: str, sizes: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
 
 
 def _page_readers(series: tifffile.TiffPageSeries, count: int) -> list[PageReader | None]:
-    """Of all pages in the order of the axes; None for those in files that are absent."""
+    """Readers of all pages in the order of the axes; None where the file or its end is missing."""
     pages = list(series)
     if len(pages) == count:
         return [None if page is None else PageReader.of(page) for page in pages]
     # ImageJ and MetaMorph describe only the first page of a file; the others follow it.
     if series.dataoffset is None or pages[0] is None:
-        raise UserError(f"has {len(pages)} pages where {count} are announced")
+        raise UserError(f"has {len(pages)} pages, but its description announces {count}")
     first, size = PageReader.of(pages[0]), pages[0].nbytes
-    # Of a file that was cut off, the planes that are whole; and the first, which says so itself.
+    # Of a truncated file, the planes that are whole; and the first, since reading it says so.
     there = max(1, (pages[0].parent.filehandle.size - series.dataoffset) // max(1, size))
     readers = [
         replace(
@@ -282,7 +282,7 @@ def _levels(
 ) -> list[tuple[tuple[int, int], list[PageReader]]]:
     """Shape (H, W) and pages, in the order of the axes, of the smaller levels of a pyramid.
 
-    Those that do not have all planes, or have them in another form, are no levels.
+    Those that do not have all planes, or have them in another form, are left out.
     """
     found = []
     for one in levels_of(series):
@@ -309,7 +309,7 @@ def _has_alpha(page: tifffile.TiffPage, samples: int) -> bool:
 def _palette(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> np.ndarray | None:
     """Uint8 [values, 3] where values stand for colours.
 
-    Not where the palette merely shows grey values in colour, as ImageJ's lookup tables do.
+    None where the palette merely shows grey values in colour, as ImageJ's lookup tables do.
     """
     if page.photometric != 3 or page.colormap is None or tiff.is_imagej:
         return None

@@ -1,4 +1,4 @@
-"""What the description of a TIFF file claims, looked at before tifffile acts on it.
+"""What the description of a TIFF file claims, checked before tifffile acts on it.
 
 tifffile makes lists as long as a description says, and opens the files that it names.
 """
@@ -20,10 +20,10 @@ _COUNTS = ("PlaneCount", "NumPlanes")
 
 
 def stored_bytes(tiff: tifffile.TiffFile, path: Path) -> int:
-    """Bytes of the file, and of the others that it names as parts of one set.
+    """Bytes of the file, and of the others that it names as parts of its set.
 
     Raises UserError (a reason without the file's name) where OME's description claims more planes
-    than bytes, or names a file elsewhere or one that is no regular file.
+    than bytes, or names a file elsewhere or one that is not a regular file.
     """
     stored = os.path.getsize(path)
     root = _ome_root(tiff)
@@ -45,11 +45,11 @@ def stored_bytes(tiff: tifffile.TiffFile, path: Path) -> int:
 
 
 def companion_of(tiff: tifffile.TiffFile, path: Path) -> tuple[str | None, str]:
-    """OME's description where the file says that another one beside it has it: a companion, or the
-    first TIFF of a set; and, where that is not there, what is to be said of it.
+    """OME's description where the file says that another one next to it has it: a companion, or
+    the first TIFF of a set; and, where that one is missing, a note saying so.
 
-    Raises UserError (a reason without the file's name) where it lies elsewhere, or is no regular
-    file.
+    Raises UserError (a reason without the file's name) where it lies elsewhere, or is not a
+    regular file.
     """
     root = _ome_root(tiff)
     only = None if root is None else next(_elements(root, "BinaryOnly"), None)
@@ -59,7 +59,7 @@ def companion_of(tiff: tifffile.TiffFile, path: Path) -> tuple[str | None, str]:
     if not _size_of(name, path):
         return (
             None,
-            f"{quoted(name)}, which describes it, is not there: its pages are taken as they are",
+            f"{quoted(name)}, which describes it, is missing: its pages are read as they are",
         )
     other = path.parent / name
     if not name.casefold().endswith((".tif", ".tiff")):
@@ -88,12 +88,12 @@ def _elements(root: ElementTree.Element, name: str) -> Iterator[ElementTree.Elem
 def _whole(text: str | None) -> int:
     try:
         return max(1, int(text or 1))
-    except ValueError:  # tifffile complains of it
+    except ValueError:  # tifffile complains about it
         return 1
 
 
 def _steps(along: ElementTree.Element) -> float:
-    """How many places a ModuloAlong has that gives start, end and step."""
+    """How many places a ModuloAlong with start, end and step has."""
     try:
         start, end, step = (
             float(along.get(key, otherwise))
@@ -110,7 +110,7 @@ def _refuse_planes(count: float, stored: int) -> None:
 
 
 def _size_of(name: str, path: Path) -> int:
-    """Bytes of a file that `path` names; 0 where it is not there."""
+    """Bytes of a file that `path` names; 0 where it does not exist."""
     other = path.parent / name
     homes = {os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))}
     target = os.path.realpath(other)

@@ -1,5 +1,5 @@
-"""What OME, ImageJ, slide scanners and the tags of a TIFF file say of it: names of channels and the
-size of pixels."""
+"""What OME, ImageJ, slide scanners and the tags of a TIFF file say about it: channel names and the
+pixel size."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import tifffile
 
 from mrcnn.images.planes import MICRONS, PLAUSIBLE, PixelSize, microns, pixel_size
 
-# What TIFF says in inches or centimetres is mostly of prints, screens and scanners. That is a
-# resolution in dots per inch up to MOST_DPI that is whole hundreds (in inches), or within a share
-# of PRINT_TOLERANCE a multiple of PRINT_STEP; or pixels smaller than SMALLEST_TAGGED microns.
+# A TIFF resolution in inches or centimetres is mostly that of a print, screen or scanner: one in
+# dots per inch up to MOST_DPI that is a multiple of 100 (in inches) or, within a share of
+# PRINT_TOLERANCE, a multiple of PRINT_STEP; so are pixels smaller than SMALLEST_TAGGED microns.
 MOST_DPI, PRINT_STEP, PRINT_TOLERANCE = 10_000, 400, 0.002
 SMALLEST_TAGGED = 0.05
 
@@ -23,7 +23,7 @@ _RESOLUTION_UNITS = {2: "inch", 3: "cm"}
 def names_and_size(
     tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
 ) -> tuple[tuple[str, ...], PixelSize]:
-    """Names of the channels as far as they are known, and the size of pixels."""
+    """Names of the channels where they are known, and the pixel size."""
     page, names, size, source = series.keyframe, (), PixelSize(), "TIFF resolution"
     unit = _RESOLUTION_UNITS.get(page.tags.valueof(296, default=2))
     if tiff.is_ome:
@@ -75,8 +75,8 @@ def _tag(element: ElementTree.Element) -> str:
 
 
 def scn_microns(tiff: tifffile.TiffFile) -> list[float | None]:
-    """Of every image in a Leica SCN, in the order of the series, the side of a pixel: the width of
-    what is seen, in nanometres, over that of the image."""
+    """The side of a pixel, in microns, of every image in a Leica SCN, in the order of the series:
+    the width of the view, which is in nanometres, over that of the image."""
     found = []
     for collection in ElementTree.fromstring(tiff.scn_metadata or "<scn/>"):
         for image in (one for one in collection if _tag(one) == "image"):
@@ -89,7 +89,7 @@ def scn_microns(tiff: tifffile.TiffFile) -> list[float | None]:
 
 
 def _from_qptiff(series: tifffile.TiffPageSeries) -> tuple[str, ...]:
-    """Names of the channels of an Akoya QPTIFF, which every page says of its own."""
+    """Names of the channels of an Akoya QPTIFF; every page states its own."""
     names = []
     for page in series:
         try:
@@ -101,7 +101,7 @@ def _from_qptiff(series: tifffile.TiffPageSeries) -> tuple[str, ...]:
 
 
 def _from_labels(labels: Sequence[str] | None, channels: int) -> tuple[str, ...]:
-    """Names of channels from ImageJ's labels of slices, the first of which are of the channels."""
+    """Names of channels from ImageJ's slice labels, the first of which belong to the channels."""
     if not isinstance(labels, (list, tuple)) or channels < 2:
         return ()
     first = [
@@ -111,7 +111,7 @@ def _from_labels(labels: Sequence[str] | None, channels: int) -> tuple[str, ...]
 
 
 def _from_resolution(page: tifffile.TiffPage, unit: str, source: str) -> PixelSize:
-    """What the tags of resolution say, where that is not of prints and screens."""
+    """What the resolution tags say, where that is not the resolution of prints and screens."""
     sides = []
     for tag in (282, 283):
         pixels, units = page.tags.valueof(tag, default=(0, 0))
@@ -120,7 +120,7 @@ def _from_resolution(page: tifffile.TiffPage, unit: str, source: str) -> PixelSi
     if unit.strip().lower() in ("inch", "in", "cm") and sides[0] and sides[1]:
         dpi = MICRONS["inch"] / max(sides)
         if _is_of_print(dpi, unit != "cm") or min(sides) < SMALLEST_TAGGED:
-            return PixelSize(note=f"{dpi:.5g} dpi is a resolution of print: no size of pixels")
+            return PixelSize(note=f"{dpi:.5g} dpi is a print resolution: not used as pixel size")
     return size
 
 

@@ -1,9 +1,9 @@
 """Windows of the pages of TIFF files.
 
-Of tiles and strips only those that a window touches are read and decoded; pixels that lie in the
-file as they do in memory are mapped.
+Only the tiles and strips that a window touches are read and decoded; pixels that are stored as they
+are in memory are mapped.
 
-Shapes: H, W pixels of a page; S samples that lie apart, C samples side by side (one of them is 1).
+Shapes: H, W pixels of a page; S samples stored apart, C samples side by side (one of S, C is 1).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mrcnn.errors import UserError
 from mrcnn.files import open_regular
 from mrcnn.images.planes import FileVersion, LastDecoded, file_version, refuse_expansion
 
-# Values. Tiles and strips of more are kept for the next window.
+# Values. Larger tiles and strips are kept for the next window.
 LARGE_SEGMENT = 2**22
 
 _last = LastDecoded()
@@ -39,7 +39,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PageReader:
-    """Where the pixels of a page are. It holds no file open and may be shared by threads."""
+    """Where the pixels of a page are. It keeps no file open and may be shared by threads."""
 
     path: str
     shape: tuple[int, int, int, int]  # S, H, W, C
@@ -93,7 +93,7 @@ class PageReader:
         shape = (rows.stop - rows.start, columns.stop - columns.start, samples.stop - samples.start)
         if min(shape) == 0:
             return np.empty(shape, self.dtype.newbyteorder("="))
-        # Looked at before memory is taken for what the header claims.
+        # Checked before memory is allocated for what the header claims.
         last = (
             slice(rows.stop - 1, rows.stop),
             slice(columns.stop - 1, columns.stop),
@@ -113,7 +113,7 @@ class PageReader:
     def _touched(
         self, size: tuple[int, int], rows: slice, columns: slice, samples: slice
     ) -> Iterator[Segment]:
-        """The segments, of size (height, width), that a window touches, in their order."""
+        """The segments, of size (height, width), that a window touches, in order."""
         separate, height, width, _ = self.shape
         down, across = -(-height // size[0]), -(-width // size[1])
         apart = range(samples.start, samples.stop) if separate > 1 else range(1)
@@ -139,7 +139,7 @@ class PageReader:
         refuse_expansion(claimed, count)
 
         def decode() -> np.ndarray:
-            # Python takes memory for all that is asked for.
+            # Python allocates memory for all that is requested.
             if offset + count > os.fstat(file.fileno()).st_size:
                 raise UserError("ends before its pixels do")
             file.seek(offset)
@@ -194,7 +194,7 @@ def _segment_size(page: tifffile.TiffPage) -> tuple[int, int]:
 def _decoding_page(version: FileVersion, offset: int) -> tifffile.TiffPage:
     """The page at an offset, with all that decoding needs; the file is closed again.
 
-    Kept for some files only: thousands of these would fill the memory.
+    Cached for a few files only: thousands of these would fill the memory.
     """
     with tifffile.TiffFile(version.path) as tiff:
         tiff.filehandle.seek(offset)

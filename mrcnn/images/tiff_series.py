@@ -10,10 +10,10 @@ import tifffile
 from mrcnn.errors import UserError
 from mrcnn.images.tiff_metadata import scn_microns
 
-# Of these formats, all but the largest series are smaller copies, labels and overviews.
+# In these formats, all but the largest series are smaller copies, labels and overviews.
 _SCANNERS = ("svs", "scn", "qpi", "ndpi", "bif", "avs", "philips", "eer", "lsm")
 _EXTRAS = ("label", "macro", "thumbnail", "overview")
-# Pixels of an area in a Leica SCN that are so many times as large as the finest are an overview's.
+# Areas of a Leica SCN with pixels more than this many times as large as the finest are overviews.
 COARSER = 1.5
 # Formats whose series have to account for every page.
 _COMPLETE = ("ome", "imagej", "shaped", "uniform")
@@ -35,20 +35,20 @@ def choose_series(
     largest = max(images, key=lambda one: one.keyframe.imagelength * one.keyframe.imagewidth)
     areas = _scanned_areas(tiff)
     chosen, copies = [], 0
-    # tifffile takes pages for levels of a pyramid by their sizes alone, too.
+    # tifffile also treats pages as levels of a pyramid by their sizes alone.
     levels = [level for one in images for level in one.levels[1:]]
     known = [level for one in images for level in levels_of(one)]
     for one in images + levels:
         if one is largest or one in areas:
             chosen.append(one)
         elif one in known:
-            continue  # read where the scale needs no more
+            continue  # read where the scale needs no finer one
         elif _is_known_copy(one):
             copies += 1
         elif one in levels or _is_fraction(one.keyframe, largest.keyframe):
             left_out.append(
                 f"{position(one)} left out: by its size a smaller copy of {position(largest)}; "
-                "if it is none, save it as a file of its own"
+                "if it is not, save it as a separate file"
             )
         else:
             chosen.append(one)
@@ -57,7 +57,7 @@ def choose_series(
 
 
 def _scanned_areas(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
-    """Of a Leica SCN, the areas that were scanned as finely as the finest: the others are overviews
+    """The areas of a Leica SCN that were scanned as finely as the finest: the others are overviews
     of the slide."""
     if not tiff.is_scn:
         return []
@@ -71,7 +71,7 @@ def _scanned_areas(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
 
 
 def levels_of(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPageSeries]:
-    """The smaller levels of a series, from the largest, that the file itself calls so."""
+    """The smaller levels of a series, from the largest, that the file itself marks as such."""
     levels = [
         level for level in series.levels[1:] if series.kind in _SCANNERS or _is_known_copy(level)
     ]
@@ -79,7 +79,7 @@ def levels_of(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPageSeries]:
 
 
 def _is_known_copy(series: tifffile.TiffPageSeries) -> bool:
-    """Whether the file itself says that a series is no image of its own."""
+    """Whether the file itself says that a series is not an image of its own."""
     return bool(
         series.keyframe.is_reduced
         or series.keyframe.is_subifd

@@ -1,6 +1,6 @@
 """Zarr arrays (formats 2 and 3) and OME-Zarr (to version 0.5), with the package zarr.
 
-Chunks that a window touches are read, no others.
+Only the chunks that a window touches are read.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def is_image(folder: Path) -> bool:
 
 
 def _has_mark(folder: Path) -> bool:
-    # os.path says no where a folder is closed to the user; pathlib would raise.
+    # os.path returns False where the user has no access to a folder; pathlib would raise.
     return any(os.path.isfile(folder / mark) for mark in MARKS)
 
 
@@ -55,14 +55,14 @@ def planes(path: Path) -> list[Plane]:
     """The planes of an array or of an OME-Zarr group, at full resolution; no pixels are read.
 
     Groups of images, such as plates, give the planes of all of them. Raises UserError (a reason
-    without the folder's name), and whatever zarr raises for what is broken.
+    without the folder's name), and whatever zarr raises for broken ones.
     """
     try:
         import zarr
     except ImportError:
         raise UserError('is a Zarr: pip install "mrcnn-keras[formats]"') from None
     if not _has_mark(path):
-        raise UserError("is no Zarr array or group (it has neither zarr.json, .zarray nor .zgroup)")
+        raise UserError("is not a Zarr array or group (it has no zarr.json, .zarray or .zgroup)")
     node = zarr.open(_own_files(path), mode="r")
     stored = _bytes_below(path)
     if isinstance(node, zarr.Array):
@@ -79,7 +79,7 @@ def planes(path: Path) -> list[Plane]:
     if not missing:
         return found
     more = ", ..." if len(missing) > 5 else ""
-    said = f"{len(missing)} wells or fields of the plate are not there: {', '.join(missing[:5])}"
+    said = f"{len(missing)} wells or fields of the plate are missing: {', '.join(missing[:5])}"
     return [replace(plane, left_out=(said + more,)) for plane in found]
 
 
@@ -122,7 +122,7 @@ def _bytes_below(folder: Path) -> int:
 def _images(
     group: zarr.Group, name: str, depth: int, missing: list[str]
 ) -> Iterator[tuple[str, zarr.Group]]:
-    """The groups that are OME's images, with what tells them apart: of a plate B_2_0 for row B,
+    """The groups that are OME's images, with what distinguishes them: in a plate B_2_0 for row B,
     column 2, field 0. missing: takes the names of those that a plate lists but does not have."""
     import zarr
 
@@ -150,7 +150,7 @@ def _number_first(key: str) -> tuple[tuple[int, str], ...]:
 
 
 def _ome(group: zarr.Group) -> Mapping[str, Any]:
-    """OME's metadata, which version 0.5 has under a key of its own."""
+    """OME's metadata, which version 0.5 keeps under a key of its own."""
     attributes = dict(group.attrs)
     return attributes.get("ome", attributes)
 
@@ -188,9 +188,9 @@ def _planes_of_image(group: zarr.Group, name: str, stored: int) -> list[Plane]:
 def _smaller_levels(
     group: zarr.Group, described: Sequence[Mapping[str, Any]], full: zarr.Array, axes: str
 ) -> list[zarr.Array]:
-    """The other levels of a pyramid that are there, have all planes and are smaller on both sides.
+    """The other levels of a pyramid that exist, have all planes and are smaller on both sides.
 
-    What is wrong with one is no reason to refuse the image.
+    A faulty level is no reason to refuse the image.
     """
     import zarr
 
@@ -212,7 +212,7 @@ def _smaller_levels(
 
 
 def _scale(described: Mapping[str, Any], dimensions: int) -> np.ndarray:
-    """What the transformations of a level multiply the axes with."""
+    """The factors by which the transformations of a level multiply the axes."""
     scale = np.ones(dimensions)
     for step in described.get("coordinateTransformations") or []:
         if step.get("type") == "scale" and "scale" in step:
@@ -225,7 +225,7 @@ def _axis(name: str | None) -> str:
 
 
 def _axes_of_array(array: zarr.Array) -> tuple[str, bool]:
-    """A letter for every dimension, by its name or else by its size, and whether by its size."""
+    """A letter for every dimension, by its name or else by its size, and whether it was by size."""
     names = getattr(array.metadata, "dimension_names", None) or dict(array.attrs).get(
         "_ARRAY_DIMENSIONS"
     )  # what xarray writes into format 2
@@ -243,7 +243,7 @@ def _axes_of_array(array: zarr.Array) -> tuple[str, bool]:
 def _planes_of_array(
     array: zarr.Array, axes: str, stored: int, guessed: bool = False, **about: Any
 ) -> list[Plane]:
-    """stored: bytes of the whole Zarr; guessed: whether the axes are; about: see
+    """stored: bytes of the whole Zarr; guessed: whether the axes are guessed; about: see
     `arrays.planes_of_array`."""
     if _has_large_chunks(array):
         raise UserError(f"has chunks of {array.chunks}, each of more than {LARGEST_CHUNK} bytes")

@@ -2,8 +2,8 @@
 
 A result is a dictionary with rois int32 [N, 4] in pixels, class_ids int32 [N], scores float32 [N]
 and patches, N tuples (y, x, bool [h, w]): the patch lies at rows y.. and columns x.. of the
-image. Hundreds of objects on a large image take gigabytes as full-size masks, and nearly
-nothing so.
+image. Hundreds of objects on a large image would take gigabytes as full-size masks; as patches
+they take almost nothing.
 """
 
 import math
@@ -20,19 +20,19 @@ from mrcnn.pixels import molding, unmolding
 from mrcnn.pixels.image_meta import PARTS, parse_image_meta
 from mrcnn.pixels.object_size import object_scale
 
-# The search for the scale of an image: the factors tried until something is found, and how many
-# more forward passes follow while what is found asks for a scale this much smaller.
+# The search for the scale of an image: the factors to try until objects are found, and how many
+# more forward passes follow while those objects ask for less than this fraction of the scale.
 FIRST_FACTORS = (1.0, 1 / 3, 2.0)
 MORE_PASSES = 2
 MUCH_SMALLER = 0.7
-# Before these, an image that would have more pixels is seen at this share of the scale: a quarter
-# of the time, and enough where that asks for a scale at most so many times as large.
+# An image that would have more than COARSE_PIXELS is first tried at COARSE times the scale. That
+# takes a quarter of the time, and is enough where it asks for at most COARSE_ENOUGH times as much.
 COARSE, COARSE_PIXELS, COARSE_ENOUGH = 0.5, 384**2, 1.5
-# The scale of a forward pass is kept where what is found asks for one at most so many times as
-# large or small: networks know objects of half to twice OBJECT_SIZE. The detection then uses what
-# that forward pass has found.
+# The scale of a forward pass is kept where the objects found ask for one within this factor of it:
+# networks recognise objects of half to twice OBJECT_SIZE. The detection then reuses the output of
+# that forward pass.
 NEAR = 1.25
-# No scale makes an image larger than this many pixels, some 5 GB of memory.
+# No scale makes an image larger than this many pixels, which take some 5 GB of memory.
 MOST_PIXELS = 16e6
 
 
@@ -49,12 +49,12 @@ def detect_patches(
         network: with the weights to use.
         images: [H, W, C] arrays with values 0 to 255.
         config: BATCH_SIZE images of one molded shape run at once.
-        probabilities: patches are float32 [h, w] in place of bool, what MASK_THRESHOLD would be
-            applied to. They end at the detection's box, enlarged by MASK_ROI_SCALE.
-        scales: factor of enlargement of each image; by default what `find_scales` finds.
+        probabilities: patches are float32 [h, w] instead of bool: the values that MASK_THRESHOLD
+            would be applied to. They end at the detection's box, enlarged by MASK_ROI_SCALE.
+        scales: factor of enlargement of each image; by default those of `find_scales`.
 
     Returns:
-        A result for every image, in order.
+        One result per image, in order.
     """
     if scales is None:
         scales = find_scales(network, images, config)
@@ -68,17 +68,17 @@ def detect_patches(
 def find_scales(
     network: FastNetwork, images: Sequence[np.ndarray], config, first: float | None = None
 ) -> list[float | None]:
-    """The scale at which each image's objects have the size OBJECT_SIZE, as the network finds them.
+    """The scale at which each image's objects, as the network finds them, have size OBJECT_SIZE.
 
     Args:
         network, images, config: as for `detect_patches`.
         first: scale of the first forward pass; by default what IMAGE_MIN_SCALE asks for. (With
-            OBJECT_SIZE, IMAGE_MIN_DIM is the side of training's crops: strips and small images
-            would be enlarged without end.)
+            OBJECT_SIZE, IMAGE_MIN_DIM is the side of the training crops: it would enlarge strips
+            and small images without limit.)
 
     Returns:
         Factors of enlargement, in steps; that of the first forward pass where no object was found.
-        None for all images without OBJECT_SIZE or with another mode than "pad64".
+        None for every image without OBJECT_SIZE or with a mode other than "pad64".
     """
     if not config.OBJECT_SIZE or config.IMAGE_RESIZE_MODE != "pad64":
         return [None] * len(images)
@@ -111,28 +111,28 @@ def _find_scale(network: FastNetwork, image: np.ndarray, config, first: float | 
 
 
 def _settled(asked_at: Callable[[float], float | None], at: float, wanted: float) -> float:
-    """The scale to detect at, where a forward pass at one scale asks for another."""
-    # Of objects that are far too large for the scale, the network finds parts.
+    """The scale to detect at, where a forward pass at `at` asks for the scale `wanted`."""
+    # The network finds only parts of objects that are far too large for the scale.
     for _ in range(MORE_PASSES):
         if wanted >= MUCH_SMALLER * at:
             break
         closer = asked_at(wanted)
         if closer is None:
-            return at  # where something was found
+            return at  # the last scale at which something was found
         at, wanted = wanted, closer
     return at if 1 / NEAR <= wanted / at <= NEAR else wanted
 
 
 def _rounded(scale: float) -> float:
-    """To steps of a quarter octave: few image sizes, for backends that compile for each."""
+    """Round to a quarter of an octave: fewer image sizes, for backends that compile for each."""
     return 2 ** (round(4 * math.log2(scale)) / 4)
 
 
 def _run(network: FastNetwork, images, scales, config, masks: bool = True) -> Iterator[tuple]:
-    """Mold the images and run the network; those of one molded shape go in batches.
+    """Mold the images and run the network; images of the same molded shape are batched.
 
     Yields:
-        For every image (position, row of the batch, Found, molded shape, meta data [M]).
+        (position, row of the batch, Found, molded shape, meta data [M]) for every image.
     """
     molded = [
         molding.mold_inputs([image], config, [scale])[:2]
@@ -154,7 +154,7 @@ def _run(network: FastNetwork, images, scales, config, masks: bool = True) -> It
 
 
 def detect_molded(network: FastNetwork, images, metas, config) -> list[dict]:
-    """As `detect_patches`, for molded images [B, H, W, C] of one shape and meta data [B, M].
+    """Like `detect_patches`, for molded images [B, H, W, C] of one shape and meta data [B, M].
 
     Results are in pixels of the molded images.
     """
@@ -162,12 +162,12 @@ def detect_molded(network: FastNetwork, images, metas, config) -> list[dict]:
     shape = images.shape[1:]
     check_sides(shape)
     found = network(images, metas)
-    metas[:, PARTS["window"]] = (0, 0, *shape[:2])  # the window: all of the image
+    metas[:, PARTS["window"]] = (0, 0, *shape[:2])  # the window is the whole image
     return [_result(found, row, shape, shape, meta, config) for row, meta in enumerate(metas)]
 
 
 def with_masks(result: dict, image_shape: Sequence[int]) -> dict:
-    """matterport's form of a result: masks bool [H, W, N] in place of patches."""
+    """matterport's form of a result: masks bool [H, W, N] instead of patches."""
     others = {key: value for key, value in result.items() if key != "patches"}
     return {**others, "masks": unmolding.patches_to_masks(result["patches"], image_shape)}
 
@@ -177,7 +177,7 @@ def check_sides(shape: Sequence[int]) -> None:
     if shape[0] % 64 or shape[1] % 64:
         raise UserError(
             f"images of {shape[0]}x{shape[1]} pixels do not fit the network: both sides must be "
-            "multiples of 64; set IMAGE_MIN_DIM and IMAGE_MAX_DIM so, or "
+            "multiples of 64; set IMAGE_MIN_DIM and IMAGE_MAX_DIM accordingly, or "
             'IMAGE_RESIZE_MODE = "pad64"'
         )
 
@@ -201,9 +201,9 @@ def _result(
 
 
 def _warn_if_cut(found: Found, row: int, meta, config) -> None:
-    """Say so where `DETECTION_MAX_INSTANCES` has cut off detections."""
+    """Warn where `DETECTION_MAX_INSTANCES` has cut off detections."""
     limit = found.detections.shape[1]
-    if found.detections[row, -1, 4] == 0:  # not every row is taken
+    if found.detections[row, -1, 4] == 0:  # some rows are padding
         return
     total = count_detections(found.rois[row], found.classes[row], found.deltas[row], meta, config)
     if total > limit:

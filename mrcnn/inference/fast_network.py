@@ -2,11 +2,11 @@
 
 It computes what `network.inference_model` does, from the same functions, but
 - with batch norms folded into the convolutions and kernels stored in the compute dtype (`folding`),
-- with masks for the detections that there are, not for all `DETECTION_MAX_INSTANCES` rows,
+- with masks only for actual detections, not for all `DETECTION_MAX_INSTANCES` rows,
 - with no new graph for a new image size, where the backend allows it (`compiled`).
 
 Shape shorthand: B images, H W rows and columns of the molded image, A anchors, R proposals,
-D detections at most, N of them there, K classes, M length of the image meta data.
+D detections at most, N actual ones, K classes, M length of the image meta data.
 """
 
 import contextlib
@@ -46,20 +46,20 @@ class Found(NamedTuple):
     detections: np.ndarray  # [B, D, 6] normalised box, class id, score; zero rows are padding
     classes: np.ndarray  # [B, R, K]
     deltas: np.ndarray  # [B, R, K, 4]
-    masks: np.ndarray  # [B, N or more, h, w, K] probabilities of the first detections, N = 0: none
+    masks: np.ndarray  # [B, N or more, h, w, K] probabilities of the first detections, or N = 0
     rois: np.ndarray  # [B, R, 4]
 
 
 def limit_factor(config, shape) -> int:
-    """What LIMITS_PER_MEGAPIXEL multiplies the limits by, for molded images (H, W, ...): a power
-    of two, so that there are few graphs; 1 without it, and for all images up to a megapixel."""
+    """The factor by which LIMITS_PER_MEGAPIXEL raises the limits, for molded images (H, W, ...): a
+    power of two, so that there are few graphs; 1 without it, and for images up to a megapixel."""
     if not config.LIMITS_PER_MEGAPIXEL:
         return 1
     return 2 ** math.ceil(math.log2(max(shape[0] * shape[1] / MEGAPIXEL, 1)))
 
 
 def with_limits(config, factor: int):
-    """A copy of a configuration with that many times as many candidates, proposals, detections."""
+    """A copy of a configuration with `factor` times as many candidates, proposals, detections."""
     config = copy.copy(config)
     for key in ("PRE_NMS_LIMIT", "POST_NMS_ROIS_INFERENCE", "DETECTION_MAX_INSTANCES"):
         setattr(config, key, getattr(config, key) * factor)
@@ -68,7 +68,8 @@ def with_limits(config, factor: int):
 
 @contextlib.contextmanager
 def memory_errors(shape):
-    """Turn what a backend raises where images [B, H, W, C] need too much memory into UserError."""
+    """Turn the error that a backend raises where images [B, H, W, C] do not fit into memory into
+    UserError."""
     try:
         yield
     except Exception as error:
@@ -87,14 +88,14 @@ class FastNetwork:
     def __init__(self, config, bank: LayerBank):
         """
         Args:
-            config: as the network was built with.
-            bank: of the network; its weights are watched, and folded again when they change.
+            config: the one that the network was built with.
+            bank: the network's; its weights are watched, and folded again when they change.
         """
         self.config = config
         self.source = bank
         dtype = keras.dtype_policies.get(bank.dtype).compute_dtype
         self.bank = FoldedBank(dtype)
-        # Makes the layers and their variables; sizes do not matter to them.
+        # Makes the layers and their variables, for which the image size does not matter.
         inference_model(config, self.bank, (64, 64, config.IMAGE_CHANNEL_COUNT))
         self.anchors = lru_cache(ANCHOR_SETS_KEPT)(
             lambda height, width: normalized_anchors(config, (height, width))[None]
@@ -123,7 +124,7 @@ class FastNetwork:
             lambda: [ops.stack([ops.sum(ops.cast(v, "float32")) for v in watched])], watched
         )
         self._folded: np.ndarray | None = None
-        # What the last forward pass without masks took and found, which a detection may follow.
+        # Input and output of the last forward pass without masks: a detection may follow it.
         self._last: tuple[np.ndarray, np.ndarray, list] | None = None
 
     def __call__(self, images: np.ndarray, metas: np.ndarray, masks: bool = True) -> Found:
@@ -131,18 +132,18 @@ class FastNetwork:
         Args:
             images: [B, H, W, C] molded, H and W multiples of 64.
             metas: [B, M].
-            masks: False leaves the masks out, which saves their time.
+            masks: False leaves the masks out, which saves time.
 
         Raises:
-            UserError: they do not fit into memory; images, weights or outputs are not finite.
+            UserError: the images do not fit into memory; images, weights or outputs are not finite.
         """
         with memory_errors(images.shape):
             return self._run(_finite(images), np.asarray(metas, np.float32), masks)
 
-    # The parts one by one, for regions that do not come from the network's own proposals.
+    # The parts of the network, for regions that do not come from its own proposals.
 
     def features(self, images: np.ndarray) -> list:
-        """The maps that regions are pooled from, of molded images [B, H, W, C].
+        """The feature maps of molded images [B, H, W, C] from which regions are pooled.
 
         Raises UserError where images or weights are not finite.
         """
@@ -173,10 +174,10 @@ class FastNetwork:
         if not np.isfinite(classes).all():
             raise UserError(
                 "the network's outputs are not finite: its weights are damaged, or training has "
-                "driven them too far; use another checkpoint"
+                "diverged; use another checkpoint"
             )
         count = int(np.count_nonzero(detections[..., 4], axis=1).max())
-        # XLA compiles for every number of regions, for seconds; the others do not mind many.
+        # XLA takes seconds to compile for each number of regions; other backends handle many.
         boxes = detections[:, : padded_count(count, 1 if compiles_whole_graphs() else 8), :4]
         if count and with_masks:
             [masks] = self._mask(boxes, metas, *found[4:])
@@ -187,7 +188,7 @@ class FastNetwork:
         return Found(detections, classes, deltas, masks, rois)
 
     def _find(self, images, metas) -> list:
-        """The outputs of `_find_graph`, those of the last forward pass where that took the same."""
+        """The outputs of `_find_graph`, those of the last forward pass if it had the same input."""
         if self._last is not None and all(map(np.array_equal, self._last, (images, metas))):
             return self._last[2]
         find = self._finder(limit_factor(self.config, images.shape[1:3]))
@@ -212,9 +213,9 @@ class FastNetwork:
         return [segment(boxes, features, meta, self.config, self.bank)]
 
     def _fold_if_changed(self) -> None:
-        """Fold the weights at first, and again when somebody has loaded or set others.
+        """Fold the weights the first time, and again when others have been loaded or set.
 
-        A sum over every tensor tells: some milliseconds, where folding takes a hundred.
+        The sum of every tensor shows it, in a few milliseconds; folding takes a hundred.
         """
         sums = ops.convert_to_numpy(self._sums()[0])
         if not np.isfinite(sums).all():
@@ -225,9 +226,9 @@ class FastNetwork:
 
 
 def padded_count(count: int, steps: int = 8) -> int:
-    """`count`, raised so that there are only `steps` different numbers between n and 2 n.
+    """`count`, rounded up so that there are only `steps` different numbers between n and 2 n.
 
-    Backends prepare anew for every number of regions that the mask head sees.
+    Backends have to prepare for each new number of regions that the mask head gets.
     """
     step = 1
     while count > 2 * steps * step:
@@ -244,7 +245,7 @@ def _variables(bank: LayerBank) -> list:
 def _finite(images: np.ndarray) -> np.ndarray:
     """Molded images as float32. Raises UserError where they have NaN or infinite values.
 
-    The outputs do not tell: some processors' fused convolutions with ReLU make 0 of NaN.
+    The outputs do not show it: on some processors, fused convolution and ReLU turns NaN into 0.
     """
     images = np.asarray(images, np.float32)
     if not np.isfinite(images).all():
@@ -253,7 +254,7 @@ def _finite(images: np.ndarray) -> np.ndarray:
 
 
 def _refuse_not_finite(bank: LayerBank) -> None:
-    """Raise UserError that names the layers whose weights are not finite, if there are any."""
+    """Raise a UserError naming the layers whose weights are not finite, if there are any."""
     names = [
         name
         for name, layer in bank.layers.items()

@@ -1,8 +1,8 @@
 """Batch normalization folded into the convolutions before it, for detection.
 
-A trained batch norm is one multiplication and one addition a channel. Done to the convolution's
-kernel and bias once, instead of to its output at every image, it costs nothing: about a quarter
-of a detection's time on a processor.
+A trained batch norm is one multiplication and one addition per channel. Applied once to the
+convolution's kernel and bias, instead of to its output for every image, it costs nothing, which
+saves about a quarter of a detection's time on a processor.
 """
 
 import keras
@@ -27,7 +27,7 @@ class FoldedBank(LayerBank):
         self._latest = ""
 
     def __call__(self, kind, *args, name: str, **kwargs):
-        """As `LayerBank`; a batch norm belongs to the layer asked for just before it."""
+        """Like `LayerBank`; a batch norm belongs to the layer requested just before it."""
         if kind is BatchNorm:
             self.convolution_of[name] = self._latest
             return _unchanged
@@ -42,7 +42,7 @@ def _unchanged(x, training=None):
 def fold(source: LayerBank, folded: FoldedBank) -> None:
     """Give the layers of `folded` the weights of `source`.
 
-    Both banks have built the network. Folded weights are computed in float32 and rounded once.
+    Both banks must have built the network. Folded weights are computed in float32 and rounded once.
     """
     norm_of = {conv: source.layers[norm] for norm, conv in folded.convolution_of.items()}
     for name, layer in folded.layers.items():

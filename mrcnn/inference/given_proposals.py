@@ -1,6 +1,6 @@
-"""Detection from proposals that somebody else made, on an image or on a pyramid of its sizes.
+"""Detection from externally supplied proposals, on an image or on an image pyramid.
 
-    proposals -> the size of the image at which each is near 224 x 224 -> class, box and mask
+    proposals -> the scale of the image at which each is nearest to 224 x 224 -> class, box and mask
 
 Source: paper section 3.8.5; Girshick, "Fast R-CNN", sections 2.2 and 3.
 Shape shorthand: R regions, K classes, D detections.
@@ -26,7 +26,7 @@ CANONICAL_SIDE = 224.0  # pixels
 def nearest_scale(boxes: np.ndarray, scales: Sequence[float]) -> np.ndarray:
     """Index of the scale at which each box's area is nearest to 224 x 224 pixels, int [R].
 
-    boxes: [R, 4] in pixels of the image (y1, x1, y2, x2). Nearest by the factor between them.
+    boxes: [R, 4] in pixels of the image (y1, x1, y2, x2). Nearest by ratio, not by difference.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     sides = np.sqrt(np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6), axis=1))
@@ -41,7 +41,7 @@ def detect_proposals(
     scales: Sequence[float | None],
     config,
 ) -> dict:
-    """Classify, refine and outline given regions of one image.
+    """Classify, refine and segment given regions of one image.
 
     Args:
         network: with the weights to use.
@@ -61,12 +61,12 @@ def detect_proposals(
         proposals = proposals.reshape(0, 4)
     if proposals.ndim != 2 or proposals.shape[1] != 4 or not np.isfinite(proposals).all():
         raise UserError(
-            f"proposals of shape {proposals.shape} are not allowed: [R, 4] finite "
+            f"proposals of shape {proposals.shape} are not allowed: they must be [R, 4] finite "
             "numbers, y1, x1, y2, x2 in pixels of the image"
         )
     scales = list(scales)
     if not scales or not all(scale is None or 0 < scale < np.inf for scale in scales):
-        raise UserError(f"scales = {scales} is not allowed: numbers above 0, one at least")
+        raise UserError(f"scales = {scales} is not allowed: give one or more numbers above 0")
     if config.IMAGE_RESIZE_MODE != "pad64" and scales != [None]:
         raise UserError('scales need IMAGE_RESIZE_MODE = "pad64"')
     with memory_errors((1, *image.shape)):
@@ -105,7 +105,7 @@ def _refine(rois, classes, deltas, shape, config) -> np.ndarray:
 
 
 class _ForwardPass:
-    """An image at one scale, and what the network sees of regions in it."""
+    """An image at one scale, and the network's outputs for regions of it."""
 
     def __init__(self, network: FastNetwork, image, scale: float | None, config):
         self.network, self.config = network, config
@@ -121,11 +121,11 @@ class _ForwardPass:
         return (origin + boxes * size).astype(np.float32)
 
     def classify(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes [R, 4] normalised to the image, again, probabilities [R, K], deltas [R, K, 4]."""
+        """The same boxes [R, 4] normalised to the image, probabilities [R, K], deltas [R, K, 4]."""
         kinds, size = self.config.NUM_CLASSES, self.config.POST_NMS_ROIS_INFERENCE
         found = [(np.zeros((0, kinds), np.float32), np.zeros((0, kinds, 4), np.float32))]
         rois = self._in_molded(boxes)
-        for start in range(0, len(rois), size):  # the network takes so many at a time
+        for start in range(0, len(rois), size):  # the network takes this many at a time
             part = rois[start : start + size]
             padded = np.pad(part, [(0, size - len(part)), (0, 0)])
             found.append(

@@ -1,4 +1,4 @@
-"""Many images, one after the other, in this process or on a cluster; see `Segmenter.map`."""
+"""Many images, one after another, in this process or on a cluster; see `Segmenter.map`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def detect_many(segmenter: Any, images: Any, client: Any, errors: str, how: dict
         from mrcnn.distributed.arrays import labels_of
 
         if client is not None or errors != "raise":
-            raise UserError("client and errors are not for a dask.array: what computes it decides")
+            raise UserError(
+                "client and errors are not supported for a dask.array: its scheduler decides"
+            )
         return labels_of(segmenter, images, **how)
     return _results(segmenter, images, client, errors, how)
 
@@ -45,7 +47,7 @@ def _results(
 
 
 def _or_error(function: Callable, *arguments: Any, **how: Any) -> Any:
-    """What a function returns, or the error of an image that it raises."""
+    """What a function returns, or the error that it raises for an image."""
     try:
         return function(*arguments, **how)
     except (UserError, MemoryError) as error:

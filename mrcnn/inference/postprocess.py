@@ -2,10 +2,10 @@
 
 The steps, each of which can be switched off (see `PostProcessing`):
 
-    1. drop detections of a low score
+    1. drop detections with a low score
     2. binarise the masks
     3. non-maximum suppression on masks
-    4. give every pixel claimed several times to one instance
+    4. give every pixel that several instances claim to one of them
     5. keep the largest connected piece of each instance
     6. drop instances far smaller than the image's typical one
     7. fill holes
@@ -51,16 +51,16 @@ class Instances(NamedTuple):
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """The settings, with the defaults that `detect` and `evaluate` use. None switches off."""
+    """The settings, with the defaults of `detect` and `evaluate`. None switches a step off."""
 
-    # Detections of a lower score are dropped.
+    # Detections with a lower score are dropped.
     min_score: float = 0.7
     # Probability from which a pixel belongs to a mask: lower makes nuclei larger.
     mask_threshold: float = 0.5
     # Largest part of the smaller of two masks that may lie in the other one; beyond it the
-    # detection of the lower score is dropped. (Never less than the masks' IoU.)
+    # detection with the lower score is dropped. (This part is never less than the masks' IoU.)
     max_covered: float | None = 0.3
-    # Who gets a pixel that several masks claim: the instance with the highest "score", the
+    # Which instance gets a pixel that several masks claim: the one with the highest "score", the
     # highest "probability" at the pixel, or the highest "product" of the two.
     overlaps: str = "probability"
     # Keep only the largest connected piece of an instance (pixels that touch at a corner are
@@ -68,8 +68,8 @@ class PostProcessing:
     largest_piece: bool = True
     # Smallest area of an instance, as a share of the median area in its image.
     min_typical_area: float | None = 0.1
-    # Smallest area of an instance in pixels. The competition's truth has none below 21; off for
-    # images of a lower magnification.
+    # Smallest area of an instance in pixels. The competition's ground truth has none below 21;
+    # switch it off for images of a lower magnification.
     min_area: int | None = 20
     # Give the background that an instance encloses to the instance.
     fill_holes: bool = True
@@ -80,7 +80,7 @@ class PostProcessing:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: object) -> PostProcessing:
-        """Settings from their names and values; those not named have their defaults.
+        """Settings from their names and values; those not named keep their defaults.
 
         Raises UserError, which names the source, for a name or a value that is not allowed.
         """
@@ -101,7 +101,7 @@ class PostProcessing:
 
     @classmethod
     def plain(cls) -> PostProcessing:
-        """Everything off: scores and probabilities from .5 on, the higher score wins."""
+        """All steps off: scores and probabilities of .5 and above count, the higher score wins."""
         return cls(
             min_score=0.5,
             mask_threshold=0.5,
@@ -160,7 +160,7 @@ def _parse(name: str, text: str, type_name: str):
 
 
 def _check(name: str, value: Any, type_name: str) -> None:
-    """Raise UserError for a value of another type, or outside of its range."""
+    """Raise UserError for a value of the wrong type, or out of its range."""
     is_number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
     if value is None:
         allowed, words = "None" in type_name, "a value is needed"
@@ -185,7 +185,7 @@ def postprocess(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Label map int32 [H, W] and the scores float64 [n] of its labels 1 to n, descending.
 
-    detections: in any order; of two equal scores the first one counts as the higher.
+    detections: in any order; of two with equal scores the first counts as the higher.
     shape: (H, W) or longer.
     """
     labels, chosen = resolve(detections, shape, settings)
@@ -195,7 +195,7 @@ def postprocess(
 def instances_of(
     detections: Detections, shape: Sequence[int], settings: PostProcessing
 ) -> Instances:
-    """As `postprocess`, with classes: 1 where the detections have none."""
+    """Like `postprocess`, with classes: 1 where the detections have none."""
     labels, chosen = resolve(detections, tuple(int(side) for side in shape[:2]), settings)
     ids, scores = detections.class_ids, np.asarray(detections.scores, np.float64)[chosen]
     known = np.ones(len(chosen)) if ids is None else np.asarray(ids)[chosen]
@@ -205,7 +205,7 @@ def instances_of(
 def resolve(
     detections: Detections, shape: Sequence[int], settings: PostProcessing = DEFAULTS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `postprocess`, but which detections the labels 1 to n are: indices int [n]."""
+    """Like `postprocess`, but with the detections of labels 1 to n, as indices int [n]."""
     scores = np.asarray(detections.scores, np.float64)
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] >= settings.min_score]
@@ -230,8 +230,8 @@ def resolve(
 def suppress(masks: Sequence[Patch], shape: Sequence[int], max_covered: float) -> np.ndarray:
     """Greedy non-maximum suppression: indices of the masks that stay, ascending.
 
-    masks: (y, x, bool [h, w]) each, by falling score. Each mask that stays removes all later ones
-    with which it shares more than `max_covered` of the smaller one's area.
+    masks: (y, x, bool [h, w]) each, by descending score. Each mask that stays removes all later
+    ones with which it shares more than `max_covered` of the smaller one's area.
     """
     pairs = mask_pairs(masks, shape)
     above = (pairs.covered > max_covered) & (pairs.second > pairs.first)
@@ -285,9 +285,9 @@ def mask_pairs(masks: Sequence[Patch], shape: Sequence[int]) -> MaskPairs:
 def _resolve_overlaps(
     patches: Sequence[Patch], scores: np.ndarray, shape: Sequence[int], settings: PostProcessing
 ) -> np.ndarray:
-    """Label map int32 [H, W]: k + 1 for the k-th patch, which stand by falling score."""
+    """Label map int32 [H, W]: k + 1 for patch k; patches are sorted by descending score."""
     labels = np.zeros((int(shape[0]), int(shape[1])), np.int32)
-    best = np.full(labels.shape, -1.0)  # of the instance that holds the pixel
+    best = np.full(labels.shape, -1.0)  # claim of the instance that holds the pixel
     for label, ((y, x, patch), score) in enumerate(zip(patches, scores, strict=True), 1):
         window = slice(y, y + patch.shape[0]), slice(x, x + patch.shape[1])
         claim = {"score": score, "probability": patch, "product": patch * score}[settings.overlaps]
@@ -320,7 +320,7 @@ def _drop_small(labels: np.ndarray, count: int, settings: PostProcessing) -> np.
 
 
 def large_enough(areas: np.ndarray, settings: PostProcessing) -> np.ndarray:
-    """Which of an image's instances, with areas [N] in pixels, are no specks: bool [N]."""
+    """Which of an image's instances, with areas [N] in pixels, are not specks: bool [N]."""
     smallest = max(settings.min_area or 0, 1)
     if settings.min_typical_area is not None and areas.any():
         smallest = max(smallest, settings.min_typical_area * np.median(areas[areas > 0]))
@@ -338,6 +338,6 @@ def _fill_holes(labels: np.ndarray) -> None:
 
 
 def _windows(labels: np.ndarray) -> list[tuple[int, tuple[slice, slice]]]:
-    """(label, its box) of every instance that occurs."""
+    """(label, box) of every instance that occurs."""
     boxes = ndimage.find_objects(labels)
     return [(label, box) for label, box in enumerate(boxes, 1) if box is not None]

@@ -1,15 +1,15 @@
-"""Images of any size: cut into tiles that overlap, and what is found in them put together again.
+"""Images of any size: cut into overlapping tiles, whose detections are put together again.
 
-Every tile is a window of the image that the network sees whole, and has a core. The cores divide
-the image among the tiles; around its core a tile sees a margin, the halo, of twice the size of a
-typical object. So an object whose centre lies in a tile's core is, as a rule, seen whole by that
-tile, and `Mosaic` takes it from there:
+Every tile is a window of the image that the network processes as a whole, and has a core. The cores
+divide the image among the tiles; around its core a tile has a margin, the halo, of 64 pixels of the
+scaled image, in which a typical object has 24. So an object whose centre lies in a tile's core is,
+as a rule, complete in that tile, and `Mosaic` takes it from there:
 
-- An object whose centre lies near the border of two cores may be found in both tiles or, by its
-  centre in the one and the other, in neither: those somewhat outside the core are taken too, unless
-  their pixels are another's already. So no object is counted twice or missed.
+- An object whose centre lies near the border of two cores may be found in both tiles or, where each
+  of them puts its centre in the other's core, in neither: objects slightly outside the core are
+  taken too, unless their pixels already belong to another. So no object is counted twice or missed.
 - An object larger than the halo is cut off at the edge of some tile. Its parts in the two tiles
-  agree where both have looked, and are joined there.
+  agree where the tiles overlap, and are joined there.
 
 Memory: one tile, the label map (which may be a file), and a few numbers per object.
 
@@ -28,15 +28,15 @@ from scipy import ndimage
 
 from mrcnn.inference.postprocess import Instances, PostProcessing, large_enough
 
-# Sides in pixels of the scaled image, where a typical object has OBJECT_SIZE, 24.
+# Sides in pixels of the scaled image, in which a typical object has OBJECT_SIZE, 24.
 TILE = 768
 HALO = 64
-# Share of the halo by which a centre may lie outside of the core.
+# Fraction of the halo by which a centre may lie outside the core.
 TOLERANCE = 0.25
-# Two finds are of one object where they share more than this part of the smaller one; two parts of
-# a large object, where they share more than this part of each where both tiles have looked.
+# Two masks are of one object where they share more than this fraction of the smaller one; two parts
+# of a large object, where they share more than this fraction of each in the overlap of their tiles.
 SAME = 0.5
-# Label maps of more pixels are files.
+# Label maps of more pixels are kept in a file.
 PIXELS_IN_MEMORY = 2**27
 # Rows of the label map that are renumbered together.
 BAND = 1024
@@ -47,8 +47,8 @@ Box = tuple[int, int, int, int]
 class Tile(NamedTuple):
     """Pixels of the image, y1, x1, y2, x2."""
 
-    window: Box  # what the network sees
-    core: Box  # where this tile decides
+    window: Box  # what the network processes
+    core: Box  # the part that this tile is responsible for
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -59,8 +59,8 @@ def tiles_of(shape: Sequence[int], scale: float, tile: int = TILE, halo: int = H
     """The tiles of an image, row by row.
 
     shape: (H, W) or longer. scale: of the image. tile, halo: in pixels of the scaled image; tile
-    must be more than twice the halo. All tiles have one size, that of the image where it is
-    smaller, so that the network meets few shapes.
+    must be more than twice the halo. All tiles have the same size, that of the image where it is
+    smaller, so that the network gets few shapes.
     """
     side, margin = max(1, int(tile / scale)), math.ceil(halo / scale)
     rows, columns = (_intervals(int(size), side, margin) for size in shape[:2])
@@ -77,14 +77,14 @@ def _intervals(size: int, side: int, margin: int) -> list[tuple[int, int, int, i
         return [(0, size, 0, size)]
     count = math.ceil((size - 2 * margin) / (side - 2 * margin))
     starts = [round(i * (size - side) / (count - 1)) for i in range(count)]
-    # The border between two cores lies in the middle of what both tiles see.
+    # The border between two cores lies in the middle of the overlap of their tiles.
     borders = [(one + side + other) // 2 for one, other in zip(starts, starts[1:], strict=False)]
     cores = zip([0, *borders], [*borders, size], strict=True)
     return [(start, start + side, *core) for start, core in zip(starts, cores, strict=True)]
 
 
 class Mosaic:
-    """The label map of a whole image, from the label maps of its tiles in their order."""
+    """The label map of a whole image, made from the label maps of its tiles in order."""
 
     def __init__(self, shape: Sequence[int], settings: PostProcessing, margin: float):
         """
@@ -100,14 +100,14 @@ class Mosaic:
         self._class_ids: list[int] = []
         self._areas: list[int] = []
         self._boxes: list[Box] = []
-        self._cut: set[int] = set()  # those that go on beyond the tile that saw them
+        self._cut: set[int] = set()  # those that continue beyond the tile they were found in
         # Bottom of the row of tiles above, and of this one; right side of the tile to the left.
         self._above = self._bottom = self._right = 0
 
     def add(
         self, tile: Tile, labels: np.ndarray, scores: np.ndarray, class_ids: np.ndarray
     ) -> None:
-        """Take over what a tile is to give: labels int [h, w] of 1 to n; scores and classes [n]."""
+        """Add the objects of a tile: labels int [h, w] of 1 to n; scores and classes [n]."""
         seen = self._seen(tile)
         y, x = tile.window[:2]
         finds = []
@@ -147,7 +147,7 @@ class Mosaic:
         return seen
 
     def _is_cut(self, window: tuple[slice, slice], tile: Tile) -> bool:
-        """Whether an object touches an edge of the tile beyond which the image goes on."""
+        """Whether an object touches an edge of the tile beyond which the image continues."""
         rows, columns = window
         (y1, x1, y2, x2), (height, width) = tile.window, self.labels.shape
         return bool(
@@ -180,7 +180,7 @@ class Mosaic:
         score: float,
         class_id: int,
     ) -> None:
-        """Write one find into the map: a new object, part of one that is there, or nothing new."""
+        """Write one mask into the map: as a new object, part of an existing one, or not at all."""
         there = self.labels[top : top + mask.shape[0], left : left + mask.shape[1]]
         shared = np.bincount(there[mask])
         shared[0] = 0
@@ -212,14 +212,14 @@ class Mosaic:
             self._cut.add(target)
 
     def _area_within(self, label: int, tile: Tile) -> int:
-        """Pixels that an object has in a tile's window."""
+        """The number of an object's pixels in a tile's window."""
         y1, x1, y2, x2 = tile.window
         top, left, bottom, right = self._boxes[label - 1]
         part = self.labels[max(y1, top) : min(y2, bottom), max(x1, left) : min(x2, right)]
         return int(np.count_nonzero(part == label))
 
     def _join(self, label: int, other: int) -> None:
-        """Make another object part of one."""
+        """Make the object `other` part of the object `label`."""
         top, left, bottom, right = self._boxes[other - 1]
         part = self.labels[top:bottom, left:right]
         part[part == other] = label
@@ -229,7 +229,7 @@ class Mosaic:
         self._areas[other - 1] = 0
 
     def finish(self) -> Instances:
-        """Drop specks and number the objects by falling score."""
+        """Drop specks and number the objects by descending score."""
         areas = np.array(self._areas, np.int64)
         scores, class_ids = np.array(self._scores, np.float64), np.array(self._class_ids, np.int32)
         present = np.flatnonzero((areas > 0) & large_enough(areas, self.settings))
@@ -243,7 +243,7 @@ class Mosaic:
 
 
 def _zeros(shape: tuple[int, int]) -> np.ndarray:
-    """int32 zeros; a file that goes away with the array where there are very many."""
+    """int32 zeros; very many are kept in a file that disappears with the array."""
     if math.prod(shape) <= PIXELS_IN_MEMORY:
         return np.zeros(shape, np.int32)
     with tempfile.TemporaryFile(prefix="mrcnn_labels_") as file:
@@ -251,7 +251,7 @@ def _zeros(shape: tuple[int, int]) -> np.ndarray:
 
 
 def _distance(point: tuple[float, float], box: Box) -> float:
-    """How far a point lies outside of a box, along the axis where it is farther."""
+    """How far a point lies outside a box, along the axis where it is farther."""
     return max(0.0, *(max(box[axis] - point[axis], point[axis] - box[axis + 2]) for axis in (0, 1)))
 
 

@@ -1,6 +1,6 @@
 """Test-time augmentation: detect on several variants of an image and merge what is found.
 
-Flips and quarter turns bring every mask back to exactly the pixels that it was found on. Scales
+Flips and quarter turns are undone exactly: masks return to the pixels they were found on. Scales
 change the scale at which the network sees the image; masks are sampled at the image's own
 pixel centres, so nothing is resized twice. (Inverted copies would add nothing: images with a
 light background are inverted anyway, see `mrcnn.pixels.exposure`.)
@@ -29,7 +29,7 @@ class Variant:
 
     mirrored: bool = False  # left and right are swapped
     turns: int = 0  # quarter turns, counter-clockwise
-    scale: float = 1.0  # factor of the scale that the image would have otherwise
+    scale: float = 1.0  # multiplies the scale that the image would have otherwise
 
     def __str__(self) -> str:
         changes = [
@@ -82,7 +82,7 @@ SCALES = (
     Variant(mirrored=True, scale=1.25),
 )
 
-# What --tta NAME stands for: each set holds the ones before it.
+# What --tta NAME stands for: each set contains the ones before it.
 SETS = {
     "flips": FLIPS,
     "turns": FLIPS + QUARTER_TURNS,
@@ -91,7 +91,7 @@ SETS = {
 
 
 def variants_of(name: str | None) -> tuple[Variant, ...]:
-    """The variants of a set of SETS; None for the image alone."""
+    """The variants of a set of SETS, or for None the image alone."""
     return SETS[name] if name else NONE
 
 
@@ -101,9 +101,9 @@ def detect(
     """Detect on every variant of an image and merge.
 
     model: a `MaskRCNN` in "inference" mode. image: uint8 [H, W, C]. With several variants the
-    model's DETECTION_MIN_CONFIDENCE should be far below the score wanted in the end, so that
-    variants that are less sure have their say. scale: factor of enlargement; None: by the size of
-    the objects, or as the model's configuration asks for.
+    model's DETECTION_MIN_CONFIDENCE should be far below the score wanted in the end, so that less
+    confident variants count too. scale: factor of enlargement; None: from the size of the objects,
+    or what the model's configuration asks for.
     """
     found = detect_variants(model, image, variants, scale)
     return found[0] if len(variants) == 1 else merge(found, image.shape)
@@ -149,13 +149,13 @@ def _configured_scale(image: np.ndarray, config) -> float:
 def merge(
     found: Sequence[Detections], shape: Sequence[int], same: float = SAME_NUCLEUS
 ) -> Detections:
-    """The detections of several variants of one image -> one detection a nucleus.
+    """The detections of several variants of one image -> one detection per nucleus.
 
-    By falling score, each detection that is still free gathers from every other variant the free
+    By descending score, each detection that is still free takes from every other variant the free
     one whose mask (probability .5 and above) overlaps its own most, if their IoU is above `same`.
     The probabilities of a group are averaged over its members (0 outside a member's patch). Its
-    score is the sum of its members' scores divided by the number of variants: what few variants
-    see has a low score. Its class is that of its best member.
+    score is the sum of its members' scores divided by the number of variants: what only a few
+    variants find has a low score. Its class is that of its best member.
 
     found: V, in the frame of the image. shape: (H, W) or longer.
     """
@@ -180,7 +180,7 @@ def merge(
 
 
 def _groups(pairs, variant: np.ndarray, same: float) -> list[list[int]]:
-    """Indices of the detections, which stand by falling score, that are of one nucleus."""
+    """Groups of detections of one nucleus, as indices; detections are by descending score."""
     near = pairs.iou > same
     first, second, iou = pairs.first[near], pairs.second[near], pairs.iou[near]
     starts = np.searchsorted(first, np.arange(len(variant) + 1))
@@ -201,7 +201,7 @@ def _groups(pairs, variant: np.ndarray, same: float) -> list[list[int]]:
 
 
 def mean_patch(patches: Sequence[Patch]) -> Patch:
-    """The mean of patches with different places and sizes; each is 0 outside of its own."""
+    """The mean of patches of different positions and sizes; each is 0 outside its own area."""
     top, left = (min(patch[axis] for patch in patches) for axis in (0, 1))
     bottom = max(y + array.shape[0] for y, _, array in patches)
     right = max(x + array.shape[1] for _, x, array in patches)

@@ -1,4 +1,4 @@
-"""How an image is going to be seen: its exposure, level and scale, whole or in tiles."""
+"""How the network will see an image: its exposure, level and scale, whole or in tiles."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mrcnn.inference.tiles import HALO, TILE, Mosaic, Tile, tiles_of
 from mrcnn.pixels.exposure import Exposure
 from mrcnn.results.result import Result
 
-# Of an image that is to be made this small or smaller, a smaller level of its pyramid is read.
+# For a scale of this or less, a smaller level of the image's pyramid is read.
 LARGEST_REDUCED = 0.5
 
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """What may be said of an image before; see `Segmenter.detect`.
+    """What the caller may specify about an image; see `Segmenter.detect`.
 
-    Raises UserError for sizes that are no numbers above 0.
+    Raises UserError for sizes that are not numbers above 0.
     """
 
     diameter: float | None = None
@@ -42,7 +42,7 @@ class ViewOptions:
                 )
 
     def of_level(self, reduction: float) -> ViewOptions:
-        """The same of a level whose pixels are so many times as large."""
+        """The same for a level whose pixels are `reduction` times as large."""
         diameter, microns = self.diameter, self.microns
         return replace(
             self,
@@ -52,10 +52,10 @@ class ViewOptions:
 
 
 class View(NamedTuple):
-    """How an image is seen, as `Segmenter.choose_view` has decided."""
+    """How the network sees an image, as `Segmenter.choose_view` has decided."""
 
     exposure: Exposure
-    scale: float | None  # of the level that is detected in; None where it is taken as it is
+    scale: float | None  # of the level to detect in; None where it is taken as it is
     of_whole: float | None  # the same, of the image at full size
     reduction: float  # how many times as large the level's pixels are
     microns: float | None  # side of the level's pixels
@@ -66,7 +66,7 @@ class View(NamedTuple):
         return tiles_of(shape, self.scale or 1.0, self.tile)
 
     def level(self, image: Any) -> Any:
-        """The level of an image that this is about."""
+        """The level of an image to detect in."""
         return level_of(image, self.of_whole)[0]
 
     def joined(
@@ -78,7 +78,7 @@ class View(NamedTuple):
     ) -> Instances:
         """The instances of the level, of this shape, from those of its tiles in their order.
 
-        settings: of the post-processing; progress: called with the tiles done and their number.
+        settings: of the post-processing; progress: called with the number of tiles done and in all.
         """
         tiles = self.tiles(shape)
         mosaic = Mosaic(shape, settings, HALO / (self.scale or 1.0))
@@ -105,20 +105,20 @@ def level_of(image: Any, scale: float | None) -> tuple[Any, float]:
 
 
 def level_note(reduction: float) -> str:
-    """What is to be said of a result in pixels of a smaller level."""
+    """The note for a result in pixels of a smaller level."""
     return (
-        f"read at 1/{reduction:.4g} of its sides, the level of its pyramid that the scale needs: "
-        "results are in pixels of that level, GeoJSON in those of the full size"
+        f"read at 1/{reduction:.4g} of its width and height, the pyramid level that the scale "
+        "needs: results are in pixels of that level, GeoJSON in full-size pixels"
     )
 
 
 def tile_side(asked: int | None, shape: Sequence[int], scale: float | None) -> int | None:
     """The side of an image's tiles in pixels of the scaled image; None for one forward pass.
 
-    Raises UserError where tiles of the side that is asked for are too small.
+    Raises UserError where tiles of the requested side are too small.
     """
     if asked is None and scale is not None and not fits_whole(shape, scale):
         return TILE
     if asked is not None and asked <= 2 * HALO:
-        raise UserError(f"tiles of {asked} pixels are too small: more than {2 * HALO} needed")
+        raise UserError(f"tiles of {asked} pixels are too small: use more than {2 * HALO}")
     return asked

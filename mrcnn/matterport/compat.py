@@ -14,7 +14,7 @@ from mrcnn.network import detection, targets
 
 
 def log(text: str, array=None) -> None:
-    """Print a line, and for an array its shape, range and dtype behind it."""
+    """Print a line, followed, for an array, by its shape, range and dtype."""
     if array is not None:
         array = np.asarray(array)
         span = f"min: {array.min():10.5f}  max: {array.max():10.5f}" if array.size else "empty"
@@ -34,7 +34,7 @@ def trim_zeros_graph(boxes, name=None):
         boxes: [N, 4].
 
     Returns:
-        The rows that are not all zero, and bool [N] which they are.
+        The rows that are not all zero, and a bool [N] that marks them.
     """
     non_zeros = ops.any(boxes != 0, axis=1)
     return ops.take(boxes, ops.where(non_zeros)[0], axis=0), non_zeros
@@ -46,7 +46,7 @@ def batch_pack_graph(x, counts, num_rows):
 
 
 def batch_slice(inputs, graph_fn, batch_size, names=None):
-    """Call `graph_fn` for one image after another and stack what it gives."""
+    """Call `graph_fn` for one image after another and stack what it returns."""
     inputs = inputs if isinstance(inputs, list) else [inputs]
     outputs = []
     for i in range(batch_size):
@@ -85,7 +85,7 @@ class DetectionTargetLayer(keras.layers.Layer):
     """
 
     def __init__(self, config, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions are
+        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever that of the convolutions
         self.autocast = False
         self.config = config
         self.inner = targets.RoiTargetLayer(config)

@@ -1,6 +1,6 @@
-"""matterport's way to training data: `load_image_gt` and `data_generator`.
+"""matterport's interface to training data: `load_image_gt` and `data_generator`.
 
-Both keep matterport's arguments and layouts, and like it they draw from NumPy's global random
+Both keep matterport's arguments and layouts, and as there they draw from NumPy's global random
 state (seed with `np.random.seed`). `mrcnn.model.MaskRCNN.train` uses
 `mrcnn.data.batches.BatchLoader`.
 
@@ -52,9 +52,9 @@ def load_image_gt(
     augmentation: Any = None,
     use_mini_mask: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Load one image with its ground truth, resized as the network wants it.
+    """Load one image with its ground truth, resized as the network needs it.
 
-    augment: deprecated in matterport already: a left-right flip in half of the cases.
+    augment: already deprecated in matterport: a left-right flip in half of the cases.
     augmentation: see `mrcnn.data.augment`; it must keep the image's height and width.
     use_mini_mask: return the masks cut to their boxes and resized to MINI_MASK_SHAPE.
 
@@ -62,7 +62,7 @@ def load_image_gt(
     int32 [N]; bbox int32 [N, 4] pixels (y1, x1, y2, x2); mask bool [H, W, N] or mini masks
     [h, w, N]. Instances without a pixel in the result are left out.
 
-    With PIXEL_CONVENTION = "matterport" image and masks are sampled as matterport does; with
+    With PIXEL_CONVENTION = "matterport" image and masks are sampled as in matterport; with
     "exact" as in training.
     """
     load = _load_exact if config.exact_pixels else _load_as_matterport
@@ -98,7 +98,7 @@ def _load_as_matterport(dataset, config, image_id, rng, augmentation):
     image = np.asarray(dataset.load_standardised(image_id, config))
     mask, class_ids = dataset.load_mask(image_id)
     original_shape = image.shape
-    if mask.shape[-1] == 0:  # the base class gives [0, 0, 0] for an image without instances
+    if mask.shape[-1] == 0:  # the base class returns [0, 0, 0] for an image without instances
         mask = np.zeros((*original_shape[:2], 0), bool)
     image = molding.adapt_channels(image, config.IMAGE_CHANNEL_COUNT)
     image, window, scale, padding, crop = molding.resize_image(
@@ -115,7 +115,7 @@ def _load_as_matterport(dataset, config, image_id, rng, augmentation):
         layers = masks.masks_to_layers(mask)
         image, layers = apply_augmentation(augmentation, image, layers, rng)
         if image.shape != shape:
-            raise UserError(f"augmentation: it changed the image from {shape} to {image.shape}")
+            raise UserError(f"augmentation: it must keep the shape {shape}, but gave {image.shape}")
         mask = masks.layers_to_masks(layers, count)
     kept = mask.any(axis=(0, 1))
     class_ids = whole_numbers(class_ids, image_id)
@@ -147,10 +147,10 @@ def data_generator(
     detection_targets: bool = False,
     no_augmentation_sources: Sequence[str] | None = None,
 ) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
-    """Yield batches without end, as matterport's generator does.
+    """Yield batches endlessly, as matterport's generator does.
 
     shuffle: a new order for every pass over the data set. augment, augmentation: see
-    `load_image_gt`. random_rois: add this many random regions R an image. detection_targets:
+    `load_image_gt`. random_rois: add this many random regions R per image. detection_targets:
     with random_rois, add the targets of the heads too. no_augmentation_sources: names of sources
     whose images are not augmented.
 
@@ -184,7 +184,7 @@ def data_generator(
             )
         except WrongClasses:
             raise
-        except Exception as error:  # whatever a reader of files may raise
+        except Exception as error:  # file readers may raise anything
             broken.report(image_id, error)
             continue
         count = len(loaded[2])

@@ -15,16 +15,16 @@ from mrcnn.network.defaults import keras_defaults
 
 
 class Inspection:
-    """What `MaskRCNN` has for looking inside."""
+    """The methods of `MaskRCNN` for looking inside."""
 
     def ancestor(self, tensor, name: str, checked=None):
         """The nearest tensor above `tensor` that a layer called `name` made, or None.
 
         Args:
             tensor: a Keras tensor of a functional model.
-            name: a layer's name or a regular expression; what TensorFlow 1 had behind a slash or a
+            name: a layer's name or a regular expression; what TensorFlow 1 had after a slash or a
                 colon ("ROI/rpn_anchors:0") is ignored.
-            checked: layers not to look at again.
+            checked: layers not to check again.
         """
         name = re.sub(r"(\\)?/.*|:\d+$", "", name)
         return _ancestor(tensor, name, set() if checked is None else checked)
@@ -52,7 +52,7 @@ class Inspection:
             A dictionary of arrays by name, in the order asked for.
 
         Raises:
-            UserError: the molded images have another shape than `keras_model` takes.
+            UserError: the molded images do not have the shape that `keras_model` takes.
         """
         molded, model = images, self.keras_model
         if image_metas is None:
@@ -78,7 +78,7 @@ def _ancestor(tensor, name: str, checked: set[int]):
     if history is None or id(history.operation) in checked:
         return None
     checked.add(id(history.operation))
-    # A shared layer has a node for every call: only the one that made this tensor.
+    # A shared layer has a node for every call: follow only the one that made this tensor.
     for parent in history.operation._inbound_nodes[history.node_index].input_tensors:
         if re.fullmatch(name, parent._keras_history.operation.name):
             return parent

@@ -1,4 +1,4 @@
-"""matterport's public names of `mrcnn.model`, and what is new beside them, from where they live."""
+"""matterport's public names of `mrcnn.model`, and new ones, imported from where they live."""
 
 from mrcnn.data.batches import BatchLoader
 from mrcnn.matterport.compat import (

@@ -25,7 +25,6 @@ RPN_NEGATIVE_IOU = 0.3
 HEAD_POSITIVE_IOU = 0.5
 # An anchor that touches a crowd is neither an object nor background.
 CROWD_IOU = 0.001
-# Share of the random regions that lie around objects rather than anywhere.
 
 
 def _generator(rng: np.random.Generator | None) -> np.random.Generator:
@@ -47,7 +46,7 @@ def build_rpn_targets(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Match anchors with ground-truth boxes (matterport's `build_rpn_targets`).
 
-    image_shape: kept for the contract, not used. anchors: [A, 4] pixels. gt_class_ids: int [N],
+    image_shape: kept for compatibility, not used. anchors: [A, 4] pixels. gt_class_ids: int [N],
     negative for crowds, whose area gives no negative anchors. gt_boxes: [N, 4] pixels.
 
     Returns rpn_match int32 [A]: 1 object, -1 background, 0 not used; and rpn_bbox float32
@@ -105,13 +104,13 @@ def build_detection_targets(
     """Sample regions and make the heads' targets (matterport's `build_detection_targets`).
 
     rpn_rois: [R, 4] pixels, R > 0. gt_class_ids: int [N]; only positive ones count. gt_boxes:
-    int [N, 4] pixels. gt_masks: bool [H, W, N], or mini masks [h, w, N] under USE_MINI_MASK.
+    int [N, 4] pixels. gt_masks: bool [H, W, N], or mini masks [h, w, N] with USE_MINI_MASK.
 
     Returns rois [T, 4] pixels; class_ids int32 [T], 0 for background; bboxes float32 [T, K, 4],
     (dy, dx, log dh, log dw) / BBOX_STD_DEV at the region's class; masks float32 0 or 1
     [T, MASK_SHAPE, K] at the region's class. Regions repeat where there are fewer than T.
     Masks are made in matterport's way in both pixel conventions, and without MASK_ROI_SCALE:
-    training takes `targets.mask_targets`.
+    training uses `targets.mask_targets`.
     """
     if len(rpn_rois) == 0:
         raise UserError("build_detection_targets: there are no regions (rpn_rois is empty)")
@@ -147,7 +146,7 @@ def _sample_regions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose TRAIN_ROIS_PER_IMAGE regions, at most ROI_POSITIVE_RATIO of them positive.
 
-    Returns the indices of the chosen regions [T] and the places among them that are positive.
+    Returns the indices of the chosen regions [T] and the positions among them that are positive.
     """
     count = config.TRAIN_ROIS_PER_IMAGE
     objects, background = np.flatnonzero(positive), np.flatnonzero(~positive)
@@ -186,5 +185,5 @@ def generate_random_rois(
     gt_boxes: np.ndarray,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """`data.random_regions.random_regions`; gt_class_ids is for the contract, it has no effect."""
+    """`data.random_regions.random_regions`; gt_class_ids is for compatibility and has no effect."""
     return random_regions(image_shape, count, gt_boxes, _generator(rng))

@@ -133,7 +133,7 @@ def plot_overlaps(
         verdict = ""
         if value > threshold and i < len(pred_class_ids) and j < len(gt_class_ids):
             verdict = "match" if gt_class_ids[j] == pred_class_ids[i] else "wrong"
-        # Readable on the shade of the cell; grey for cells that say nothing.
+        # Readable on the shade of the cell; grey for cells without overlap.
         color = "white" if value > overlaps.max() / 2 else "black" if value > 0 else "grey"
         axes.text(
             j, i, f"{value:.3f}\n{verdict}", ha="center", va="center", fontsize=9, color=color
@@ -163,7 +163,7 @@ def display_table(table: Iterable[Iterable[Any]]) -> None:
 def display_weight_stats(model: Any) -> None:
     """Show shape, minimum, maximum and standard deviation of every trainable layer's weights.
 
-    Weights that are all equal (biases of convolutions apart, which start as zeros) and weights
+    Weights that are all equal (except biases of convolutions, which start as zeros) and weights
     beyond 1000 are marked. model: a `mrcnn.model.MaskRCNN`.
 
     (matterport: visualize.display_weight_stats)
@@ -190,7 +190,7 @@ def display_weight_stats(model: Any) -> None:
 
 
 def _in_notebook() -> bool:
-    # Whoever runs in a notebook has IPython loaded already.
+    # Code that runs in a notebook has IPython loaded already.
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return type(shell).__name__ == "ZMQInteractiveShell"

@@ -1,1 +1,1 @@
-"""The plugin of napari: it finds nuclei in image layers and learns from corrections of them."""
+"""The napari plugin: it finds nuclei in image layers and learns from corrected labels."""

@@ -1,4 +1,4 @@
-"""What the widget has done, on arrays and without napari: find.
+"""The search that the widget runs, on arrays and without napari.
 
 Shapes: H, W pixels of a plane; "..." the axes before them that make a stack of planes, often none.
 """
@@ -38,25 +38,26 @@ def find(
     inverted: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame, dict[str, Any]]:
-    """Find the instances in one plane of a layer, or in all of its planes, each by itself.
+    """Find the instances in one plane of a layer, or in all of its planes, each on its own.
 
     Args:
-        data: of an image layer, [..., H, W], or [..., H, W, 3 or 4] if `rgb`: an array, or what
-            gives one when it is sliced, such as a Zarr or dask array.
-        detector: what `mrcnn.load` gives.
-        plane: the plane's place on the axes "..."; None for all planes.
+        data: of an image layer, [..., H, W], or [..., H, W, 3 or 4] if `rgb`: an array, or an
+            object that gives one when sliced, such as a Zarr or dask array.
+        detector: as `mrcnn.load` returns it.
+        plane: the plane's index on the axes "..."; None for all planes.
         diameter, microns, inverted: see `Segmenter.detect`.
-        progress: called with the tiles done and their number, or planes where these are not cut.
+        progress: called with the number of tiles done and in all, or of planes where there are no
+            tiles.
 
     Returns:
         labels int32 [..., H, W], "..." being 1, ..., 1 for one plane. Every instance of the stack
         has its own number; 0 is background.
         The features of a label layer, a row per instance: `index`, its number; `axis_0`, ..., the
-        place of its plane in a stack; then the columns of `Result.to_dataframe`.
+        index of its plane in a stack; then the columns of `Result.to_dataframe`.
         The layer's metadata: microns, and for every plane its scale and whether it was inverted.
 
     Raises:
-        UserError: the values are no image's.
+        UserError: the values are not an image's.
     """
     import pandas as pd
 
@@ -99,7 +100,7 @@ def find(
 
 
 class _Plane:
-    """A plane of a stack, read in the parts that are asked for."""
+    """A plane of a stack, of which only the requested parts are read."""
 
     def __init__(self, data: Any, index: tuple[int, ...]):
         self.data, self.index = data, index
@@ -118,7 +119,7 @@ def _image(data: Any, index: tuple[int, ...]) -> np.ndarray | _Plane:
 
 
 def load_detector(weights: str) -> Segmenter:
-    """`mrcnn.load`, which takes seconds; the last one is kept until its file changes."""
+    """`mrcnn.load`, which takes seconds; the last detector is kept until its file changes."""
     return _load(weights, Path(resolve_weights(weights)).stat().st_mtime_ns)
 
 
@@ -131,11 +132,11 @@ def _load(weights: str, changed: int) -> Segmenter:
 
 @contextlib.contextmanager
 def own_symbols() -> Iterator[None]:
-    """Libraries that are loaded meanwhile call their own functions, not those of the same name that
-    are there already.
+    """Libraries that are loaded in the block call their own functions, not those of the same name
+    that are loaded already.
 
-    TensorFlow and Mesa, which draws napari's canvas on much of Linux, both contain LLVM, each its
-    version. Without this Python crashes where TensorFlow is imported after Mesa was.
+    TensorFlow and Mesa, which draws napari's canvas on many Linux systems, both contain LLVM, in
+    different versions. Without this Python crashes where TensorFlow is imported after Mesa.
     """
     flags = sys.getdlopenflags() if hasattr(os, "RTLD_DEEPBIND") else None
     if flags is not None:

@@ -1,4 +1,4 @@
-"""From layers of napari to arrays, and back to where they lie."""
+"""From napari layers to arrays, and back to the layers' places."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PLACEMENT = ("scale", "rotate", "shear", "affine", "units", "axis_labels")
 
 
 def microns_of(layer: napari.layers.Image) -> float | None:
-    """The side of a pixel by a layer's scale, where this is in a unit of length; None without
-    one, and for pixels that are no squares."""
+    """The side of a pixel from a layer's scale, where this is in a unit of length; None without
+    one, and for pixels that are not square."""
     units = getattr(layer, "units", ())[-2:]
     if not units or not all(unit.is_compatible_with("micrometer") for unit in units):
         return None
@@ -28,7 +28,7 @@ def microns_of(layer: napari.layers.Image) -> float | None:
 
 
 def shown_plane(layer: napari.layers.Image, point: Sequence[float]) -> tuple[int, ...]:
-    """The place of the plane that the viewer shows on the axes of a layer's stack.
+    """The index, on the axes of a layer's stack, of the plane that the viewer shows.
 
     point: `viewer.dims.point`, where the sliders are in the world.
     """
@@ -38,7 +38,7 @@ def shown_plane(layer: napari.layers.Image, point: Sequence[float]) -> tuple[int
 
 
 def placement(layer: napari.layers.Image, plane: Sequence[int] = ()) -> dict[str, Any]:
-    """Keywords of a label layer that is to lie where an image layer does, or a plane of it."""
+    """Keywords for a label layer that is to lie where an image layer, or a plane of it, lies."""
     found = {name: getattr(layer, name) for name in PLACEMENT if hasattr(layer, name)}
     corner = np.zeros(layer.ndim)
     corner[: len(plane)] = plane
@@ -51,7 +51,7 @@ def placement(layer: napari.layers.Image, plane: Sequence[int] = ()) -> dict[str
 def corrected(
     image: napari.layers.Image, labels: napari.layers.Labels, point: Sequence[float]
 ) -> tuple[str, np.ndarray, np.ndarray]:
-    """The plane of a label layer that the viewer shows, and the plane of the image that it is of.
+    """The plane of a label layer that the viewer shows, and the image plane that it belongs to.
 
     point: see `shown_plane`.
 

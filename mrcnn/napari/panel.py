@@ -1,4 +1,4 @@
-"""The widget that finds nuclei in image layers, and learns from corrections of them.
+"""The widget that finds nuclei in image layers, and learns from corrected labels.
 
 napari and what comes with it are imported where they are used: the module imports without them.
 """
@@ -36,7 +36,7 @@ class Panel:
 
     Attributes:
         worker: the thread's, while there is one.
-        sources: of the label layers that a search has made, the image layers that they are of.
+        sources: the image layer of each label layer that a search has made.
     """
 
     def __init__(self, viewer: napari.Viewer):
@@ -58,7 +58,7 @@ class Panel:
         self._layer_changed()
 
     def _make_fields(self) -> None:
-        """What is to be found, where and how."""
+        """The fields for what to find, where and how."""
         from magicgui import widgets
         from napari.layers import Image
 
@@ -67,7 +67,7 @@ class Panel:
             label="diameter (pixels)",
             max=10_000,
             step=1,
-            tooltip="of a typical nucleus; 0: found out",
+            tooltip="of a typical nucleus; 0: found automatically",
         )
         self.inverted = widgets.ComboBox(
             label="dark nuclei",
@@ -83,25 +83,25 @@ class Panel:
         self.all_planes = widgets.CheckBox(
             text="all planes of a stack",
             enabled=False,
-            tooltip="each by itself; otherwise the plane that is shown",
+            tooltip="each on its own; otherwise only the plane that is shown",
         )
         self.find = widgets.PushButton(text="Find")
 
     def _make_fields_of_teaching(self) -> None:
-        """What is to be learnt, and for how long."""
+        """The fields for what to learn, and for how long."""
         from magicgui import widgets
         from napari.layers import Labels
 
         self.labels = widgets.ComboBox(
             label="corrected labels",
             choices=lambda _: self._layers(Labels),
-            tooltip="of the image; of a stack the plane that is shown is added",
+            tooltip="of the image; for a stack, only the plane that is shown is added",
         )
         self.folder = widgets.FileEdit(
             label="training set",
             mode="d",
             value=TRAINING_SET,
-            tooltip="the folder that corrected images are kept in, which mrcnn train takes, too",
+            tooltip="the folder where corrected images are kept; mrcnn train accepts it, too",
         )
         self.minutes = widgets.FloatSpinBox(
             label="minutes",
@@ -109,16 +109,16 @@ class Panel:
             max=600,
             step=1,
             value=FINE_TUNE_MINUTES,
-            tooltip="of training, at most: it ends before where enough has been seen; getting "
-            "ready comes on top",
+            tooltip="of training, at most: it ends earlier if it has seen enough; getting ready "
+            "takes extra time",
         )
         self.add = widgets.PushButton(text="Add to training set")
         self.tune = widgets.PushButton(
-            text="Fine-tune", tooltip="the weights above, on the training set, into new weights"
+            text="Fine-tune", tooltip="train the weights above on the training set; saves new ones"
         )
 
     def _lay_out(self) -> None:
-        """The fields and buttons, and below them what goes on."""
+        """The fields and buttons, and below them the progress."""
         from magicgui import widgets
 
         self.cancel = widgets.PushButton(text="Cancel", enabled=False)
@@ -225,7 +225,7 @@ class Panel:
         """Start a job, unless there is one.
 
         work: takes a function for its progress, and runs in a thread; show: takes what that
-        returns, and returns what is to be said; doing: said meanwhile.
+        returns, and returns the text for the status line; doing: the text shown meanwhile.
         """
         from napari.qt.threading import create_worker
 
@@ -238,17 +238,17 @@ class Panel:
             self._advance(done, total)
 
         def job() -> tuple[Any, str]:
-            """What has come of it, and what is wrong with the input."""
+            """The result, and what is wrong with the input."""
             try:
                 return work(progress), ""
             except UserError as error:
                 return None, str(error)
-            except Cancelled:  # what is returned then goes nowhere
+            except Cancelled:  # nothing uses what is returned then
                 return None, ""
 
         self.worker = create_worker(job)
         self.worker.returned.connect(lambda found: self._end(*found, show))
-        # napari shows what is raised; here it takes the place of "Searching ...".
+        # napari shows what is raised; here it replaces "Searching ...".
         self.worker.errored.connect(lambda error: self._say(f"{type(error).__name__}: {error}"))
         self.worker.finished.connect(lambda: self._finished())
         self._set_enabled(False)
@@ -257,8 +257,7 @@ class Panel:
         self.worker.start()
 
     def stop(self) -> None:
-        """Cancel the job: it ends with the tile that is being looked at, or the step of training
-        that is being made."""
+        """Cancel the job: it ends after the current tile or the current step of training."""
         if self.worker:
             self.worker.quit()
             self.cancel.enabled = False
@@ -269,7 +268,7 @@ class Panel:
         self.cancel.enabled = not free
 
     def _complain(self, text: str) -> None:
-        """Say what is wrong: napari's note vanishes after seconds, the line in the panel stays."""
+        """Show what is wrong: napari's note vanishes after seconds, the line in the panel stays."""
         from napari.utils.notifications import show_error
 
         show_error(text)
@@ -280,14 +279,14 @@ class Panel:
             self.status.value = text
 
     def _is_there(self) -> bool:
-        """False after the widget was closed, when its parts must not be touched any more."""
+        """False after the widget has been closed, when its parts must no longer be touched."""
         from qtpy.compat import isalive
 
         return isalive(self.box.native)
 
     def _advance_bar(self, done: int, total: int) -> None:
         if self._is_there():
-            # Busy until the first is done: what is loaded and compiled before it takes a while.
+            # Busy until the first is done: loading and compiling before it take a while.
             self.bar.max, self.bar.value = (total, done) if done else (0, 0)
 
     def _end(self, result: Any, wrong: str, show: Callable[[Any], str]) -> None:

@@ -1,11 +1,11 @@
-"""Fine-tuning in a process of its own: whatever happens to it, the viewer and what is unsaved stay.
+"""Fine-tuning in a process of its own: if it crashes, the viewer and unsaved work are not lost.
 
 TensorFlow has crashed where a second network was made in another thread of the viewer's process.
 
     python -m mrcnn.napari.teaching SET WEIGHTS MINUTES
 
-is that process. It prints a line of JSON for each step, the result, or what is wrong, among the
-lines of the training, and ends when its standard input does.
+is that process. It prints a line of JSON for each step, for the result, or for what is wrong, among
+the lines of the training, and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from mrcnn.errors import UserError, one_line
 from mrcnn.fine_tuning import fine_tune
 from mrcnn.training.corrections import IMAGES, LABELS
 
-RUNS = "runs"  # below a training set: the weights that were made of it
-# Seconds between two looks at whether the user has cancelled, and those that the process then has.
+RUNS = "runs"  # below a training set: the weights that were trained on it
+# Seconds between two checks whether the user has cancelled, and those that the process then has.
 PATIENCE, TO_END = 0.2, 20
 MESSAGE = '{"teaching": '  # how lines for the viewer begin
 
 
 class Cancelled(Exception):
-    """Nobody wants the weights any more."""
+    """The weights are no longer wanted."""
 
 
 def teach(folder: Path, weights: str, minutes: float, progress: Callable[[int, int], None]) -> Path:
     """Fine-tune weights on a training set; see `mrcnn.fine_tuning.fine_tune`.
 
-    progress: called some times a second with the steps done and their number, 0 and 0 before it is
-        known. An error that it raises ends the training and leaves nothing.
+    progress: called several times per second with the number of steps done and in all, 0 and 0
+        before it is known. An error that it raises ends the training and leaves nothing behind.
 
     Returns the new weight file, which is below the training set's folder. Raises UserError where
-    that holds nothing to train on, and where the process ends in another way.
+    that holds nothing to train on, and where the process ends without a result.
     """
     if not (folder / IMAGES).is_dir():
         raise UserError(f"{folder}: no training set yet: add corrected images first")
-    # Not multiprocessing, which would run the script again that the viewer was opened by.
+    # Not multiprocessing, which would run the script that opened the viewer again.
     process = subprocess.Popen(
         [sys.executable, "-m", "mrcnn.napari.teaching", str(folder), weights, str(minutes)],
         stdin=subprocess.PIPE,
@@ -58,7 +58,7 @@ def teach(folder: Path, weights: str, minutes: float, progress: Callable[[int, i
     try:
         return _follow(lines, progress)
     finally:
-        process.stdin.close()  # the process ends with the step at hand
+        process.stdin.close()  # the process ends after the current step
         try:
             process.wait(TO_END)
         except subprocess.TimeoutExpired:
@@ -75,8 +75,8 @@ def _read(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
 
 
 def _follow(lines: queue.SimpleQueue[str | None], progress: Callable[[int, int], None]) -> Path:
-    """The result that a process prints. Raises UserError where that is none."""
-    done, total, last = 0, 0, "nothing was said"
+    """The result that a process prints. Raises UserError where it prints none, or an error."""
+    done, total, last = 0, 0, "nothing was printed"
     while True:
         progress(done, total)
         try:
@@ -97,7 +97,7 @@ def _follow(lines: queue.SimpleQueue[str | None], progress: Callable[[int, int],
 
 
 def work(arguments: Iterable[str]) -> None:
-    """The process."""
+    """What the process runs."""
     folder, weights, minutes = arguments
     cancelled = threading.Event()
 

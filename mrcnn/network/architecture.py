@@ -1,4 +1,4 @@
-"""The two architectures as records; whoever reads one need not know which it is.
+"""The two architectures as records; code that uses one need not know which it is.
 
 "fpn"  a feature pyramid over the five stages of the backbone (FPN; matterport): one size of
        anchors per level, regions pooled from the level that fits their size
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from mrcnn.config import Config
 
-STAGE4_STRIDE = 16  # pixels a cell of the fourth stage
+STAGE4_STRIDE = 16  # pixels per cell of the fourth stage
 STAGE4_CHANNELS = 1024
 
 
 class Architecture(NamedTuple):
-    """What the stages of detection need to know of each other."""
+    """What the stages of detection need to know about each other."""
 
-    strides: tuple[int, ...]  # pixels a cell of every feature map, finest map first
+    strides: tuple[int, ...]  # pixels per cell of every feature map, finest map first
     scales: tuple[tuple[float, ...], ...]  # sides in pixels of the square anchors on every map
     channels: int  # of every feature map
-    pooled_maps: int  # regions are pooled from so many of the maps, the first ones
+    pooled_maps: int  # number of maps, the first ones, that regions are pooled from
     anchors_per_cell: int
 
 

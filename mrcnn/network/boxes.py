@@ -11,7 +11,7 @@ from keras import ops
 
 
 def constant(values):
-    """Numbers as a float32 tensor. (Torch takes no NumPy arrays beside tensors with gradients.)"""
+    """Numbers as a float32 tensor. (Torch does not mix NumPy arrays and tensors with gradients.)"""
     return ops.convert_to_tensor(np.asarray(values, "float32"))
 
 
@@ -29,7 +29,7 @@ def box_area(boxes):
 def apply_box_deltas_graph(boxes, deltas):
     """Move and stretch boxes [..., 4] by deltas [..., 4] (matterport's name).
 
-    The result is finite whatever an untrained or diverging network says.
+    The result is finite whatever an untrained or diverging network outputs.
     """
     y1, x1, y2, x2 = _split(boxes)
     limit = 20.0  # a factor of e^20: no box that can be clipped to an image needs more

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-# Calls of a function of hundreds of small operations that take as long as its tracing.
+# Number of calls of a function of hundreds of small operations that take as long as tracing it.
 EAGER_CALLS = 8
 
 # JAX keeps a program for every size it has seen; beyond this many it forgets them all, so that a
@@ -41,8 +41,8 @@ def compiled(
 
 
 def compiled_for_many(function: Callable, variables: Sequence) -> Callable:
-    """As `compiled`, for a function without arguments that is cheap: on TensorFlow not before it
-    has been called `EAGER_CALLS` times, for a single image does not come to so many."""
+    """As `compiled`, for a cheap function without arguments: on TensorFlow it is compiled only
+    after `EAGER_CALLS` calls, which a single image does not reach."""
     fast = compiled(function, variables, [])
     if keras.backend.backend() != "tensorflow":
         return fast

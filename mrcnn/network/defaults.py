@@ -9,15 +9,15 @@ from keras import config
 
 @contextmanager
 def keras_defaults() -> Iterator[None]:
-    """Within the block Keras's global settings are its defaults; then they are what they were.
+    """Within the block Keras's global settings are its defaults; then they are restored.
 
     A `keras.json` of another project, or a program that has set a data format or precision for its
-    other networks, changes what layers and tensors are that do not say it themselves, those of a
+    other networks, changes the layers and tensors that do not set these themselves, those of a
     user's BACKBONE among them. Precision here is what `Config.PRECISION` says.
     """
     found = config.image_data_format(), config.floatx(), config.dtype_policy()
     if found[:2] == ("channels_last", "float32") and found[2].name == "float32":
-        yield  # nothing to set, which other threads would see
+        yield  # nothing to set; other threads would see it
         return
     _set("channels_last", "float32", keras.DTypePolicy("float32"))
     try:

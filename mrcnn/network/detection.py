@@ -25,7 +25,7 @@ def refine_detections_graph(rois, probs, deltas, window, config):
 
     A region's class is its most probable one and is dropped where that is the background, so no
     score is below 1 / K (matterport). In the exact pixel convention it is the most probable class
-    but the background, and DETECTION_MIN_CONFIDENCE alone decides (as in torchvision).
+    other than the background, and DETECTION_MIN_CONFIDENCE alone decides (as in torchvision).
 
     Args:
         rois: [B, R, 4] normalised.
@@ -36,8 +36,8 @@ def refine_detections_graph(rois, probs, deltas, window, config):
             `DETECTION_MAX_INSTANCES`, `BBOX_STD_DEV`.
 
     Returns:
-        [B, D, 6]: box (normalised), class id, score, by falling score; zero rows where there are
-        fewer.
+        [B, D, 6]: box (normalised), class id, score, by descending score; zero rows where there
+        are fewer.
     """
     rois, probs, deltas, window = map(ops.convert_to_tensor, (rois, probs, deltas, window))
     if config.exact_pixels:
@@ -75,7 +75,7 @@ class DetectionLayer(layers.Layer):
     """
 
     def __init__(self, config=None, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions are
+        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions use
         self.config = config
 
     def call(self, inputs):
@@ -92,7 +92,7 @@ class DetectionLayer(layers.Layer):
 
 
 def count_detections(rois, classes, deltas, meta, config) -> int:
-    """Detections of one image that there would be without `DETECTION_MAX_INSTANCES`.
+    """How many detections one image would have without `DETECTION_MAX_INSTANCES`.
 
     Args:
         rois, classes, deltas, meta: arrays [R, 4], [R, K], [R, K, 4] and [M].

@@ -12,7 +12,7 @@ from mrcnn.network.resnet import stage5_graph
 from mrcnn.network.roi_features import ALIGN, region_features
 from mrcnn.network.spatial_transformer import transform_regions
 
-# Paper section 3.8.3: standard deviations of the two output layers' first values.
+# Paper section 3.8.3: standard deviations of the two output layers' initial values.
 CLASS_DEVIATION, BOX_DEVIATION = 0.01, 0.001
 
 
@@ -58,7 +58,7 @@ def fpn_classifier_graph(
     # Two fully connected layers, written as convolutions as in the weight files.
     for number, window, rank in ((1, pool_size, ranks[0]), (2, 1, ranks[1])):
         name = f"mrcnn_class_conv{number}"
-        if rank:  # paper equation 15: two layers without a nonlinearity in place of one
+        if rank:  # paper equation 15: two layers without a nonlinearity instead of one
             x = bank(FullWindowConv2D, rank, window, use_bias=False, name=name + "_svd")(x)
             window = 1
         x = bank(FullWindowConv2D, fc_layers_size, window, name=name)(x)
@@ -183,7 +183,7 @@ def c4_mask_graph(
 ):
     """As `build_fpn_mask_graph` on the fourth stage's features, with the fifth as its trunk.
 
-    Masks have twice as many cells per side as the fifth stage leaves: see `architecture.mask_side`.
+    Masks have twice as many cells per side as the fifth stage leaves: see `config_rules.mask_side`.
     """
     x = _stage5_of_regions(
         rois,

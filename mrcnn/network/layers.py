@@ -1,4 +1,4 @@
-"""Layers with weights that every part of the network shares.
+"""Kinds of layers with weights that all parts of the network use.
 
 Shape shorthand: B images, R regions of interest, H W rows and columns, C channels.
 """
@@ -9,7 +9,7 @@ from keras import ops
 
 
 def first_values(gaussian: bool, deviation: float):
-    """What a kernel starts from: the paper's Gaussian of a deviation, or Keras's default."""
+    """What a kernel starts from: the paper's Gaussian with this deviation, or Keras's default."""
     return keras.initializers.RandomNormal(0.0, deviation) if gaussian else "glorot_uniform"
 
 
@@ -20,9 +20,9 @@ class BatchNorm(keras.layers.BatchNormalization):
     Called with `training=False` while the graph is built, the statistics stay frozen; with `True`
     the batch's own are always used; `None` follows the model, as `Config.TRAIN_BN` says.
 
-    Images on TensorFlow go through its fused kernel: a third of the time, because Keras would go
-    through float32 and back in several passes. Frozen on other backends, it is one multiply-add in
-    the input's own dtype.
+    Images on TensorFlow go through its fused kernel, which takes a third of the time, because Keras
+    would go through float32 and back in several passes. Frozen on other backends, it is one
+    multiply-add in the input's own dtype.
     """
 
     def __init__(self, **kwargs):
@@ -30,7 +30,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         self.mode = None
 
     def __call__(self, inputs, training=None, **kwargs):
-        # A functional model replaces the `training` of its layers by its own: remember it here.
+        # A functional model replaces the `training` of its layers with its own: remember it here.
         if training is not None and isinstance(inputs, keras.KerasTensor):
             self.mode = training
         return super().__call__(inputs, training=training, **kwargs)
@@ -71,7 +71,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         )
         if training:
             # The kernel estimates the population's variance, divided by one less than the count;
-            # Keras's moving average is of the batch's own.
+            # Keras's moving average uses the batch's own.
             count = ops.cast(ops.size(inputs), "float32") / inputs.shape[-1]
             variance = variance * (count - 1.0) / count
             for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -128,19 +128,19 @@ WITH_KERNEL = (
 
 
 class LayerBank:
-    """Makes layers by name, once: the same name again gives the same layer.
+    """Makes layers by name, once: the same name again returns the same layer.
 
     Graphs for several image shapes, and the training and inference graphs, are built by the same
     functions from one bank and so share their weights.
 
     Attributes:
         layers: by name.
-        unfilled: see `MaskRCNN.check_weights`: of the layers that loading weights has left as they
-            were, the values; None until weights are loaded.
+        unfilled: the values of the layers that loading weights has left as they were, see
+            `MaskRCNN.check_weights`; None until weights are loaded.
     """
 
     def __init__(self, dtype: str = "float32", zeros: bool = False):
-        """zeros: kernels start from zeros, which takes no time, for others are set next."""
+        """zeros: kernels start from zeros, which takes no time, as other values are set next."""
         self.dtype = dtype
         self.zeros = zeros
         self.layers: dict[str, keras.layers.Layer] = {}

@@ -19,8 +19,8 @@ from mrcnn.network.replicas import mean_over_replicas, replica_count
 def _masked_mean(values, mask):
     """Mean of `values` where `mask` is True; zero where it never is."""
     mask = ops.cast(mask, "float32")
-    count = mean_over_replicas(ops.sum(mask))  # so many each, in the mean
-    least = 1.0 / replica_count()  # one in all
+    count = mean_over_replicas(ops.sum(mask))  # per replica, on average
+    least = 1.0 / replica_count()  # one in total
     return ops.sum(ops.where(mask > 0, values, 0.0)) / ops.maximum(count, least)
 
 
@@ -52,8 +52,8 @@ def rpn_class_loss_graph(rpn_match, rpn_class_logits):
 def rpn_anchor_box_loss(target_deltas, rpn_match, rpn_deltas, places=None):
     """Smooth L1 over the positive anchors, targets given for every anchor [B, A, 4].
 
-    places: N_reg of paper equation 16, the places of anchors in an image: the sum over anchors
-        and coordinates is divided by it. None: a mean over both.
+    places: N_reg of paper equation 16, the number of anchor locations in an image: the sum over
+        anchors and coordinates is divided by it. None: a mean over both.
     """
     match = ops.reshape(rpn_match, ops.shape(rpn_deltas)[:2])
     loss = smooth_l1_loss(target_deltas, rpn_deltas)
@@ -86,8 +86,8 @@ def mrcnn_class_loss_graph(target_class_ids, pred_class_logits, active_class_ids
         target_class_ids: int [B, T].
         pred_class_logits: [B, T, K].
         active_class_ids: [B, K] 1 for classes of the data set that the image comes from; regions
-            predicted to be of another class do not count (matterport looks at the first image's
-            row only).
+            predicted to be of another class do not count (matterport uses the first image's row
+            only).
         used: bool [B, T], False for padding; None counts all.
     """
     target = ops.cast(target_class_ids, "int32")
@@ -122,7 +122,7 @@ def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks, from_logit
     """Binary cross-entropy per pixel of the positive regions' masks for their true class.
 
     Args:
-        target_masks: [B, T, h, w] from 0 to 1; a share between them is the probability to learn.
+        target_masks: [B, T, h, w] from 0 to 1; a value in between is the probability to learn.
         target_class_ids: int [B, T].
         pred_masks: [B, T, h, w, K] probabilities, or logits with `from_logits`.
     """

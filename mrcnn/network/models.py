@@ -8,7 +8,7 @@ Both come from one `LayerBank`, so graphs for several image shapes share their w
 
 Source: paper section 4.2; matterport `MaskRCNN.build`.
 Shape shorthand: B images, H W C rows, columns and channels of the molded image, G ground-truth
-instances, M length of the image meta data.
+instances, M length of the image metadata.
 """
 
 from functools import partial
@@ -61,11 +61,11 @@ def compiles_whole_graphs() -> bool:
 
 
 class WeightsOnly(keras.Model):
-    """A model that Keras writes the weights of, but not the whole: its layers are made from a
-    `Config`, with functions perhaps, which Keras's files have no place for."""
+    """A model of which Keras writes the weights, but not the whole: its layers are made from a
+    `Config`, perhaps with functions, for which Keras's files have no place."""
 
     def save(self, *_: Any, **__: Any) -> None:
-        """Raises UserError; before a file is begun."""
+        """Raises UserError before a file is begun."""
         raise UserError(WHOLE_MODELS)
 
     def get_config(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class AnchorsLayer(layers.Layer):
     """The anchors of an image shape as a constant [1, A, 4], normalised."""
 
     def __init__(self, anchors, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions are
+        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions use
         self.anchors = np.asarray(anchors, "float32")[None]
 
     def call(self, image):
@@ -91,7 +91,7 @@ class LossLayer(layers.Layer):
     """A loss function of `losses` as a named layer with a scalar output."""
 
     def __init__(self, function, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions are
+        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions use
         self.autocast = False
         self.function = function
 
@@ -121,7 +121,7 @@ def backbone_stages(image, config, bank):
 
 
 def feature_maps(image, config, bank):
-    """What proposals are looked for on, finest map first: [P2, ... P6], or [C4]."""
+    """The maps that proposals are searched on, finest map first: [P2, ... P6], or [C4]."""
     stages = backbone_stages(image, config, bank)
     if config.ARCHITECTURE == "c4":
         return [stages[2]]
@@ -149,7 +149,7 @@ def proposals_of(features, anchors, count, config, bank):
     """Run the region proposal network over the feature maps.
 
     Args:
-        features: as `feature_maps` gives them.
+        features: as `feature_maps` returns them.
         anchors: [1, A, 4] normalised, level by level.
         count: proposals wanted.
 
@@ -331,7 +331,7 @@ def training_outputs(inputs, config, bank: LayerBank, image_shape) -> list:
     if not config.USE_RPN_ROIS:
         given = inputs["input_rois"]
         real = ops.any(given != 0, axis=-1, keepdims=True)
-        # matterport's coordinates would make boxes with an area of the zero rows.
+        # matterport's coordinates would turn the zero rows into boxes with an area.
         proposals = ops.where(real, normalize(given), 0.0)
     rois, class_ids, target_deltas, target_masks = RoiTargetLayer(config, name="roi_targets")(
         [proposals, gt_class_ids, normalize(gt_boxes), inputs["input_gt_masks"]]

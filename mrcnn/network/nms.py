@@ -20,13 +20,13 @@ def non_max_suppression_graph(boxes, scores, max_outputs: int, iou_threshold: fl
 
     Args:
         boxes: [B, N, 4] float32, any unit.
-        scores: [B, N] float32; `NO_SCORE` marks rows that are no candidates.
+        scores: [B, N] float32; `NO_SCORE` marks rows that are not candidates.
         max_outputs: M.
         iou_threshold: 0 to 1.
 
     Returns:
-        indices int32 [B, M] into N by falling score, and valid bool [B, M]; indices of rows that
-        are not valid are 0.
+        indices int32 [B, M] into N by descending score, and valid bool [B, M]; indices of rows
+        that are not valid are 0.
     """
     if keras.backend.backend() == "tensorflow":
         return _nms_tensorflow(boxes, scores, max_outputs, iou_threshold)

@@ -1,7 +1,7 @@
 """Which number type the convolutions compute in.
 
-Boxes, anchors, losses and variables are float32 always; convolutions may run in bfloat16, which
-is about twice as fast where the hardware knows it.
+Boxes, anchors, losses and variables are always float32; convolutions may run in bfloat16, which
+is about twice as fast where the hardware supports it.
 """
 
 import platform

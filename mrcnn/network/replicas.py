@@ -1,4 +1,4 @@
-"""One batch on several devices: what each of them must know of the parts that the others have.
+"""One batch on several devices: what each of them must know about the parts that the others have.
 
 TensorFlow (tf.distribute) runs the network once per device, on a part of the batch; these copies
 are called replicas. JAX runs one program that sees the whole batch, whatever the devices: there,
@@ -20,7 +20,7 @@ def _context():
 
 
 def replica_count() -> int:
-    """The parts that the batch is in: 1 where the whole of it is seen."""
+    """The number of parts that the batch is split into: 1 where the whole of it is seen."""
     context = _context()
     return 1 if context is None else context.num_replicas_in_sync
 
@@ -32,7 +32,7 @@ def mean_over_replicas(value):
 
 
 def sum_over_replicas(value):
-    """As `mean_over_replicas`, their sum."""
+    """As `mean_over_replicas`, but their sum."""
     context = _context()
     return value if context is None else context.all_reduce("SUM", value)
 

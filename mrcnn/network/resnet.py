@@ -1,8 +1,8 @@
 """ResNet-50 and ResNet-101 backbones with the layer names of the public weight files.
 
 Stages 2 to 5 are made of bottleneck blocks: `res2a_branch2a` is stage 2, block a, first
-convolution; `bn2a_branch2a` its batch normalization. As in the Caffe-born weights the stride sits
-in the first 1x1 convolution and every convolution has a bias.
+convolution; `bn2a_branch2a` its batch normalization. As in the public weights, which come from
+Caffe, the stride is in the first 1x1 convolution and every convolution has a bias.
 
 Source: He et al., "Deep Residual Learning"; paper sections 3.2 and 3.3; matterport
 `resnet_graph`.
@@ -142,9 +142,8 @@ def stage5_graph(x, train_bn, bank, dilated=False):
         train_bn: passed to `BatchNorm`, see there.
         bank: where the layers come from.
         dilated: the stage neither halves the features nor loses their context: its stride is 1 and
-            its 3x3 windows look at every other cell (paper section 3.5.1, filter dilation in
-            place of shift-and-stitch). Every other cell of the result is what the strided stage
-            gives.
+            its 3x3 windows read every other cell (paper section 3.5.1, filter dilation instead
+            of shift-and-stitch). Every other cell of the result is what the strided stage gives.
 
     Returns:
         [B, H / 2, W / 2, 2048] (rounded up), or [B, H, W, 2048].

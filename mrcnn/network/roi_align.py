@@ -95,7 +95,7 @@ def bilinear_grid(table, offset, height, width, y, x, inside, dtype=None):
     def corner(row, column, weight):
         index = (offset + row * width)[..., :, None] + column[..., None, :]
         cells = ops.cast(ops.take(table, index, axis=0), dtype)
-        # One weight a sample: few passes over the cells, which are many times as large.
+        # One weight per sample: few passes over the cells, which are many times as large.
         return cells * ops.cast(weight * inside, dtype)[..., None]
 
     return (
@@ -112,7 +112,7 @@ def _integers(values):
 
 
 def regions_on_levels(inputs):
-    """What the pooling layers begin with.
+    """What all pooling layers begin with.
 
     Args:
         inputs: as `PyramidROIAlign` takes them.
@@ -139,7 +139,7 @@ def level_table(cells, sizes, level, planes: int = 1):
         planes: how many maps of H x W cells follow each other on every level.
 
     Returns:
-        table [T, C], and of every region int32 [B, R] height and width of its level and where its
+        table [T, C], and for every region int32 [B, R] height and width of its level and where its
         image's first plane of that level starts in the table.
     """
     heights, widths = zip(*sizes, strict=True)

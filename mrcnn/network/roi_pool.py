@@ -1,10 +1,10 @@
 """RoIPool: the maximum over every bin of a region, in whole cells of the feature map.
 
 The ends of the region are rounded to the edges of cells, and the bins to whole cells, so features
-are up to half a cell away from where they belong, which RoIAlign mends. Kept for comparison.
+are up to half a cell away from where they belong, which RoIAlign fixes. Kept for comparison.
 
 A bin may have any number of cells, and shapes here are static. So the maxima over all windows of
-1, 2, 4, ... cells per side are made once for the map (each from the next smaller ones), and the
+1, 2, 4, ... cells per side are computed once for the map (each from the next smaller ones), and the
 maximum over a bin is the maximum of four such windows, one in each of its corners.
 
 Source: paper sections 3.7.1, 3.8.2 and 4.1.3; Girshick, "Fast R-CNN".
@@ -18,9 +18,9 @@ from keras import layers, ops
 from mrcnn.network.boxes import constant
 from mrcnn.network.roi_align import level_table, regions_on_levels
 
-# Windows of 1, 2, ... 16 cells: 25 copies of the features, which for large images is much memory.
+# Windows of 1, 2, ... 16 cells: 25 copies of the features, which take much memory for large images.
 # A bin of up to twice the largest is covered completely: with 7 bins
-# a region of 224 cells. Of longer bins the middle is not seen.
+# a region of 224 cells. The middle of longer bins is not seen.
 WINDOW_SIZES = (1, 2, 4, 8, 16)
 
 
@@ -62,13 +62,13 @@ def bin_cells(start, end, count: int, size):
 
     Returns:
         first, stop: int32 [..., P], the bin's cells are first, ..., stop - 1; none where stop is
-        not above first. A region has one cell at least; neighbouring bins may share cells.
+        not above first. A region has at least one cell; neighbouring bins may share cells.
     """
     first = ops.floor(start + 0.5)
     stop = ops.maximum(ops.floor(end + 0.5), first + 1.0)
     steps = constant(np.arange(count + 1) / count)
     edges = first[..., None] + (stop - first)[..., None] * steps
-    # Sums of float32 fractions: an edge that is a whole number may come out a little beside it.
+    # Sums of float32 fractions: an edge that is a whole number may come out slightly off it.
     nearest = ops.round(edges)
     edges = ops.where(ops.abs(edges - nearest) < 1e-3, nearest, edges)
     limit = ops.cast(size, "float32")[..., None]
@@ -80,7 +80,7 @@ def bin_cells(start, end, count: int, size):
 def _two_windows(first, stop, size):
     """Windows that cover the cells first .. stop - 1: index of their size, starts of the two.
 
-    Bins without cells, which may lie behind the last of `size` cells, get any.
+    Bins without cells, which may lie beyond the last of `size` cells, get any windows.
     """
     first = ops.minimum(first, size[..., None] - 1)
     length = ops.maximum(stop - first, 1)
@@ -94,7 +94,7 @@ class PyramidROIPool(layers.Layer):
 
     Inputs and output as `PyramidROIAlign`; bins without cells are zero. The gradient of an output
     goes to the cell that holds the maximum (paper equation 14). Where several hold it, some
-    backends divide it among them.
+    backends divide the gradient among them.
     """
 
     def __init__(self, pool_shape, exact=False, **kwargs):

@@ -1,4 +1,4 @@
-"""Region proposal network: which anchors hold an object, and boxes that fit it better.
+"""Region proposal network: which anchors contain an object, and boxes that fit it better.
 
 Source: paper sections 3.9 to 3.9.4; matterport `rpn_graph`, `build_rpn_model`, `ProposalLayer`.
 Shape shorthand: B images, A anchors, S of them sampled, N candidates, R proposals, C channels.
@@ -12,7 +12,7 @@ from mrcnn.network.boxes import apply_box_deltas_graph, clip_boxes_graph, consta
 from mrcnn.network.layers import first_values
 from mrcnn.network.nms import non_max_suppression_graph
 
-# Paper section 3.9.5: standard deviation of all layers' first values.
+# Paper section 3.9.5: standard deviation of all layers' initial values.
 RPN_DEVIATION = 0.01
 
 
@@ -78,7 +78,7 @@ def window_cells(level_shapes, stride: int) -> np.ndarray:
 
     Args:
         level_shapes: (height, width) of every pyramid level in cells.
-        stride: of the convolution, which pads as "same".
+        stride: of the convolution, whose padding is "same".
 
     Returns:
         int32 [outputs, 9]: indices of the levels' cells laid out one after the other, row by row;
@@ -104,7 +104,7 @@ def window_cells(level_shapes, stride: int) -> np.ndarray:
 class SampledRpn(layers.Layer):
     """The region proposal network at sampled anchors only, for its losses.
 
-    They look at a few hundred anchors, so the gradient of the network run over whole levels is
+    They use a few hundred anchors, so the gradient of the network run over whole levels would be
     zero nearly everywhere, and yet its backward pass would cost as much as if it were not. Here
     every sampled anchor's window of 3x3 cells is multiplied by the kernels of `rpn_model`: the same
     numbers as the rows of its outputs, and the same gradients.
@@ -173,7 +173,7 @@ class ProposalLayer(layers.Layer):
     """
 
     def __init__(self, proposal_count, nms_threshold, config=None, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions are
+        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions use
         self.proposal_count = int(proposal_count)
         self.nms_threshold = float(nms_threshold)
         self.config = config
@@ -194,7 +194,7 @@ class ProposalLayer(layers.Layer):
             boxes, scores, self.proposal_count, self.nms_threshold
         )
         proposals = ops.take_along_axis(boxes, keep[..., None], axis=1)
-        # Proposals are inputs of the second stage, not outputs that its losses may move.
+        # Proposals are inputs of the second stage, not outputs that its losses may change.
         return ops.stop_gradient(ops.where(valid[..., None], proposals, 0.0))
 
     def compute_output_shape(self, input_shape):

@@ -1,10 +1,10 @@
 """A spatial transformer: features learn to turn, move and scale themselves before they are used.
 
-A small network looks at the features of every region and says six numbers, an affine transform;
-a grid of points is moved by it; the features are sampled anew at these points. It starts as the
-identity, with which nothing changes.
+From the features of every region a small network predicts six numbers, an affine transform;
+a grid of points is moved by it; the features are resampled at these points. It starts as the
+identity, which changes nothing.
 
-It serves the class and box head only: a mask is answered cell by cell, and would have to be turned
+It serves the class and box head only: a mask is predicted cell by cell, and would have to be turned
 back.
 
 Source: paper section 3.6, equations 8 to 11; Jaderberg et al., "Spatial Transformer Networks".
@@ -24,11 +24,11 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def affine_points(transform, height: int, width: int):
-    """Where every cell of a grid looks after an affine transform.
+    """Where every cell of a grid is sampled after an affine transform.
 
     Args:
-        transform: [N, 6], the rows (a11, a12, a13) and (a21, a22, a23) of the matrix that takes
-            (x, y, 1) to the place looked at; x and y are -1 and 1 at the edges of the features.
+        transform: [N, 6], the rows (a11, a12, a13) and (a21, a22, a23) of the matrix that maps
+            (x, y, 1) to the sampled place; x and y are -1 and 1 at the edges of the features.
 
     Returns:
         y, x: [N, height * width] in cells, 0 being the centre of the first.
@@ -61,8 +61,8 @@ def sample_points(features, y, x):
     table = ops.reshape(features, (-1, channels))
     region = ops.arange(ops.shape(y)[0], dtype="int32")[:, None] * (height * width)
 
-    # The kernel written with the fractions: at whole numbers, where the identity puts all points,
-    # its derivative is then the one to the right, not a mixture of both.
+    # The kernel is written with the fractions: at whole numbers, where the identity puts all
+    # points, its derivative is then the one to the right, not a mixture of both.
     down, right = y - top, x - left
 
     def corner(row, column, weight):

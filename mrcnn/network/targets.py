@@ -1,13 +1,13 @@
 """Training targets, made in the graph with static shapes: what every anchor and every region of
-interest should have answered.
+interest should have predicted.
 
 Nothing is cut out by its index: samples are chosen by random priorities and masks, so that the
 same code runs on every backend.
 
 Source: paper sections 3.8.1, 3.9.4, 3.9.5; matterport `build_rpn_targets`,
 `detection_targets_graph`.
-Shape shorthand: B images, A anchors, S of them sampled, G ground-truth instances (padded by class
-id 0), N proposals, T sampled regions, F of them positive at most. Negative class ids are crowds.
+Shape shorthand: B images, A anchors, S of them sampled, G ground-truth instances (padded with class
+id 0), N proposals, T sampled regions, at most F of them positive. Negative class ids are crowds.
 """
 
 import keras
@@ -31,7 +31,7 @@ RPN_NEGATIVE_IOU = 0.3
 TIE = 1e-6
 # Paper section 3.8.1: a region with at least this overlap is positive.
 ROI_POSITIVE_IOU = 0.5
-# A region or anchor that touches a crowd box is no example of background.
+# A region or anchor that touches a crowd box is not an example of background.
 CROWD_IOU = 0.001
 # Instances that are compared with all anchors at a time.
 INSTANCES_AT_ONCE = 16
@@ -42,7 +42,7 @@ def positives_first(positive, negative, positive_limit: int, total: int, priorit
 
     Args:
         positive, negative: bool [B, N], disjoint.
-        positive_limit: positives at most.
+        positive_limit: the most positives.
         total: T.
         priority: float32 [B, N], uniform in [0, 1).
 
@@ -74,7 +74,7 @@ def match_anchors(anchors, gt_class_ids, gt_boxes):
     """Which anchors are positive or negative, and for which instance (paper 3.9.4).
 
     Instances are compared with the anchors group by group: room for hundreds of them is mostly
-    padding, and the groups that hold nothing else are left out.
+    padding, and the groups that hold only padding are left out.
 
     Args:
         anchors: float32 [A, 4] in pixels.
@@ -128,7 +128,7 @@ class RpnTargetLayer(layers.Layer):
     """
 
     def __init__(self, anchors, config, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions are
+        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions use
         self.anchors = np.asarray(anchors, "float32")
         self.config = config
         self.seed_generator = keras.random.SeedGenerator(config.SEED)
@@ -209,7 +209,7 @@ def mask_targets(rois, instance, gt_boxes, gt_masks, config):
 
     In the exact pixel convention a target is the share of its cell that the mask covers, which
     keeps outlines between cells where they are. matterport's convention takes one bilinear sample
-    a cell and rounds it as `tf.round` does: 1 above one half, 0 from there down.
+    per cell and rounds it as `tf.round` does: 1 above one half, otherwise 0.
 
     Args:
         rois: [B, F, 4] normalised.
@@ -316,7 +316,7 @@ class RoiTargetLayer(layers.Layer):
     """
 
     def __init__(self, config, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions are
+        super().__init__(**{**kwargs, "dtype": "float32"})  # whatever the convolutions use
         self.autocast = False
         self.config = config
         # Not the anchors' random numbers again.

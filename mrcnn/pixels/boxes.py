@@ -50,7 +50,7 @@ def compute_iou(
 def compute_overlaps(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
     """Return float64 [N, M], the IoU of every pair of boxes [N, 4] and [M, 4].
 
-    One pass per box of the second set: hand over the larger set first.
+    One pass per box of the second set: pass the larger set first.
     """
     area1, area2 = box_areas(boxes1), box_areas(boxes2)
     overlaps = np.zeros((len(boxes1), len(boxes2)))
@@ -120,7 +120,7 @@ def norm_boxes(boxes: np.ndarray, shape: Sequence[int], *, exact: bool = False) 
     Args:
         boxes: [N, 4] or [4], pixels.
         shape: (H, W) or longer.
-        exact: divide by the size. Otherwise as matterport: pixel 0 becomes 0 and the last pixel
+        exact: divide by the size. Otherwise as in matterport: pixel 0 becomes 0 and the last pixel
             1, so the exclusive ends are moved in by one pixel and the size is H - 1, W - 1.
 
     Returns:

@@ -1,10 +1,11 @@
 """From a file's own values, of any type and range, to the 8-bit images that the network takes.
 
-Microscopes deliver images that live on the lowest tenth of the scale, and dark objects on a light
-background as well as light ones on a dark background. Brought to one form, a network has less to
-learn, and meets less that it has never seen: two percentiles of the whole image become 0 and 255,
-and a light background becomes a dark one. It is measured once on the whole image and then applied
-to any part, so that the tiles of a slide all get the same. Training and detection both do it here.
+Microscopes deliver images that use only the lowest tenth of the scale, and dark objects on a light
+background as well as light ones on a dark background. If all are brought to one form, a network has
+less to learn, and meets less that it has never seen: two percentiles of the whole image become 0
+and 255, and a light background becomes a dark one. The exposure is measured once on the whole image
+and then applied to any part, so that all tiles of a slide get the same one. Both training and
+detection use this module.
 
 An image is anything with `shape` [H, W] or [H, W, C], `dtype` and slices `[rows, columns]`: an
 array, a memory map, a Zarr array, an `image_files.LazyImage`.
@@ -26,23 +27,23 @@ from mrcnn.errors import UserError
 if TYPE_CHECKING:
     from mrcnn.config import Config
 
-# An 8-bit image is never stretched more than this: of an empty one it would make one of noise.
+# An 8-bit image is never stretched more than this, which would turn an empty one into noise.
 SMALLEST_RANGE = 8.0
-# Of values of other types, where the configuration names no percentiles: the usual choice in cell
-# segmentation. Dim 12-bit cameras and single hot pixels both come out well.
+# For values of other types, where the configuration names no percentiles: the usual choice in cell
+# segmentation. Dim 12-bit cameras and single hot pixels are both handled well.
 DEEP_PERCENTILES = (1.0, 99.8)
-# Values that are looked at together, and at most in all where they cannot be counted.
+# Values that are processed at a time, and the most in all for types that cannot be counted.
 BAND_VALUES = 2**24
 MOST_VALUES = 2**24
 # Rows are read in multiples of this, the usual side of a file's own tiles.
 BAND_ROWS = 256
-# Types of which every value has a place in a table.
+# Types whose every value has an entry in a table.
 COUNTED = (np.uint8, np.uint16)
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """What becomes black and white, in the file's own values, and whether they change places."""
+    """What becomes black and white, in the file's own values, and whether the two are swapped."""
 
     low: float
     high: float
@@ -51,7 +52,7 @@ class Exposure:
 
     @property
     def warning(self) -> str:
-        """What is to be said of values that are not finite; "" where all are."""
+        """A warning about values that are not finite; "" where all are."""
         count = self.not_finite
         return f"{count} values are NaN or infinite: taken as background" if count else ""
 
@@ -71,7 +72,7 @@ class Exposure:
     def _changed(self, values: np.ndarray) -> np.ndarray:
         span = self.high - self.low
         if span <= 0:
-            return np.zeros(values.shape, np.uint8)  # nothing is to be seen
+            return np.zeros(values.shape, np.uint8)  # there is nothing to see
         values = np.clip((values - self.low) * (255.0 / span), 0, 255)
         return np.rint(255.0 - values if self.inverted else values).astype(np.uint8)
 
@@ -79,14 +80,14 @@ class Exposure:
 def measure(image: Any, config: Config, inverted: bool | None = None) -> Exposure:
     """The exposure that INTENSITY_PERCENTILES and DARK_GROUND of the configuration ask for.
 
-    All channels count together, so that colours stay. Exact for 8 and 16 bits; of other types a
-    regular grid of at most MOST_VALUES values is looked at.
+    All channels count together, so that colours are kept. Exact for 8 and 16 bits; for other types
+    a regular grid of at most MOST_VALUES values is used.
 
     Args:
         image: see the top of the module.
         inverted: None finds out whether the background is light (the median lies above the middle).
-    Values that are not finite are left out of all this. Raises UserError where all are, or where
-    they are no real numbers.
+    Values that are not finite are left out of all this. Raises UserError where none is finite, or
+    where they are not real numbers.
     """
     dtype = np.dtype(image.dtype)
     if dtype.kind not in "biuf":
@@ -113,8 +114,8 @@ def standardise(image: np.ndarray, config: Config) -> np.ndarray:
         image: [H, W] or [H, W, C], values 0..255 of any type.
 
     Returns:
-        uint8 of the same shape; the image itself where the configuration asks for nothing, since
-        matterport's callers may have values of any type that are meant as they are.
+        uint8 of the same shape; the image itself where the configuration asks for no change, since
+        matterport's callers may pass values of any type that are to be used as they are.
     """
     if image.size == 0 or not (config.INTENSITY_PERCENTILES or config.DARK_GROUND):
         return image
@@ -153,7 +154,7 @@ def _measured(image: Any, percents: Sequence[float]) -> tuple[np.ndarray, int]:
 
 
 def _limited(values: np.ndarray) -> np.ndarray:
-    """float64, so far from the largest one that a difference of two is finite."""
+    """float64, clipped so far below the largest one that a difference of two is finite."""
     return np.clip(values.astype(np.float64), -1e300, 1e300)
 
 
@@ -164,8 +165,8 @@ def _count(image: Any) -> int:
 
 
 def percentiles_of_counts(counts: np.ndarray, percents: Sequence[float]) -> np.ndarray:
-    """Percentiles of whole numbers 0, 1, ... of which each occurs so often, linear between ranks;
-    zeros where there are none."""
+    """Percentiles of whole numbers 0, 1, ... by how often each occurs, linear between ranks; zeros
+    where there are none."""
     ranks = np.cumsum(counts)
     if ranks[-1] == 0:
         return np.zeros(len(percents))

@@ -1,6 +1,6 @@
-"""Image meta data: one row of numbers per image that says what the network must know beside pixels.
+"""Image metadata: a row of numbers per image, with what the network must know besides the pixels.
 
-The layout is matterport's (`compose_image_meta`); PARTS is the only place that knows it.
+The layout is matterport's (`compose_image_meta`); PARTS is the only place that defines it.
 
 Shapes: B images, K classes, M = 12 + K.
 """
@@ -37,7 +37,7 @@ def compose_image_meta(
         original_image_shape: (H, W, C) before resizing; (H, W) counts as one channel.
         image_shape: (H, W, C) after resizing and padding.
         window: (y1, x1, y2, x2) pixels of the resized image that are not padding.
-        scale: factor of enlargement.
+        scale: scale factor of the resizing.
         active_class_ids: [K], 1 for the classes that the image's data set labels.
 
     Returns:
@@ -62,5 +62,5 @@ def parse_image_meta(meta: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def parse_image_meta_graph(meta: Any) -> dict[str, Any]:
-    """Split a tensor of meta data [B, M] into its parts, every value a tensor [B, ...]."""
+    """Split a tensor of metadata [B, M] into its parts, every value a tensor [B, ...]."""
     return {name: meta[:, part] for name, part in PARTS.items()}

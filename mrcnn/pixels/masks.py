@@ -30,7 +30,7 @@ Patch = tuple[int, int, np.ndarray]
 WINDOW_STEP = 16
 WINDOW_PIXELS = 1 << 17
 # Of the label layers of an image together (1 GB). Only masks that overlap each other many times
-# over need more: in an image of 1,000 x 1,000 pixels 250 at one place.
+# over need more: in an image of 1,000 x 1,000 pixels, more than 250 at one place.
 MAX_LAYER_PIXELS = 250_000_000
 
 # ---- matterport's functions on stacks of masks -------------------------------------------------
@@ -115,7 +115,7 @@ def mold_mask(mask: np.ndarray, config: object) -> None:
 
 
 def _resize_patch(patch: np.ndarray, out_shape: Sequence[int], exact: bool) -> np.ndarray:
-    """Resize bool [h, w] linearly and call true what comes out above one half."""
+    """Resize bool [h, w] linearly; what comes out above one half is true."""
     rows = resize_weights(patch.shape[0], int(out_shape[0]), exact)
     columns = resize_weights(patch.shape[1], int(out_shape[1]), exact)
     return rows @ patch.astype(np.float32) @ columns.T > 0.5
@@ -177,15 +177,15 @@ def layer_mini_masks(
 
     Args:
         layers: int32 [H, W, L].
-        boxes: int [N, 4] pixels, as ``layer_boxes`` gives; without area: an empty image.
+        boxes: int [N, 4] pixels, as from ``layer_boxes``; one without area gives an empty image.
         mini_shape: (h, w).
         exact: as for ``minimize_mask``.
     """
     mini = np.zeros((len(boxes), *mini_shape), bool)
     boxes = np.asarray(boxes)[:, :4].astype(np.int64)
     sizes = boxes[:, 2:] - boxes[:, :2]
-    # Instances of about one size are resized together, in windows of that size; the weights of
-    # what a window holds beyond the box are zero.
+    # Instances of about the same size are resized together, in windows of that size; the weights
+    # of what a window holds beyond the box are zero.
     windows = -(-sizes // WINDOW_STEP) * WINDOW_STEP
     windows[(sizes <= 0).any(axis=1)] = 0
     layers = np.pad(layers, [(0, WINDOW_STEP - 1)] * 2 + [(0, 0)])
@@ -243,8 +243,8 @@ def add_to_layers(
     patch: np.ndarray,
     label: int,
 ) -> None:
-    """Write a label into the first layer where the patch's pixels are free; where none is, a new
-    layer is appended. Raises UserError for more than MAX_LAYER_PIXELS.
+    """Write a label into the first layer where the patch's pixels are free; if there is none, a
+    new layer is appended. Raises UserError for more than MAX_LAYER_PIXELS.
 
     layers: int32 [H, W] each; size: (H, W); window: where the patch lies; patch: bool [h, w].
     """
@@ -260,15 +260,15 @@ def _new_layer(layers: list[np.ndarray], size: Sequence[int]) -> np.ndarray:
     if layers and (len(layers) + 1) * size[0] * size[1] > MAX_LAYER_PIXELS:
         raise UserError(
             f"its masks overlap each other more than {len(layers)} times over in an image of "
-            f"{size[0]} x {size[1]} pixels, more than the memory is for; remove masks that are "
-            "there several times"
+            f"{size[0]} x {size[1]} pixels, which would need too much memory; remove duplicate "
+            "masks"
         )
     layers.append(np.zeros(size, np.int32))
     return layers[-1]
 
 
 def join_layers(layers: Sequence[np.ndarray]) -> np.ndarray:
-    """Layers [H, W] each -> [H, W, L], of one layer without a copy."""
+    """Layers [H, W] each -> [H, W, L], without a copy if there is only one."""
     return layers[0][..., np.newaxis] if len(layers) == 1 else np.stack(layers, axis=-1)
 
 

@@ -7,11 +7,11 @@ single pixel (0, 0) is (0, 0, 1, 1). ``Config.PIXEL_CONVENTION`` decides how thi
 - "exact" keeps to it everywhere. Normalised boxes are box / size; resizing, ROI sampling and mask
   pasting all sample at pixel centres, and a mask target is the share of its cell that the mask
   covers, so nothing moves.
-- "matterport" is what files trained with matterport's code need. Normalised boxes are
+- "matterport" is what weights trained with matterport's code need. Normalised boxes are
   (box - (0, 0, 1, 1)) / (size - 1), crops are sampled with their corners on pixel centres, and
   masks are resized into boxes that were rounded to whole pixels.
 
-Shapes: B images, K classes, H W pixels, C channels, M = 12 + K entries of an image's meta data.
+Shapes: B images, K classes, H W pixels, C channels, M = 12 + K entries of an image's metadata.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def adapt_channels(image: np.ndarray, count: int) -> np.ndarray:
             grey = np.rint(grey)
         return grey[..., None].astype(image.dtype)
     raise UserError(
-        f"an image of {channels} channels cannot be given to a model of {count}: "
+        f"an image with {channels} channels does not fit a model with {count}: "
         f"set IMAGE_CHANNEL_COUNT = {channels} or convert the image"
     )
 
@@ -129,14 +129,15 @@ def resize_image(
         min_dim, max_dim, min_scale, mode: as IMAGE_MIN_DIM, IMAGE_MAX_DIM, IMAGE_MIN_SCALE and
             IMAGE_RESIZE_MODE in ``Config``.
         exact: continue the border when interpolating, anti-alias when shrinking, and round;
-            otherwise the border fades, nothing smooths and fractions are cut off, as matterport.
-        rng: draws the place of a crop; Python's global ``random`` when None, as matterport.
-        scale: factor of enlargement in place of what min_dim, max_dim and min_scale ask for
-            ("pad64" and "crop" only).
+            otherwise the border fades, nothing is smoothed and fractions are cut off, as in
+            matterport.
+        rng: draws the place of a crop; Python's global ``random`` when None, as in matterport.
+        scale: scale factor instead of what min_dim, max_dim and min_scale ask for ("pad64" and
+            "crop" only).
 
     Returns:
         The image [H', W', C] of the same dtype; its window (y1, x1, y2, x2) that is not padding;
-        the factor of enlargement asked for (sides are rounded to whole pixels); the padding
+        the scale factor asked for (sides are rounded to whole pixels); the padding
         [(top, bottom), (left, right), (0, 0)]; and the crop (y, x, height, width) in the scaled
         image, or None.
 
@@ -194,7 +195,7 @@ def _check_resize_arguments(
     if mode == "crop" and not min_dim:
         raise UserError("resize mode crop needs min_dim (IMAGE_MIN_DIM)")
     if mode == "pad64" and (min_dim or 0) % 64:
-        raise UserError(f"resize mode pad64 needs a min_dim that 64 divides, not {min_dim}")
+        raise UserError(f"resize mode pad64 needs a multiple of 64 as min_dim, not {min_dim}")
 
 
 def _scaled(image: np.ndarray, shape: tuple[int, int], exact: bool) -> np.ndarray:
@@ -231,7 +232,7 @@ def unmold_image(normalized_images: np.ndarray, config: Config) -> np.ndarray:
     return np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
-# ---- Meta data ---------------------------------------------------------------------------------
+# ---- Metadata ----------------------------------------------------------------------------------
 
 
 def mold_inputs(
@@ -241,7 +242,7 @@ def mold_inputs(
 
     Args:
         images: each [H, W] or [H, W, C] with values 0..255.
-        scales: factor of enlargement of each ("pad64" only); None: as the configuration asks for.
+        scales: scale factor of each ("pad64" only); None: what the configuration asks for.
 
     Returns:
         molded: float32 [B, H, W, C], or a list of float32 [H, W, C] when their shapes differ
@@ -262,8 +263,8 @@ def mold_inputs(
         image = standardise(adapt_channels(original, config.IMAGE_CHANNEL_COUNT), config)
         if mode == "none" and any(side % 64 for side in image.shape[:2]):
             raise UserError(
-                f"image {number} is {image.shape[0]} x {image.shape[1]} pixels, and with "
-                'IMAGE_RESIZE_MODE = "none" 64 must divide both: use "pad64" or "square"'
+                f"image {number} is {image.shape[0]} x {image.shape[1]} pixels, but both must be "
+                'multiples of 64 with IMAGE_RESIZE_MODE = "none": use "pad64" or "square"'
             )
         resized, window, scale, _, _ = resize_image(
             image,

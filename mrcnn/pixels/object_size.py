@@ -1,8 +1,8 @@
 """The scale that brings the objects of an image to the size that the network was trained on.
 
-With `Config.OBJECT_SIZE` set, training knows the size of the objects from the truth, and detection
-from a first forward pass (see `detector`). So one network serves images of all magnifications, and
-learns one size of objects instead of all.
+With `Config.OBJECT_SIZE` set, training takes the size of the objects from the ground truth, and
+detection from a first forward pass (see `detector`). So one network serves images of all
+magnifications, and learns one size of objects instead of all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def median_side(boxes: np.ndarray) -> float | None:
-    """Median over objects of the side of a square as large as the box, in pixels.
+    """Median over objects of the side of a square with the area of the box, in pixels.
 
     Args:
         boxes: [N, 4] pixels (y1, x1, y2, x2); boxes without area do not count.

@@ -1,4 +1,4 @@
-"""How many pixels every pair of two sets of instances shares, and their IoU.
+"""How many pixels every pair of instances of two sets shares, and their IoU.
 
 Shapes: G true instances, D detected ones, H, W pixels, N masks, L label layers.
 """
@@ -12,7 +12,7 @@ def _as_layers(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Instances in any of the three forms -> (label layers [L, H * W], index_of, areas [N]).
 
     index_of[label] is 0 for background and i + 1 for the i-th instance. Label maps and layers:
-    one instance a value that occurs, ascending. Mask stacks: one instance a mask, empty or not.
+    one instance per value that occurs, ascending. Mask stacks: one per mask, empty or not.
     """
     instances = np.asarray(instances)
     if instances.ndim == 3 and instances.dtype == bool:
@@ -34,7 +34,7 @@ def _as_layers(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def _stack_layers(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A bool stack [H, W, N] -> label layers: the k-th mask over a pixel goes to layer k.
 
-    A mask may be spread over layers; the pixel counts below do not mind, and disjoint masks
+    A mask may be spread over layers; the pixel counts below are the same, and disjoint masks
     (the usual case) need one layer only.
     """
     count = masks.shape[-1]

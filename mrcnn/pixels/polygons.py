@@ -15,15 +15,15 @@ import numpy as np
 from mrcnn.pixels.masks import add_to_layers, join_layers
 
 Size = tuple[int, int]
-# Some pixels, cut out of the image: where they are (rows, columns), and which of the cut-out.
+# Some pixels of the image: the cut-out they are in (rows, columns), and which of its pixels.
 Cutout = tuple[tuple[slice, slice], np.ndarray]
 
 # Far beyond any image, and far from where sums of coordinates overflow.
 MAX_COORDINATE = 1e9
-# Rows that the edges of an outline may pass in all: ten seconds of work, and five times the height
-# of the largest images for an outline of 1,000 corners. How many are looked at together.
+# Rows that the edges of an outline may cross in all: ten seconds of work, and five times the height
+# of the largest images for an outline of 1,000 corners. How many are processed at a time.
 MAX_PASSES, PASSES_AT_ONCE = 100_000_000, 1_000_000
-# Bits of a run length in COCO's strings: far more than an image has pixels.
+# Bits of a run length in COCO's strings: far more than the pixels of any image need.
 MAX_BITS = 50
 # Property of ImageJ's ROIs that are further pieces of an instance: the name of its first one.
 PIECE_OF = "mrcnn.piece_of"
@@ -35,18 +35,18 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> Cutout | None:
 
     rings: at least one, [V, 2], closed from the last corner to the first; what lies outside the
     image is cut off. Outlines that share an edge share no pixel: a centre on an edge belongs to
-    what is right of it or below. Memory grows with the box and the corners alone.
-    Raises ValueError for coordinates that are not finite or absurd, and for MAX_PASSES.
+    what is right of it or below. Memory grows only with the box and the number of corners.
+    Raises ValueError for coordinates that are not finite or absurd, and above MAX_PASSES.
     """
     height, width = size
     rings = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]
     start, end = np.concatenate(rings), np.concatenate([np.roll(r, -1, axis=0) for r in rings])
     if not (np.abs(start) < MAX_COORDINATE).all():
-        raise ValueError("it has coordinates that are no numbers, or far outside the image")
-    # Downwards, all of them: neighbours then compute the same for an edge that they share.
+        raise ValueError("it has coordinates that are not numbers, or are far outside the image")
+    # All edges go downwards: neighbours then compute the same for an edge that they share.
     upwards = (start[:, 1] > end[:, 1])[:, np.newaxis]
     (x1, y1), (x2, y2) = np.where(upwards, end, start).T, np.where(upwards, start, end).T
-    # The rows whose centres an edge passes.
+    # The rows whose centres an edge crosses.
     first, stop = (np.ceil(y - 0.5).clip(0, height).astype(int) for y in (y1, y2))
     edges = np.flatnonzero(stop > first)
     if not len(edges):
@@ -59,7 +59,8 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> Cutout | None:
     left, right = (
         int(np.ceil(x - 0.5).clip(0, width)) for x in (start[:, 0].min(), start[:, 0].max())
     )
-    # Only whether a pixel's row is passed an odd number of times left of it counts: bytes suffice.
+    # All that counts is whether edges cross a pixel's row left of it an odd number of times: bytes
+    # suffice.
     passes = np.zeros((bottom - top, right - left + 1), np.uint8)
     ends = np.cumsum((stop - first)[edges])
     for part in np.split(
@@ -69,7 +70,7 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> Cutout | None:
         edge = np.repeat(part, counts)
         row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts - first[part], counts)
         x = x1[edge] + (row + 0.5 - y1[edge]) * ((x2 - x1)[edge] / (y2 - y1)[edge])
-        # The first whose centre is not left of it.
+        # The first column whose centre is not left of the edge.
         column = np.ceil(x - 0.5).clip(left, right).astype(int)
         np.add.at(passes, (row - top, column - left), np.uint8(1))
     inside = np.cumsum(passes, axis=1, dtype=np.uint8)[:, :-1] % 2 == 1
@@ -78,7 +79,7 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> Cutout | None:
 
 
 def union(patches: Iterable[Cutout | None]) -> Cutout | None:
-    """One patch of the pixels of all."""
+    """One patch with the pixels of all."""
     patches = [patch for patch in patches if patch is not None]
     if len(patches) < 2:
         return patches[0] if patches else None
@@ -111,19 +112,19 @@ def pack(patches: Iterable[Cutout | None], size: Size) -> tuple[np.ndarray, int,
 def decode_run_lengths(text: str) -> list[int]:
     """COCO's compressed run lengths, a string, as numbers. Raises ValueError for other strings.
 
-    A number is a row of characters of 5 bits each above "0", the lowest bits first; 32 means that
-    more follow, and the highest bit of the last is the sign. From the fourth number on they are
-    differences to the last but one.
+    A number is a sequence of characters with 5 bits each above "0", the lowest bits first; 32 means
+    that more follow, and the highest bit of the last is the sign. From the fourth number on they
+    are differences from the last but one.
     """
     counts: list[int] = []
     value = shift = 0
     for code in (ord(character) - ord("0") for character in text):
         if not 0 <= code < 64:
-            raise ValueError("its run lengths have a character that cannot be there")
+            raise ValueError("its run lengths have an invalid character")
         value |= (code & 31) << shift
         shift += 5
         if shift > MAX_BITS:
-            raise ValueError("its run lengths have a number of too many digits")
+            raise ValueError("its run lengths have a number with too many digits")
         if not code & 32:
             value -= (code & 16) << shift - 4  # the sign bit, moved to just above the others
             counts.append(value + counts[-2] if len(counts) > 2 else value)

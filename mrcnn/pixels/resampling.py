@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.sparse import csr_array
 
-# Weights of an axis up to which the matrix is made dense first.
+# Number of weights of an axis up to which its matrix is made dense first.
 DENSE_WEIGHTS = 2**26
 
 
@@ -40,10 +40,10 @@ def sparse_hat_weights(centres: np.ndarray, size: int, support: float = 1.0) -> 
         centres, size, support: as for ``hat_weights``.
 
     Returns:
-        float32 csr_array [n, size]. Every row stores as many weights, some of which may be zero.
+        float32 csr_array [n, size]. All rows store equally many weights, some of which may be zero.
     """
     centres = np.asarray(centres, np.float64)[:, None]
-    taps = math.ceil(2 * support)  # at most so many pixel centres lie under the triangle
+    taps = math.ceil(2 * support)  # at most this many pixel centres lie under the triangle
     indices = np.floor(centres - support + 0.5).astype(np.int32) + np.arange(taps, dtype=np.int32)
     weights = np.maximum(1 - np.abs(centres - (indices + 0.5)) / support, 0)
     weights[(indices < 0) | (indices >= size)] = 0
@@ -54,7 +54,7 @@ def sparse_hat_weights(centres: np.ndarray, size: int, support: float = 1.0) -> 
 
 
 def contiguous_pixels(image: np.ndarray) -> np.ndarray:
-    """Return image [..., C] in C order, for example after a transposition; no copy if it is.
+    """Return image [..., C] in C order, for example after a transposition; no copy if it has it.
 
     A pixel is copied as one item, which takes a third of the time of NumPy's copying of three
     channels one by one.
@@ -75,7 +75,7 @@ def resize_weights(in_size: int, out_size: int, exact: bool) -> np.ndarray:
     """Return float32 [out_size, in_size], the matrix that resizes an axis.
 
     exact=False: plain linear interpolation with zeros outside, so that the border fades
-    (scikit-image's ``resize`` with ``mode="constant"`` and no anti-aliasing, as matterport).
+    (scikit-image's ``resize`` with ``mode="constant"`` and no anti-aliasing, as in matterport).
     exact=True: the border continues, and shrinking averages over what an output pixel covers.
     """
     scale = in_size / out_size
@@ -122,7 +122,7 @@ def nearest_indices(in_size: int, out_size: int) -> np.ndarray:
     """Return int [out_size]: the input pixel that holds the centre of each output pixel.
 
     A centre on the edge between two pixels (every third one when enlarging by 3/2) goes to the
-    lower and to the upper one in turn; always to the upper would move what is resized.
+    lower and to the upper one in turn; always choosing the upper one would shift the result.
     """
     # Whole numbers, because an edge must be hit exactly: centre j is at numerator / denominator.
     numerator = (2 * np.arange(out_size) + 1) * in_size

@@ -63,7 +63,7 @@ def paste_masks(
     image_shape: Sequence[int],
     threshold: float | None = 0.5,
 ) -> list[tuple[int, int, np.ndarray]]:
-    """``paste_mask`` of many masks [N, h, w] with boxes [N, 4]; the same results, sooner.
+    """``paste_mask`` for many masks [N, h, w] with boxes [N, 4]; the same results, faster.
 
     Without a threshold the patches are the probabilities at the pixel centres, float32.
     """
@@ -108,7 +108,7 @@ def unmold_detections(
             class id 0 on are padding.
         mrcnn_mask: [D, h, w, K] probabilities.
         original_image_shape: (H, W) or (H, W, C) of the image.
-        image_shape: the same of the molded image.
+        image_shape: the same for the molded image.
         window: (y1, x1, y2, x2) pixels of the molded image that show the image.
         config: PIXEL_CONVENTION, MASK_ROI_SCALE and MASK_THRESHOLD are read.
 
@@ -133,8 +133,8 @@ def unmold_patches(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int, np.ndarray]]]:
     """As ``unmold_detections``, but masks are (y, x, bool patch): see ``paste_mask``.
 
-    Hundreds of instances on a large image take gigabytes as planes and nearly nothing so.
-    With ``probabilities`` patches are float32, what MASK_THRESHOLD would be applied to.
+    Hundreds of instances on a large image take gigabytes as planes, and next to nothing as patches.
+    With ``probabilities`` patches are float32, the values that MASK_THRESHOLD would be applied to.
     """
     padding = np.flatnonzero(detections[:, 4] == 0)
     count = padding[0] if len(padding) else len(detections)
@@ -148,7 +148,7 @@ def unmold_patches(
     boxes = unmold_boxes(detections[:count, :4], *geometry)
 
     # A result needs an area in whole pixels and inside the image (detections are clipped to the
-    # window, so only boxes thinner than a pixel fall out).
+    # window, so only boxes thinner than a pixel are dropped).
     rounded = np.rint(boxes).astype(np.int32)
     if exact:
         rounded = np.clip(rounded, 0, [height, width, height, width]).astype(np.int32)
@@ -192,7 +192,7 @@ def patches_to_masks(
 def _paste_into_whole_pixels(
     masks: np.ndarray, boxes: np.ndarray, shape: tuple[int, int], threshold: float | None
 ) -> list[tuple[int, int, np.ndarray]]:
-    """As ``unmold_mask`` of each, but only (y, x, patch), cut off at the image's edges.
+    """As ``unmold_mask`` for each, but only (y, x, patch), cut off at the image's edges.
 
     Without a threshold the patches are the probabilities, float32.
     """

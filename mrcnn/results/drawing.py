@@ -22,7 +22,7 @@ HEADER_PIXELS, FONT_PIXELS = 22, 11
 
 
 def zoom_for(shape: Sequence[int]) -> int:
-    """Whole factor that brings the long side near TARGET_SIDE, so that captions are legible."""
+    """Integer factor that brings the long side near TARGET_SIDE, so that captions are legible."""
     return int(np.clip(round(TARGET_SIDE / max(shape[:2])), 1, LARGEST_ZOOM))
 
 
@@ -33,7 +33,7 @@ def enlarge(array: np.ndarray, zoom: int) -> np.ndarray:
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
-    """Stretch uint8 images that are dark all over (fluorescence often is), for the eye only."""
+    """Stretch uint8 images that are dark all over (fluorescence often is), for display only."""
     top = np.percentile(image, 99.8)
     if not 0 < top < 128:
         return image
@@ -67,7 +67,7 @@ def outline(labels: np.ndarray, thickness: int = 1) -> np.ndarray:
 
 
 def instance_colors(count: int) -> np.ndarray:
-    """Bright colours, uint8 [count, 3]; neighbours in number differ most. Always the same ones."""
+    """Bright colours, uint8 [count, 3]; consecutive ones differ most. Always the same ones."""
     # Steps of the golden ratio spread the hues evenly for any count.
     hues = np.arange(count) * 0.618034 % 1.0
     # HSV with saturation .8 and value 1, by the piecewise-linear formula of each channel.
@@ -88,8 +88,8 @@ def overlay_instances(
 
     Args:
         image: uint8 [H, W] or [H, W, C], C = 1, 3 or 4 (alpha is ignored).
-        instances: a label map int [H, W] (0 is background), label layers int [H, W, L] (instances may
-            overlap), or a stack of bool masks [H, W, N].
+        instances: a label map int [H, W] (0 is background), label layers int [H, W, L] (instances
+            may overlap), or a stack of bool masks [H, W, N].
         colors: one RGB triple for all or one for each instance, 0..255; default instance_colors.
         fill: opacity of the colour inside the instances, 0..1.
         thickness: of the outlines, in pixels.
@@ -119,7 +119,7 @@ def truth_and_detections(
     captions: Sequence[tuple[str, int, int]] = (),
     title: str = "",
 ) -> np.ndarray:
-    """Outlines as in the paper's figure 7: truth green, detections red, both at once yellow.
+    """Outlines as in the paper's figure 7: truth green, detections red, yellow where both coincide.
 
     image uint8 [H, W, 3]; truth int [H, W, L]; labels int [H, W]; captions (text, y, x) in
     image pixels. Returns uint8 [z H + header, z W, 3].
@@ -149,7 +149,7 @@ def detections_only(image: np.ndarray, labels: np.ndarray, title: str = "") -> n
 def figure_7(
     image: np.ndarray, true_boxes: np.ndarray, boxes: np.ndarray, captions: Sequence[str]
 ) -> np.ndarray:
-    """The paper's figure 7: boxes of the truth green, of the detections red, with captions.
+    """The paper's figure 7: true boxes green, detected ones red, with captions.
 
     image uint8 [H, W, 3]; true_boxes [G, 4] and boxes [D, 4] in pixels (y1, x1, y2, x2, ends
     exclusive); captions [D], such as score/IoU. Returns uint8 [z H + header, z W, 3].
@@ -267,7 +267,7 @@ def _as_layers(instances: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Instances in any of the three forms as label layers int32 [H, W, L]."""
     instances = np.asarray(instances)
     if instances.shape[:2] != tuple(shape[:2]):
-        raise ValueError(f"instances {instances.shape} do not belong to an image {tuple(shape)}")
+        raise ValueError(f"instances {instances.shape} do not fit an image {tuple(shape)}")
     if instances.dtype == bool:
         return masks_to_layers(instances if instances.ndim == 3 else instances[..., None])
     layers = instances if instances.ndim == 3 else instances[..., None]

@@ -1,6 +1,6 @@
 """Label maps as OME-Zarr (version 0.4): napari, QuPath, Fiji and dask read parts of them.
 
-Made for slides: chunks that are compressed one by one, and smaller levels to look at.
+Made for slides: chunks that are compressed one by one, and smaller levels for viewing.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def require_zarr() -> None:
 def write_label_zarr(
     path: str | os.PathLike, labels: np.ndarray, microns: float | None = None
 ) -> None:
-    """A label map as a folder, whole or not at all; of a map in a file one row of chunks at a time
-    is in memory.
+    """Write a label map as a folder, whole or not at all; if the map is in a file, only one row of
+    chunks at a time is in memory.
 
     Args:
-        path: of the folder, `<name>.ome.zarr`; one that is there is replaced.
-        labels: int [H, W], 0 background. They get 16 bits, or 32 where there are more labels.
-            Every smaller level takes each second row and column of the one before.
-        microns: side of a pixel, None where it is not known.
+        path: of the folder, `<name>.ome.zarr`; an existing one is replaced.
+        labels: int [H, W], 0 background. Stored with 16 bits, or 32 if there are more labels.
+            Every smaller level takes every second row and column of the one before.
+        microns: pixel size in microns, None if it is not known.
 
     Raises:
         UserError: the package zarr is not installed, or the folder cannot be written.
@@ -63,7 +63,7 @@ def write_label_zarr(
 
 
 def _steps(side: int) -> list[int]:
-    """1, 2, 4, ... until a map of this longer side, looked at in such steps, is one chunk."""
+    """1, 2, 4, ... until a map of this longer side, sampled in such steps, fits into one chunk."""
     steps = [1]
     while side > steps[-1] * CHUNK:
         steps.append(2 * steps[-1])
@@ -71,7 +71,7 @@ def _steps(side: int) -> list[int]:
 
 
 def _metadata(steps: list[int], microns: float | None) -> dict:
-    """Attributes of the group. No translations: the pixel at y of a level is the one at step * y."""
+    """Attributes of the group. No translations: pixel y of a level is the one at step * y."""
     unit = {} if microns is None else {"unit": "micrometer"}
     datasets = []
     for number, step in enumerate(steps):

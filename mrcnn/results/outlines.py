@@ -1,8 +1,8 @@
 """Outlines of instances along the edges of their pixels: exact, with holes, in several pieces.
 
-A polygon made so covers just the pixels of its instance: its area is their number, and whoever
-fills it gets them back. Coordinates are (x, y) in pixels, as GeoJSON, ImageJ and COCO have them;
-pixel (0, 0) reaches from 0 to 1.
+Such a polygon covers exactly the pixels of its instance: its area is their number, and filling it
+gives them back. Coordinates are (x, y) in pixels, as in GeoJSON, ImageJ and COCO; pixel (0, 0)
+spans 0 to 1.
 
 Shapes: H, W pixels; V corners of a ring.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 Ring = np.ndarray  # int [V, 2], (x, y); closed from the last corner to the first
-Polygon = tuple[Ring, list[Ring]]  # what encloses all, and its holes
+Polygon = tuple[Ring, list[Ring]]  # the outer ring, and its holes
 
 # Steps along the edges of pixels, each a quarter turn to the right of the one before: x, y.
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
@@ -47,8 +47,12 @@ def _rings(mask: np.ndarray) -> list[Ring]:
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
     # Starts of the unit steps in the four directions: along the top, right, bottom, left of pixels.
-    sides = [(padded[:-2, 1:-1], 0, 0), (padded[1:-1, 2:], 1, 0),
-             (padded[2:, 1:-1], 1, 1), (padded[1:-1, :-2], 0, 1)]
+    sides = [
+        (padded[:-2, 1:-1], 0, 0),
+        (padded[1:-1, 2:], 1, 0),
+        (padded[2:, 1:-1], 1, 1),
+        (padded[1:-1, :-2], 0, 1),
+    ]
     steps: dict[tuple[int, int], list[int]] = {}
     for direction, (beyond, dx, dy) in enumerate(sides):
         ys, xs = np.nonzero(inside & ~beyond)
@@ -60,8 +64,8 @@ def _rings(mask: np.ndarray) -> list[Ring]:
         place, direction, corners = start, steps[start][0], []
         while True:
             options = steps[place]
-            # Where two pixels touch at a corner, two steps begin: the one to the left leads over to
-            # the other pixel, so that the ring comes by only once.
+            # Where two pixels touch at a corner, two steps begin: the one to the left crosses to
+            # the other pixel, so that a ring passes the corner only once.
             turn = min(options, key=lambda d: (d - direction + 1) % 4)
             options.remove(turn)
             if not options:
@@ -77,7 +81,7 @@ def _rings(mask: np.ndarray) -> list[Ring]:
 
 
 def _without_straight_corners(ring: Ring) -> Ring:
-    """Drop a first corner at which the ring goes straight on."""
+    """Drop the first corner if the ring runs straight through it."""
     before, after = ring[0] - ring[-1], ring[1] - ring[0]
     straight = before[0] * after[1] == before[1] * after[0]
     return ring[1:] if straight else ring

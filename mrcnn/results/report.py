@@ -50,7 +50,7 @@ LARGEST_SIDE, JPEG_BYTES = 1024, 27_000
 QUALITIES = (85, 75, 60, 45)
 # How far an outline may be from the edge of its instance, in half pixels of the JPEG.
 TOLERANCE = 0.8
-# Rows of measurements that the page shows of an image, and their columns.
+# Rows of measurements that the page shows per image, and their columns.
 MOST_ROWS = 300
 COLUMNS = ("label", "score", "area", "perimeter", "eccentricity", "mean_intensity", "neighbours")
 # Bars of a histogram, and the share of the values beyond which the last bar takes all the rest.
@@ -61,16 +61,24 @@ class ReportWriter:
     """Writes a report image by image.
 
     Images go to `<path>.partial` at once, so that the memory needed hardly grows with their
-    number; `close` makes the page of what there is, also after an interruption.
+    number; `close` makes the page from what is there, even after an interruption.
     """
 
-    def __init__(self, path: str | os.PathLike, title: str, facts: Mapping[str, str],
-                 microns: float | None = None, kind: Literal["detect", "evaluate"] = "detect",
-                 nouns: tuple[str, str] = ("instance", "instances"), kept: int = 0):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        title: str,
+        facts: Mapping[str, str],
+        microns: float | None = None,
+        kind: Literal["detect", "evaluate"] = "detect",
+        nouns: tuple[str, str] = ("instance", "instances"),
+        kept: int = 0,
+    ):
         """path: of the page, such as index.html. facts: how the run was made (weights, command,
-        version ...), shown as they are. microns: side of a pixel. nouns: what is counted, one
-        and several, such as ("nucleus", "nuclei"). kept: bytes of the partial file of a run that
-        goes on, whose images are recalled. Raises UserError where the file cannot be written."""
+        version ...), shown as they are. microns: pixel size in microns. nouns: what is
+        counted, singular and plural, such as ("nucleus", "nuclei"). kept: bytes to keep of the
+        partial file of a resumed run, whose images are recalled. Raises UserError if the file
+        cannot be written."""
         self.path, self.title, self.facts = Path(path), title, dict(facts)
         self.microns, self.kind, self.nouns = microns, kind, nouns
         self.partial = self.path.with_name(self.path.name + ".partial")
@@ -83,17 +91,26 @@ class ReportWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             begin_partial(self.partial, kept)
 
-    def add(self, image_id: str, image: np.ndarray, labels: np.ndarray, table: pd.DataFrame,
-            truth: np.ndarray | None = None, row: Mapping[str, Any] | None = None,
-            link: str | None = None, shape: Sequence[int] | None = None,
-            taken: str | None = None) -> dict[str, Any]:
-        """Add an image. Returns what `recall` takes where the run is interrupted and goes on.
+    def add(
+        self,
+        image_id: str,
+        image: np.ndarray,
+        labels: np.ndarray,
+        table: pd.DataFrame,
+        truth: np.ndarray | None = None,
+        row: Mapping[str, Any] | None = None,
+        link: str | None = None,
+        shape: Sequence[int] | None = None,
+        taken: str | None = None,
+    ) -> dict[str, Any]:
+        """Add an image. Returns what `recall` takes if the run is interrupted and resumed.
 
-        image uint8 [H, W, 3]; labels int [H, W]; table: `result_files.measurements`, a row an
+        image uint8 [H, W, 3]; labels int [H, W]; table: `result_files.measurements`, one row per
         instance by ascending label; truth int [H, W, L] and row (its scores, see
-        mrcnn/evaluation/evaluation.py), where it was evaluated; link: path of the full image,
-        relative to the page; shape: (H, W) of the image itself, where image and labels are a
-        smaller copy of it; taken: what was taken of the image, in words. Raises UserError where the file system refuses.
+        mrcnn/evaluation/evaluation.py), if it was evaluated; link: path of the full image,
+        relative to the page; shape: (H, W) of the image itself, if image and labels are a
+        smaller copy of it; taken: what was used of the image, in words. Raises UserError if the
+        file system refuses.
         """
         jpeg, (height, width) = encode_image(image)
         shown = {
@@ -105,29 +122,44 @@ class ReportWriter:
         }
         if truth is not None:
             layers = np.moveaxis(np.atleast_3d(truth), -1, 0)
-            shown["truth"] = "".join(path for layer in layers
-                                       for path in outline_paths(layer, (height, width)))
+            shown["truth"] = "".join(
+                path for layer in layers for path in outline_paths(layer, (height, width))
+            )
         line = _data_element(f"image-{len(self._images)}", shown).encode()
         with self._writing(), open(self.partial, "ab") as file:
             file.write(line)
         self._written += len(line)
         full_height, full_width = (shape or image.shape)[:2]
         areas, scores = table["area"].to_numpy(), table["score"].to_numpy()
-        memory = {"image": {
-            "name": image_id, "height": int(full_height), "width": int(full_width),
-            "count": len(table), "confidence": _mean(scores),
-            "area": _median(areas),
-            "covered": float(areas.sum()) / max(1, full_height * full_width),
-            **({} if row is None else {name: row[name] for name in (
-                "score", "kind", "true", "detected", "ap_50", "f1_50") if name in row}),
-            **({} if taken is None else {"taken": taken}),
-            **({} if link is None else {"link": relative_url(link)}),
-        }, "areas": areas.tolist(), "scores": scores[~np.isnan(scores)].tolist()}
+        memory = {
+            "image": {
+                "name": image_id,
+                "height": int(full_height),
+                "width": int(full_width),
+                "count": len(table),
+                "confidence": _mean(scores),
+                "area": _median(areas),
+                "covered": float(areas.sum()) / max(1, full_height * full_width),
+                **(
+                    {}
+                    if row is None
+                    else {
+                        name: row[name]
+                        for name in ("score", "kind", "true", "detected", "ap_50", "f1_50")
+                        if name in row
+                    }
+                ),
+                **({} if taken is None else {"taken": taken}),
+                **({} if link is None else {"link": relative_url(link)}),
+            },
+            "areas": areas.tolist(),
+            "scores": scores[~np.isnan(scores)].tolist(),
+        }
         self.recall(memory)
         return memory
 
     def recall(self, memory: Mapping[str, Any]) -> None:
-        """Take an image whose part of the file is there, by what `add` has returned."""
+        """Restore an image that is in the partial file already, from what `add` returned."""
         self._images.append(memory["image"])
         self._areas.extend(memory["areas"])
         self._scores.extend(memory["scores"])
@@ -141,17 +173,17 @@ class ReportWriter:
         return [self.path.name]
 
     def add_failed(self, image_id: str, reason: str) -> None:
-        """Name an image that could not be worked on, and why."""
+        """List an image that could not be processed, with the reason."""
         self._failed.append({"name": image_id, "reason": reason})
 
-    def close(self, complete: bool, summary: Mapping[str, Any] | None = None,
-              keep: bool = False) -> None:
+    def close(
+        self, complete: bool, summary: Mapping[str, Any] | None = None, keep: bool = False
+    ) -> None:
         """Write the page and remove the partial file.
 
         summary: of an evaluation, see mrcnn/evaluation/evaluation.py. keep: the partial file stays,
-        for a run that goes on. Raises UserError where the file
-        system refuses; an incomplete run, which has an error of its own, then keeps its partial
-        file.
+        for a run that can be resumed. Raises UserError if the file system refuses; an incomplete
+        run, which has an error of its own, then keeps its partial file.
         """
         with contextlib.suppress(*(() if complete else (UserError,))):
             head, tail = _page_parts(self.title)
@@ -174,12 +206,20 @@ class ReportWriter:
         areas = np.array(self._areas)
         area_unit = 1 if self.microns is None else self.microns**2
         return {
-            "title": self.title, "kind": self.kind, "nouns": self.nouns, "complete": complete,
+            "title": self.title,
+            "kind": self.kind,
+            "nouns": self.nouns,
+            "complete": complete,
             "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
-            "facts": list(self.facts.items()), "microns": self.microns,
-            "instances": counts.sum(), "median_area": _median(areas),
-            "columns": COLUMNS, "most_rows": MOST_ROWS,
-            "images": self._images, "failed": self._failed, "summary": summary,
+            "facts": list(self.facts.items()),
+            "microns": self.microns,
+            "instances": counts.sum(),
+            "median_area": _median(areas),
+            "columns": COLUMNS,
+            "most_rows": MOST_ROWS,
+            "images": self._images,
+            "failed": self._failed,
+            "summary": summary,
             "histograms": {
                 "count": histogram(counts, whole=True),
                 "area": histogram(areas * area_unit, whole=self.microns is None),
@@ -200,7 +240,7 @@ class ReportWriter:
 
 
 def begin_partial(path: Path, kept: int) -> None:
-    """An empty file, or one that is there cut to the bytes that are kept. Raises OSError."""
+    """Create an empty file, or cut an existing one to the bytes that are kept. Raises OSError."""
     if kept:
         os.truncate(path, kept)
     else:
@@ -218,7 +258,7 @@ def _page_parts(title: str) -> tuple[str, str]:
         [content] = re.findall(f"<{name}>(.*?)</{name}>", page, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         page = page.replace(f"{name}-hash", f"sha256-{digest}")
-    # Half of a broken character, as in some file names, cannot be written.
+    # Lone surrogates, as in some file names, cannot be written.
     readable = title.encode(errors="replace").decode()
     page = page.replace("<title></title>", f"<title>{html.escape(readable)}</title>")
     head, tail = page.split(DATA_MARK)
@@ -246,7 +286,7 @@ def _plain(data: Any) -> Any:
 
 
 def relative_url(link: str) -> str:
-    """A relative path as a URL that no browser takes for an absolute one or for a script."""
+    """A relative path as a URL that no browser mistakes for an absolute one or for a script."""
     return "./" + quote(os.fsencode(link.replace(os.sep, "/")))
 
 
@@ -256,8 +296,8 @@ def relative_url(link: str) -> str:
 def encode_image(image: np.ndarray) -> tuple[bytes, tuple[int, int]]:
     """uint8 [H, W, 3] -> JPEG of at most JPEG_BYTES, and its shape (h, w).
 
-    Coarser where it would be too large, then smaller. Images that are dark all over
-    (fluorescence often is) are brightened for the eye.
+    If it would be too large, the quality is lowered, then the size. Images that are dark all over
+    (fluorescence often is) are brightened for display.
     """
     small = Image.fromarray(np.ascontiguousarray(image))
     small.thumbnail((LARGEST_SIDE, LARGEST_SIDE), reducing_gap=2)
@@ -281,8 +321,8 @@ def _brightened(image: np.ndarray) -> np.ndarray:
 def outline_paths(labels: np.ndarray, shape: Sequence[int]) -> list[str]:
     """Outlines of a label map int [H, W] as SVG paths, by ascending label.
 
-    shape: (h, w) of the image they are drawn over; coordinates are its half pixels, so that whole
-    numbers are fine enough. Points that matter less than TOLERANCE are left out.
+    shape: (h, w) of the image they are drawn over; coordinates are in half pixels of it, so that
+    whole numbers are fine enough. Points that matter less than TOLERANCE are left out.
     """
     from skimage.measure import find_contours
 
@@ -294,8 +334,9 @@ def outline_paths(labels: np.ndarray, shape: Sequence[int]) -> list[str]:
         # Contours run between pixel centres; the margin closes them at the image's edges.
         origin = np.array([side.start for side in window]) - 0.5
         mask = np.pad(labels[window] == label, 1)
-        rings = [simplified((ring + origin) * scale, TOLERANCE)
-                 for ring in find_contours(mask, 0.5)]
+        rings = [
+            simplified((ring + origin) * scale, TOLERANCE) for ring in find_contours(mask, 0.5)
+        ]
         paths.append("".join(_ring_path(np.rint(ring).astype(int)) for ring in rings))
     return paths
 
@@ -303,7 +344,7 @@ def outline_paths(labels: np.ndarray, shape: Sequence[int]) -> list[str]:
 def simplified(ring: np.ndarray, tolerance: float) -> np.ndarray:
     """The points [V, 2] of a line without those that are at most `tolerance` off (Douglas-Peucker).
 
-    As skimage.measure.approximate_polygon, in a tenth of the time for rings as short as those of
+    Like skimage.measure.approximate_polygon, in a tenth of the time for rings as short as those of
     nuclei. The ends stay; those of a ring are the same point.
     """
     points = ring.tolist()
@@ -329,7 +370,7 @@ def _ring_path(ring: np.ndarray) -> str:
     """A closed ring int [V, 2] of (y, x) as an SVG path of steps, as short as SVG allows."""
     steps = np.diff(ring[:-1], axis=0)
     steps = steps[steps.any(axis=1)]
-    if len(steps) < 2:  # nothing is left of it at this size but a dot
+    if len(steps) < 2:  # only a dot is left of it at this size
         steps = np.array([[0, 1], [1, 0], [0, -1]])
     # A minus sign separates numbers as well as a space does.
     numbers = " ".join(f"{x} {y}" for y, x in steps.tolist()).replace(" -", "-")
@@ -361,13 +402,14 @@ def _median(values: np.ndarray) -> float | None:
     return float(np.median(values)) if len(values) else None
 
 
-def histogram(values: np.ndarray, whole: bool = False,
-              most: float | None = None) -> dict[str, Any] | None:
-    """Bars of values of 0 or more; None where there are none.
+def histogram(
+    values: np.ndarray, whole: bool = False, most: float | None = None
+) -> dict[str, Any] | None:
+    """A histogram of values of 0 or more; None if there are none.
 
-    Bars are 1, 2 or 5 times a power of ten wide, at least 1 for whole numbers. Values that may have
-    any size begin at 0, and the last bar takes all beyond SHOWN_SHARE of them; where there is a
-    largest value, `most`, bars reach from the smallest that occurs to that.
+    Bars are 1, 2 or 5 times a power of ten wide, at least 1 for whole numbers. For unbounded values
+    they begin at 0, and the last bar takes all beyond SHOWN_SHARE of them; if there is a largest
+    possible value, `most`, bars reach from the smallest value that occurs up to it.
     Returns edges [B + 1] (a value on an edge belongs to the bar above it), counts [B], median,
     whole, and open: whether the last bar holds more than its edges say.
     """
@@ -382,11 +424,16 @@ def histogram(values: np.ndarray, whole: bool = False,
     # Rounded, so that 3 x 0.1 and 0.3 are the same edge.
     edges = np.round(np.arange(first, max(last, first + 1) + 1) * step, 10)
     counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
-    return {"edges": edges, "counts": counts, "median": _median(values), "whole": whole,
-            "open": most is None and bool(values.max() >= edges[-1])}
+    return {
+        "edges": edges,
+        "counts": counts,
+        "median": _median(values),
+        "whole": whole,
+        "open": most is None and bool(values.max() >= edges[-1]),
+    }
 
 
 def _round_step(smallest: float) -> float:
-    """The next of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ... from `smallest` on."""
+    """The first of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is at least `smallest`."""
     power = 10.0 ** math.floor(math.log10(smallest))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= smallest)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from mrcnn.results import result_files
 from mrcnn.pixels.exposure import Exposure, subsample
+from mrcnn.results import result_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,19 +22,19 @@ PREVIEW_SIDE = 2048
 
 @dataclass(frozen=True)
 class Result:
-    """The instances of one image, by falling score. N of them, H, W pixels.
+    """The instances of one image, by descending score. N of them, H, W pixels.
 
     Attributes:
-        labels: int32 [H, W], 0 background, instance i has the value i + 1. Of very large images a
+        labels: int32 [H, W], 0 background, instance i has the value i + 1. For very large images, a
             memory map of a temporary file.
         scores: float64 [N].
         class_ids: int32 [N], from 1.
         classes: names of the class ids 1, 2, ...
         image: the image as it was given.
         exposure: how its values were read.
-        microns: side of a pixel, None where it is not known.
+        microns: pixel size in microns, None if it is not known.
         scale: factor by which the image was enlarged for the network.
-        reduction: how many times as large as those of the file the image's pixels are, where a
+        reduction: factor by which the image's pixels are larger than those of the file, if a
             smaller level of a pyramid was read: `image` is that level.
     """
 
@@ -58,14 +58,19 @@ class Result:
     @cached_property
     def boxes(self) -> np.ndarray:
         """int32 [N, 4] pixels, y1, x1, y2, x2, ends exclusive: the boxes around the labels."""
-        boxes = np.array([(rows.start, columns.start, rows.stop, columns.stop)
-                          for rows, columns in ndimage.find_objects(self.labels)], np.int32)
+        boxes = np.array(
+            [
+                (rows.start, columns.start, rows.stop, columns.stop)
+                for rows, columns in ndimage.find_objects(self.labels)
+            ],
+            np.int32,
+        )
         return boxes.reshape(-1, 4)
 
     @property
     def masks(self) -> np.ndarray:
-        """bool [H, W, N]: one mask for each instance, as matterport has them. That is N times the
-        memory of an image: of many instances in a large one rather take `labels`."""
+        """bool [H, W, N]: one mask per instance, as in matterport. That takes N times the memory of
+        an image: for many instances in a large one, use `labels` instead."""
         masks = np.zeros((len(self), *self.labels.shape), bool)
         for number, (mask, (y1, x1, y2, x2)) in enumerate(zip(masks, self.boxes, strict=True), 1):
             mask[y1:y2, x1:x2] = self.labels[y1:y2, x1:x2] == number
@@ -78,7 +83,7 @@ class Result:
 
     def to_dataframe(self) -> pd.DataFrame:
         """A table with a row per instance: see `result_files.measurements`; with a column
-        class_name where there are several classes. Intensities are the image's own values."""
+        class_name if there are several classes. Intensities are the image's own values."""
         table = result_files.measurements(self.labels, self.scores, self.image, self.microns)
         if len(self.classes) > 1:
             table.insert(1, "class_name", self.class_names)
@@ -95,7 +100,7 @@ class Result:
     def preview(self) -> tuple[np.ndarray, np.ndarray]:
         """The image uint8 [h, w, 3], stretched but never inverted, and its labels [h, w].
 
-        Larger ones than PREVIEW_SIDE come with every second, third, ... row and column.
+        If they are larger than PREVIEW_SIDE, only every second, third, ... row and column is kept.
         """
         step = max(1, -(-max(self.labels.shape) // PREVIEW_SIDE))
         pixels = subsample(self.image, step)

@@ -1,6 +1,6 @@
-"""What was found in an image, in the forms that other programs read.
+"""What was found in an image, in formats that other programs read.
 
-    label image   TIFF, every instance a number: Fiji, napari, CellProfiler, scikit-image
+    label image   TIFF, one number per instance: Fiji, napari, CellProfiler, scikit-image
     ROI zip       ImageJ and Fiji (needs the package `roifile`)
     GeoJSON       QuPath, GIS programs
     COCO          JSON with run lengths: pycocotools and the tools of computer vision
@@ -34,16 +34,20 @@ if TYPE_CHECKING:
 
 # Instances whose outlines are at most this many pixels apart are neighbours.
 NEIGHBOUR_GAP = 2
-# Columns of measurements in microns: the column in pixels, and the power of the pixel's side.
-IN_MICRONS = {"perimeter_um": ("perimeter", 1), "major_axis_um": ("major_axis", 1),
-              "minor_axis_um": ("minor_axis", 1), "area_um2": ("area", 2)}
-# Label images of more pixels are written strip by strip, of so many rows: ImageJ reads no tiles.
+# Columns of measurements in microns: the column in pixels, and the power of the pixel size.
+IN_MICRONS = {
+    "perimeter_um": ("perimeter", 1),
+    "major_axis_um": ("major_axis", 1),
+    "minor_axis_um": ("minor_axis", 1),
+    "area_um2": ("area", 2),
+}
+# Label images of more pixels are written in strips of this many rows: ImageJ cannot read tiles.
 STRIPS_ABOVE, STRIP_ROWS = 2**24, 64
 
 
 def write_label_image(path: str | os.PathLike, labels: np.ndarray) -> None:
-    """A label map [H, W] as a compressed TIFF of 16 bits, or 32 where there are more labels; in
-    strips, which all programs read."""
+    """Write a label map [H, W] as a compressed TIFF of 16 bits, or 32 if there are more labels; in
+    strips, which all programs can read."""
     import tifffile
 
     kind = np.uint16 if labels.max(initial=0) < 2**16 else np.uint32
@@ -51,19 +55,27 @@ def write_label_image(path: str | os.PathLike, labels: np.ndarray) -> None:
         if labels.size <= STRIPS_ABOVE:
             tifffile.imwrite(temporary, labels.astype(kind), compression="zlib")
             return
-        strips = (zlib.compress(labels[y : y + STRIP_ROWS].astype(kind).tobytes())
-                  for y in range(0, len(labels), STRIP_ROWS))
-        tifffile.imwrite(temporary, strips, shape=labels.shape, dtype=kind, compression="zlib",
-                         rowsperstrip=STRIP_ROWS)
+        strips = (
+            zlib.compress(labels[y : y + STRIP_ROWS].astype(kind).tobytes())
+            for y in range(0, len(labels), STRIP_ROWS)
+        )
+        tifffile.imwrite(
+            temporary,
+            strips,
+            shape=labels.shape,
+            dtype=kind,
+            compression="zlib",
+            rowsperstrip=STRIP_ROWS,
+        )
 
 
 def write_imagej_rois(path: str | os.PathLike, labels: np.ndarray) -> None:
     """Outlines as a zip file of ImageJ ROIs, named 0001, 0002, ... by label.
 
-    An instance in several pieces gives one ROI a piece, each but the first with the property
-    PIECE_OF; ImageJ's polygons have no holes, so those
-    are left out. A map without instances gives an empty zip file.
-    Raises UserError where the package roifile is not installed.
+    An instance in several pieces gives one ROI per piece, all but the first with the property
+    PIECE_OF; ImageJ's polygons have no holes, so holes are left out. A map without instances gives
+    an empty zip file.
+    Raises UserError if the package roifile is not installed.
     """
     try:
         from roifile import ROI_TYPE, ImagejRoi
@@ -79,7 +91,7 @@ def write_imagej_rois(path: str | os.PathLike, labels: np.ndarray) -> None:
                 roi.roitype = ROI_TYPE.TRACED
                 if number:
                     roi.props = f"{PIECE_OF}: {label:04d}\n"
-                # ZipInfo has no time: the same outlines give the same file.
+                # This ZipInfo has no time: the same outlines give the same file.
                 archive.writestr(zipfile.ZipInfo(f"{name}.roi"), roi.tobytes())
 
 
@@ -90,23 +102,35 @@ def instance_polygons(labels: np.ndarray):
             continue
         origin = np.array([window[1].start, window[0].start])
         pieces = polygons(labels[window] == label)
-        yield label, [(outer + origin, [hole + origin for hole in holes])
-                      for outer, holes in pieces]
+        yield (
+            label,
+            [(outer + origin, [hole + origin for hole in holes]) for outer, holes in pieces],
+        )
 
 
-def geojson(labels: np.ndarray, scores: np.ndarray | None,
-            class_names: str | Sequence[str], reduction: float = 1.0) -> dict[str, Any]:
-    """A FeatureCollection as QuPath imports it: detections with a class and a score.
+def geojson(
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    class_names: str | Sequence[str],
+    reduction: float = 1.0,
+) -> dict[str, Any]:
+    """A FeatureCollection that QuPath imports: detections with a class and a score.
 
     labels [H, W]; scores [N]; class_names: one for all, or [N]. Coordinates are pixels times
     `reduction`, x before y; rings are closed.
     """
-    return {"type": "FeatureCollection",
-            "features": list(_features(labels, scores, class_names, reduction))}
+    return {
+        "type": "FeatureCollection",
+        "features": list(_features(labels, scores, class_names, reduction)),
+    }
 
 
-def _features(labels: np.ndarray, scores: np.ndarray | None,
-              class_names: str | Sequence[str], reduction: float) -> Iterator[dict[str, Any]]:
+def _features(
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    class_names: str | Sequence[str],
+    reduction: float,
+) -> Iterator[dict[str, Any]]:
     for index, (label, pieces) in enumerate(instance_polygons(labels)):
         rings = [[_closed(ring, reduction) for ring in (outer, *holes)] for outer, holes in pieces]
         single = len(rings) == 1
@@ -115,10 +139,16 @@ def _features(labels: np.ndarray, scores: np.ndarray | None,
         yield {
             "type": "Feature",
             "id": str(label),
-            "geometry": {"type": "Polygon" if single else "MultiPolygon",
-                         "coordinates": rings[0] if single else rings},
-            "properties": {"objectType": "detection", "name": str(label),
-                           "classification": {"name": name}, "measurements": measured},
+            "geometry": {
+                "type": "Polygon" if single else "MultiPolygon",
+                "coordinates": rings[0] if single else rings,
+            },
+            "properties": {
+                "objectType": "detection",
+                "name": str(label),
+                "classification": {"name": name},
+                "measurements": measured,
+            },
         }
 
 
@@ -129,8 +159,11 @@ def _closed(ring: np.ndarray, reduction: float) -> list[list[float]]:
 
 
 def write_geojson(
-    path: str | os.PathLike, labels: np.ndarray, scores: np.ndarray | None,
-    class_names: str | Sequence[str], reduction: float = 1.0,
+    path: str | os.PathLike,
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    class_names: str | Sequence[str],
+    reduction: float = 1.0,
 ) -> None:
     """`geojson` as a file: one feature per line, streamed because there can be many."""
     with atomic_path(path) as temporary, open(temporary, "w") as file:
@@ -141,7 +174,10 @@ def write_geojson(
 
 
 def coco_annotations(
-    labels: np.ndarray, scores: np.ndarray | None, image_number: int, first: int,
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    image_number: int,
+    first: int,
     class_ids: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """COCO's annotations of an image, with uncompressed run lengths (iscrowd 0).
@@ -158,21 +194,29 @@ def coco_annotations(
         mask = labels[window] == label
         counts = _run_lengths(mask, (rows.start, columns.start), labels.shape)
         category = 1 if class_ids is None else int(class_ids[index])
-        found.append({
-            "id": first + index, "image_id": image_number, "category_id": category, "iscrowd": 0,
-            "segmentation": {"size": [height, width], "counts": counts},
-            "bbox": [columns.start, rows.start, columns.stop - columns.start,
-                     rows.stop - rows.start],
-            "area": int(mask.sum()),
-            **({} if scores is None else {"score": round(float(scores[index]), 6)}),
-        })
+        found.append(
+            {
+                "id": first + index,
+                "image_id": image_number,
+                "category_id": category,
+                "iscrowd": 0,
+                "segmentation": {"size": [height, width], "counts": counts},
+                "bbox": [
+                    columns.start,
+                    rows.start,
+                    columns.stop - columns.start,
+                    rows.stop - rows.start,
+                ],
+                "area": int(mask.sum()),
+                **({} if scores is None else {"score": round(float(scores[index]), 6)}),
+            }
+        )
     return found
 
 
-def _run_lengths(mask: np.ndarray, corner: tuple[int, int],
-                 shape: tuple[int, int]) -> list[int]:
-    """Lengths of the runs of 0, 1, 0, ... down the columns of an image of a shape (H, W) whose
-    only ones are those of a mask [h, w], not empty, at a corner (y, x). The first may be 0."""
+def _run_lengths(mask: np.ndarray, corner: tuple[int, int], shape: tuple[int, int]) -> list[int]:
+    """Lengths of the runs of 0, 1, 0, ... down the columns of an image of shape (H, W) whose
+    only ones are those of a non-empty mask [h, w] at a corner (y, x). The first may be 0."""
     columns, rows = np.nonzero(mask.T)
     places = (columns + corner[1]) * shape[0] + rows + corner[0]  # ascending
     gaps = np.flatnonzero(np.diff(places) > 1)
@@ -184,13 +228,16 @@ def _run_lengths(mask: np.ndarray, corner: tuple[int, int],
 
 
 def measurements(
-    labels: np.ndarray, scores: np.ndarray | None, image: Any, microns: float | None = None,
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    image: Any,
+    microns: float | None = None,
 ) -> pd.DataFrame:
     """A table with one row per instance.
 
-    labels [H, W]; scores [N]; image [H, W] or [H, W, C], an array or whatever gives one when it is
-    sliced, such as a file: intensities are its own values, of colours the mean over the channels.
-    microns: side of a pixel; lengths and areas then also come in microns (_um, _um2).
+    labels [H, W]; scores [N]; image [H, W] or [H, W, C], an array or anything that gives one when
+    sliced, such as a file: intensities are its own values, for colours the mean over the channels.
+    microns: pixel size in microns; lengths and areas are then also given in microns (_um, _um2).
     Columns: label, score, centroid_y, centroid_x, area, perimeter (Crofton's), major_axis,
     minor_axis, eccentricity, solidity, mean_intensity, min_intensity, max_intensity, neighbours
     (instances at most NEIGHBOUR_GAP pixels away), touches_edge.
@@ -198,10 +245,17 @@ def measurements(
     import pandas as pd
     from skimage.measure import regionprops_table
 
-    names = {"label": "label", "centroid-0": "centroid_y", "centroid-1": "centroid_x",
-             "area": "area", "perimeter_crofton": "perimeter", "axis_major_length": "major_axis",
-             "axis_minor_length": "minor_axis", "eccentricity": "eccentricity",
-             "solidity": "solidity"}
+    names = {
+        "label": "label",
+        "centroid-0": "centroid_y",
+        "centroid-1": "centroid_x",
+        "area": "area",
+        "perimeter_crofton": "perimeter",
+        "axis_major_length": "major_axis",
+        "axis_minor_length": "minor_axis",
+        "eccentricity": "eccentricity",
+        "solidity": "solidity",
+    }
     properties = tuple(dict.fromkeys(name.partition("-")[0] for name in names))
     table = pd.DataFrame(regionprops_table(labels, properties=properties))
     table = table.rename(columns=names).astype({"label": int, "area": int})
@@ -210,8 +264,11 @@ def measurements(
     for name, values in intensities(labels, image).items():
         table[name] = values[found]
     table["neighbours"] = [len(n) for n in neighbours(labels, found)]
-    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]) if labels.size \
+    edge = (
+        np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+        if labels.size
         else labels.ravel()
+    )
     table["touches_edge"] = np.isin(found, edge)
     if microns is not None:
         for name, (column, power) in IN_MICRONS.items():
@@ -220,8 +277,8 @@ def measurements(
 
 
 def enlarged(table: pd.DataFrame, factor: float) -> pd.DataFrame:
-    """Measurements in pixels that are so many times smaller, such as those of the full size where a
-    level of a pyramid was measured. Columns in microns stay."""
+    """Measurements in pixels `factor` times smaller, such as those of the full size if a level of a
+    pyramid was measured. Columns in microns stay."""
     if factor == 1:
         return table
     powers = {"centroid_y": 1, "centroid_x": 1, **dict(IN_MICRONS.values())}
@@ -248,8 +305,11 @@ def intensities(labels: np.ndarray, image: Any) -> dict[str, np.ndarray]:
         sums += np.bincount(numbers, values, minlength=size)
         np.minimum.at(lowest, numbers, values)
         np.maximum.at(highest, numbers, values)
-    found = {"mean_intensity": sums / np.maximum(counts, 1), "min_intensity": lowest,
-             "max_intensity": highest}
+    found = {
+        "mean_intensity": sums / np.maximum(counts, 1),
+        "min_intensity": lowest,
+        "max_intensity": highest,
+    }
     return {name: np.where(counts > 0, values, np.nan) for name, values in found.items()}
 
 
@@ -259,8 +319,9 @@ def neighbours(labels: np.ndarray, wanted: Sequence[int]) -> list[set[int]]:
     reach = NEIGHBOUR_GAP + 1
     found = []
     for label in wanted:
-        window = tuple(slice(max(0, side.start - reach), side.stop + reach)
-                       for side in windows[label - 1])
+        window = tuple(
+            slice(max(0, side.start - reach), side.stop + reach) for side in windows[label - 1]
+        )
         part = labels[window]
         near = ndimage.distance_transform_edt(part != label) <= reach
         found.append(set(np.unique(part[near]).tolist()) - {0, label})
@@ -272,7 +333,7 @@ _HARMLESS = re.compile(r"[+-][^\W\d][\w .]*")  # a word after a sign calls nothi
 
 def guarded(text: str) -> str:
     """A cell of a table for people: one that a spreadsheet would run as a formula gets an
-    apostrophe, which spreadsheets take for "text". Names such as -dash stay as they are."""
+    apostrophe, which marks it as text. Names such as -dash stay as they are."""
     if not text.startswith(("=", "+", "-", "@", "\t", "\r")) or _HARMLESS.fullmatch(text):
         return text
     return f"'{text}"

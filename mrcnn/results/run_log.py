@@ -1,10 +1,10 @@
-"""What a detection has finished, so that the same command can continue it.
+"""What a detection run has finished, so that the same command can resume it.
 
 RUN_LOG in the folder of results has a line about the run (settings, weights, images), then one for
-each image, in the order of the run, and at last {"complete": true}. An image's line comes after
-all that belongs to it is written: its own files, and its part of the files of the whole run, which
-grow as `<name>.partial` and are cut to the length that the last line says. So a run that was
-killed at any moment goes on as if nothing had been.
+each image, in the order of the run, and finally {"complete": true}. An image's line is added
+once all its results are written: its own files, and its part of the files of the whole run, which
+grow as `<name>.partial` and are cut to the length that the last line gives. So a run that was
+killed at any moment resumes as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from mrcnn.files import read_bytes
 from mrcnn.images.listing import RUN_LOG, has_results
 
 MARK = "mrcnn results"
-PARTIAL = ".partial"  # what the names of files end in that are not complete
+PARTIAL = ".partial"  # suffix of the files that are not complete
 MOST_DIFFERENCES = 3
 
 
 class RunLog:
-    """The log of the run that a folder is for.
+    """The log of the run whose results a folder holds.
 
     Attributes:
         done: the lines of the images that are finished.
-        complete: whether all are, and nothing is to be done.
-        files: then, the names of those of the whole run.
+        complete: whether all are, and nothing is left to do.
+        files: if so, the names of the files of the whole run.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any], overwrite: bool = False):
-        """Begin a run, or go on with it.
+        """Start a run, or resume it.
 
         about: what the results depend on: "settings" {name: value}, "weights" (a digest) and
-        "images" {name: state}. overwrite: begin anew whatever is there.
+        "images" {name: state}. overwrite: start again, whatever is there.
 
-        Raises UserError, without a change, where the folder has results of another run.
+        Raises UserError, without changing anything, if the folder has results of another run.
         """
         self.folder, self.path = Path(folder), Path(folder) / RUN_LOG
         about = json.loads(json.dumps(about))
@@ -73,19 +73,26 @@ class RunLog:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """The bytes that count of the files that grow."""
+        """The valid bytes of each file that grows, by its name."""
         return self.done[-1]["lengths"] if self.done else {}
 
-    def add(self, name: str, lengths: Mapping[str, int], files: Sequence[str] = (),
-            memory: Any = None, failed: str | None = None) -> None:
+    def add(
+        self,
+        name: str,
+        lengths: Mapping[str, int],
+        files: Sequence[str] = (),
+        memory: Any = None,
+        failed: str | None = None,
+    ) -> None:
         """Note that an image is finished.
 
         lengths: of the files of the whole run, by name; files: of its own, relative to the folder;
-        memory: what the writers keep of it until the end; failed: why it has none.
-        Raises UserError where the file system refuses.
+        memory: what the writers keep of it until the end; failed: why it has no results.
+        Raises UserError if the file system refuses.
         """
-        self._append({"name": name, "failed": failed, "lengths": lengths, "files": files,
-                      "memory": memory})
+        self._append(
+            {"name": name, "failed": failed, "lengths": lengths, "files": files, "memory": memory}
+        )
 
     def finish(self, files: Sequence[str]) -> None:
         """Note that the run is complete. files: of the whole run."""
@@ -97,7 +104,7 @@ class RunLog:
 
     def _refuse_others(self, before: dict | None, about: dict) -> None:
         if before is None:
-            said = ["it does not say of which"] if has_results(self.folder) else []
+            said = ["which one is not recorded"] if has_results(self.folder) else []
         else:
             said = differences(before, about)
         if said:
@@ -131,7 +138,7 @@ def forget(folder: Path) -> None:
 
 
 def _read(path: Path, overwrite: bool) -> tuple[dict | None, list[dict]]:
-    """What a log says about its run, None where there is none, and the lines that are whole."""
+    """What a log says about its run, None if there is no log, and its complete lines."""
     if overwrite or not path.exists():
         return None, []
     try:
@@ -147,9 +154,9 @@ def _read(path: Path, overwrite: bool) -> tuple[dict | None, list[dict]]:
 
 
 def damaged(path: Path) -> UserError:
-    """The error of a log that says nothing that can be used."""
+    """The error for a log that cannot be used."""
     return UserError(
-        f"{path}: is damaged, so what is there cannot be continued: begin anew with --overwrite, or "
+        f"{path}: is damaged, so the run cannot be resumed: start again with --overwrite, or "
         "choose another folder for --output"
     )
 
@@ -172,7 +179,7 @@ def _is_whole(line: dict) -> bool:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not the same about two runs, in words, MOST_DIFFERENCES at most."""
+    """What differs between two runs, in words, at most MOST_DIFFERENCES."""
     old, new = before["settings"], now["settings"]
     said = [
         f"{name} was {one_line(old.get(name), 30)}, is {one_line(new.get(name), 30)}"
@@ -180,7 +187,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if old.get(name) != new.get(name)
     ]
     if before.get("weights") != now["weights"]:
-        said.insert(0, "other weights")
+        said.insert(0, "different weights")
     old, new = before["images"], now["images"]
     for what, names in (
         ("gone", [name for name in old if name not in new]),
@@ -190,5 +197,5 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if names:
             said.append(f"{len(names)} images {what}, first: {quoted(names[0])}")
     if not said and list(old) != list(new):
-        said.append("the images have another order")
+        said.append("the images are in another order")
     return said[:MOST_DIFFERENCES]

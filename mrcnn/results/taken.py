@@ -1,4 +1,4 @@
-"""What was taken of an image, and how its values were read: nothing is guessed in silence."""
+"""What was used of an image, and how its values were read: nothing is guessed silently."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mrcnn.results.result import Result
 
 @dataclass(frozen=True)
 class Taken:
-    """What a line, the table and the report say of an image."""
+    """What the line, the table and the report say about an image."""
 
     height: int
     width: int
     dtype: str
     channels: str  # such as "RGB" or "channel 2 of 3 (DAPI)"
     plane: str = ""
-    microns: float | None = None  # side of a pixel
-    microns_from: str = ""  # what says so
+    microns: float | None = None  # pixel size
+    microns_from: str = ""  # what gives it
     inverted: bool = False
     scale: float | None = None  # of the image, for the network
     notes: tuple[str, ...] = ()  # what was guessed, changed or left out
@@ -32,7 +32,7 @@ class Taken:
         microns_from: str = "",
         notes: Sequence[str] = (),
     ) -> Taken:
-        """Of a result, with what is known of the file: see `images.image_files.About`."""
+        """From a result, with what is known about the file: see `images.image_files.About`."""
         count = result.image.shape[2] if len(result.image.shape) == 3 else 1
         by_count = {1: "grey", 2: "grey", 3: "RGB", 4: "RGB"}.get(count, f"{count} channels")
         exposure = result.exposure

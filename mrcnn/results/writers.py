@@ -1,16 +1,16 @@
 """What `detect` writes: any set of formats from one run.
 
     report        index.html: numbers, distributions and a gallery, in one file
-    images      <ImageId>.png, outlines over the image
-    labels        labels/<ImageId>.tif, every nucleus a number
+    pictures      <ImageId>.png, outlines over the image
+    labels        labels/<ImageId>.tif, one number per object
     zarr          zarr/<ImageId>.ome.zarr, the same for slides
     rois          rois/<ImageId>.zip, for ImageJ
     geojson       geojson/<ImageId>.geojson, for QuPath
     coco          coco.json, all images in one file
     measurements  measurements.csv, all images in one table
 
-What is written for one image after the other stays when a run is interrupted; with a `RunLog`, the
-next run goes on from there.
+What is written image by image stays when a run is interrupted; with a `RunLog`, the next run
+resumes from there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DEFAULT_FORMATS = ("report", "pictures", "labels", "measurements")
 
 
 class ImageWriter(Protocol):
-    """A format of an application's own."""
+    """A format that only one application has."""
 
     path: Path
     partial: Path  # what an interrupted run leaves
@@ -65,7 +65,7 @@ class ImageWriter(Protocol):
         """The names of the files of a complete run."""
 
     def close(self, complete: bool) -> None:
-        """Give the file its name where the run is complete."""
+        """Give the file its final name if the run is complete."""
 
 
 class ResultWriter:
@@ -84,14 +84,14 @@ class ResultWriter:
         """
         Args:
             output: folder.
-            formats: names out of FORMATS.
+            formats: names from FORMATS.
             facts: about the run, for the report.
-            microns: side of a pixel, for the report.
-            nouns: what one and several of the objects are called.
+            microns: pixel size in microns, for the report.
+            nouns: what one object and several are called.
             extra: writers of further formats.
-            log: takes every image; what it has already is kept.
+            log: records every image; the images that it already has are kept.
 
-        Raises UserError where a package that a format needs is absent, a file cannot be written, or
+        Raises UserError if a package that a format needs is missing, a file cannot be written, or
         the log is damaged.
         """
         self.output, self.formats = Path(output), tuple(formats)
@@ -103,7 +103,9 @@ class ResultWriter:
             require_zarr()
         lengths = log.lengths if log else {}
         kept = {path: lengths.get(f"{path}{PARTIAL}", 0) for path in PLACES.values()}
-        self.coco = Coco(self.output / "coco.json", kept["coco.json"]) if "coco" in formats else None
+        self.coco = (
+            Coco(self.output / "coco.json", kept["coco.json"]) if "coco" in formats else None
+        )
         self.table = None
         if "measurements" in formats:
             table = self.output / "measurements.csv"
@@ -118,7 +120,7 @@ class ResultWriter:
             self._recall(line, log)
 
     def _recall(self, line: Mapping[str, Any], log: RunLog) -> None:
-        """Take what the log says of an image."""
+        """Restore an image from its line in the log."""
         try:
             if line["failed"] is not None:
                 if self.report:
@@ -133,10 +135,10 @@ class ResultWriter:
             raise damaged(log.path) from None
 
     def add(self, name: str, result: Result, taken: Taken | None = None) -> None:
-        """Write what was found in an image. Raises UserError where the file system refuses, and
+        """Write what was found in an image. Raises UserError if the file system refuses, and
         MemoryError, after the image is noted as failed.
 
-        taken: what the table and the report say of the image; by default what the result says.
+        taken: what the table and the report say about the image; by default what the result says.
         """
         try:
             self._add(name, result, taken)
@@ -169,7 +171,7 @@ class ResultWriter:
         if self.table or self.report:
             measured = result.to_dataframe()
         if self.report:
-            # The side of a pixel that the report was given is that of the full size.
+            # The pixel size that the report was given is that of the full size.
             factor = result.reduction if self.report.microns is not None else 1.0
             memory["report"] = self.report.add(
                 name,
@@ -187,7 +189,7 @@ class ResultWriter:
             self.log.add(name, self._lengths(), list(files.values()), memory)
 
     def _files_of(self, name: str) -> dict[str, str]:
-        """The files of an image's own by their format, relative to the output folder."""
+        """An image's own files by format, relative to the output folder."""
         file = file_name(name)
         places = {
             "pictures": f"{file}.png",
@@ -204,13 +206,11 @@ class ResultWriter:
 
     def _lengths(self) -> dict[str, int]:
         return {
-            name: length
-            for writer in self._growing()
-            for name, length in writer.lengths().items()
+            name: length for writer in self._growing() for name, length in writer.lengths().items()
         }
 
     def add_failed(self, name: str, reason: str) -> None:
-        """An image that could not be read: in the other formats it stands without objects."""
+        """Note an image that could not be read; further formats list it without objects."""
         for writer in self.extra:
             writer.add(name, np.zeros((1, 1), np.int32))
         if self.report:
@@ -219,9 +219,9 @@ class ResultWriter:
             self.log.add(name, self._lengths(), failed=reason)
 
     def close(self, complete: bool) -> None:
-        """Give the files of the whole run their names where it is complete."""
-        # The long files first, and what they are made of stays until all are there: so a run that
-        # is killed here goes on from here.
+        """Give the files of the whole run their final names if it is complete."""
+        # The long files first, and what they are made from stays until all are there, so that a run
+        # that is killed here resumes from here.
         made = [writer for writer in (self.report, self.coco) if writer]
         for writer in made:
             writer.close(complete, keep=self.log is not None)
@@ -251,7 +251,7 @@ class ResultWriter:
 
 
 def paths_of(output: Path, formats: Sequence[str], others: Sequence[str] = ()) -> dict[str, str]:
-    """Where each format is, and by their names the files of an application's own formats."""
+    """Where each format is, and the files of an application's own formats by name."""
     places = {**PLACES, "pictures": "*.png"}
     places = {name: place for name, place in places.items() if name in formats}
     places |= {name: name for name in others if name not in PLACES.values()}
@@ -259,10 +259,10 @@ def paths_of(output: Path, formats: Sequence[str], others: Sequence[str] = ()) -
 
 
 class Coco:
-    """coco.json: COCO's annotations of all images; they go to `<name>.partial` at once."""
+    """coco.json: COCO annotations of all images; they go to `<name>.partial` at once."""
 
     def __init__(self, path: Path, kept: int = 0):
-        """kept: bytes of the partial file of a run that goes on, whose images are recalled."""
+        """kept: bytes to keep of the partial file of a resumed run, whose images are recalled."""
         self.path, self.partial = path, path.with_name(path.name + PARTIAL)
         self.images: list[dict] = []
         self.annotations = 0
@@ -291,7 +291,7 @@ class Coco:
         return memory
 
     def recall(self, memory: Mapping[str, Any]) -> None:
-        """Take an image whose annotations are in the file."""
+        """Restore an image whose annotations are in the partial file already."""
         self.images.append(memory["image"])
         self.annotations += memory["annotations"]
         self.classes = memory["classes"]
@@ -303,7 +303,7 @@ class Coco:
         return [self.path.name]
 
     def close(self, complete: bool, keep: bool = False) -> None:
-        """Write the file where the run is complete. keep: the partial file stays."""
+        """Write the file if the run is complete. keep: the partial file stays."""
         if complete:
             self._write()
         if not keep:
@@ -323,7 +323,7 @@ class Table:
     """measurements.csv; rows go to `<name>.partial` at once."""
 
     def __init__(self, path: Path, kept: int = 0):
-        """kept: bytes of the partial file of a run that goes on."""
+        """kept: bytes to keep of the partial file of a resumed run."""
         self.path, self.partial = path, path.with_name(path.name + PARTIAL)
         self._written = kept
         try:
@@ -333,8 +333,8 @@ class Table:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
     def add(self, image_id: str, table) -> None:
-        """Append an image's table; columns in microns are empty where a pixel's side is not
-        known, and always the last ones: all images have the same columns."""
+        """Append an image's table; columns in microns are empty if the pixel size is not known,
+        and always come last: all images have the same columns."""
         in_pixels = [name for name in table.columns if name not in result_files.IN_MICRONS]
         table = table.reindex(columns=[*in_pixels, *result_files.IN_MICRONS])
         for name in table.columns.intersection(["channels", "microns_from", "class_name"]):
@@ -343,7 +343,7 @@ class Table:
         text = table.to_csv(
             header=not self._written, index=False, lineterminator="\n", float_format="%.6g"
         )
-        data = text.encode("utf-8", "backslashreplace")  # names may be no UTF-8
+        data = text.encode("utf-8", "backslashreplace")  # names may not be valid UTF-8
         try:
             with open(self.partial, "ab") as file:
                 file.write(data)
@@ -358,7 +358,7 @@ class Table:
         return [self.path.name]
 
     def close(self, complete: bool) -> None:
-        """Give the file its name where the run is complete."""
+        """Give the file its final name if the run is complete."""
         if complete:
             os.replace(self.partial, self.path)
 

@@ -1,12 +1,12 @@
 """Four-step alternating training of proposal network and detector.
 
     1. The proposal network trains, the backbone with it.
-    2. A detector trains, its backbone begun anew, on regions that the network of step 1 proposes.
+    2. A detector trains, from the initial backbone, on regions that the network of step 1 proposes.
     3. The proposal network trains on the detector's backbone, which stays as it is.
     4. The detector's heads train; backbone and proposal network stay as they are.
 
-After steps 3 and 4 both share one backbone, as after joint training, which learns the same in one
-go; this is here for comparison.
+After steps 3 and 4 both share one backbone, as after joint training, which learns the same at
+once; this is here for comparison.
 
 Source: paper section 3.10.1; Ren et al., "Faster R-CNN", section 3.2.
 Shape shorthand: B images, H W C of the molded image, N proposals.
@@ -39,13 +39,13 @@ from mrcnn.weights import weight_files
 RPN_LOSSES = tuple(name for name in LOSS_NAMES if name.startswith("rpn"))
 DETECTOR_LOSSES = tuple(name for name in LOSS_NAMES if name.startswith("mrcnn"))
 
-# Files in the run's folder, for going on after an interruption.
+# Files in the run's folder, for resuming after an interruption.
 INITIAL_FILE = "initial_weights.h5"
 PROPOSER_FILE = "proposer_weights.h5"
 
 
 class Step(NamedTuple):
-    """One of the four."""
+    """One of the four steps."""
 
     layers: str  # regular expression of the names of the layers that train
     losses: tuple[str, ...]  # that count
@@ -55,7 +55,7 @@ class Step(NamedTuple):
 def four_steps(config) -> list[Step]:
     """The steps; in the "c4" architecture the fifth stage belongs to the detector's heads."""
     heads = "mrcnn_.*|roi_transformer_.*" + ("|res5.*|bn5.*" if config.ARCHITECTURE == "c4" else "")
-    backbone = rf"(?!(rpn_.*|{heads})$).*"  # whatever else there is
+    backbone = rf"(?!(rpn_.*|{heads})$).*"  # everything else
     return [
         Step(f"({backbone})|rpn_.*", RPN_LOSSES),
         Step(f"({backbone})|{heads}", DETECTOR_LOSSES, new_backbone=True),
@@ -65,7 +65,7 @@ def four_steps(config) -> list[Step]:
 
 
 class Proposer:
-    """Proposes regions with the weights that a model has now, whatever becomes of the model."""
+    """Proposes regions with a copy of a model's current weights."""
 
     def __init__(self, model):
         """model: a `MaskRCNN`."""
@@ -76,7 +76,7 @@ class Proposer:
         image = (None, None, self.config.IMAGE_CHANNEL_COUNT)
         shape = tuple(model.keras_model.input["input_image"].shape[1:])
         self._graph(keras.Input(shape), ops.convert_to_tensor(self.anchors(*shape[:2])))
-        for name, layer in self.bank.layers.items():  # the call above has made them
+        for name, layer in self.bank.layers.items():  # made by the call above
             if layer.weights:
                 layer.set_weights(model.bank.layers[name].get_weights())
         variables = [v for layer in self.bank.layers.values() for v in layer.variables]
@@ -90,7 +90,7 @@ class Proposer:
         return [rois]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Molded images [B, H, W, C] -> float32 [B, N, 4] in pixels, zero rows where fewer."""
+        """Molded images [B, H, W, C] -> float32 [B, N, 4] in pixels, padded with zero rows."""
         shape = images.shape[1:3]
         [rois] = self._propose(images, self.anchors(*shape))
         pixels = denorm_boxes_graph(rois, shape, exact=self.config.exact_pixels)
@@ -108,17 +108,17 @@ def train_alternating(
     augmentation=None,
     seconds: Sequence[float | None] = (None,) * 4,
 ) -> None:
-    """Train a `MaskRCNN` in the four steps; a model loaded from a checkpoint resumes with its own.
+    """Train a `MaskRCNN` in the four steps; a model loaded from a checkpoint resumes in its step.
 
     Args:
         train_dataset, val_dataset, learning_rate, augmentation: as for `MaskRCNN.train`.
-        epochs: to have been done at the end of every step, rising.
-        seconds: of training to have been done at the end of every step; None for no limit.
+        epochs: total number of epochs at the end of each step, ascending.
+        seconds: total seconds of training at the end of each step; None for no limit.
 
     Raises:
         UserError: as `MaskRCNN.train`; a checkpoint of another kind of training; no time or epochs
             for a step; several processes.
-        RuntimeError: a layer that was to stay as it is has moved.
+        RuntimeError: a frozen layer has changed.
     """
     if devices.processes()[1] > 1:
         raise UserError("alternating training is not supported in several processes: use one")
@@ -136,8 +136,7 @@ def train_alternating(
                 if goes_on:
                     continue
                 raise UserError(
-                    f"step {number + 1} of {len(steps)} has no epochs or time left: "
-                    "ask for more of them"
+                    f"step {number + 1} of {len(steps)} has no epochs or time left: ask for more"
                 )
             print(f"Step {number + 1} of {len(steps)}: {' and '.join(step.losses)}")
             _prepare(model, step, folder, goes_on)
@@ -165,9 +164,9 @@ def _reached_step(model, steps: list[Step]) -> int | None:
         return names.index(model.resumed_layers)
     if model.epoch > 0:
         raise UserError(
-            f"{model.log_dir}: epoch {model.epoch} is no checkpoint of alternating "
-            "training with its state file: go on from the run's newest one, or start "
-            "from a weight file outside of a run's folder"
+            f"{model.log_dir}: epoch {model.epoch} is not a checkpoint of alternating "
+            "training with its state file: resume from the run's newest one, or start "
+            "from a weight file outside a run's folder"
         )
     return None
 
@@ -190,19 +189,19 @@ def _prepare(model, step: Step, folder: Path, goes_on: bool) -> None:
 
 
 def _use_rpn_rois(model, use: bool) -> None:
-    """Rebuild the training graph where regions come from elsewhere now."""
+    """Rebuild the training graph if the regions now come from a different source."""
     if model.config.USE_RPN_ROIS == use:
         return
     seeds = [ops.convert_to_numpy(v) for v in state.seeds(model.keras_model)]
     model.config.USE_RPN_ROIS = use
     model.keras_model = model.build("training", model.config)
-    # The random streams go on, as they do for a run that is resumed here.
+    # The random streams continue, as they do for a run that is resumed here.
     for variable, value in zip(state.seeds(model.keras_model), seeds, strict=True):
         variable.assign(value)
 
 
 def _proposer_in(path: Path, model) -> Proposer:
-    """What step 1 has learned, from its file; the model keeps what it has."""
+    """A proposer with the weights of step 1, from their file; the model keeps its own."""
     now = {name: layer.get_weights() for name, layer in model.bank.layers.items()}
     weight_files.load_weights(model.keras_model, path)
     proposer = Proposer(model)
@@ -224,4 +223,4 @@ def _demand_unchanged(model, before: dict[str, list[np.ndarray]]) -> None:
     for name, pairs in weight_files.layer_tensors(model.keras_model).items():
         for old, (_, new) in zip(before.get(name, ()), pairs, strict=False):
             if not np.array_equal(old, ops.convert_to_numpy(new)):
-                raise RuntimeError(f"{name} has moved in a step that was to leave it as it is")
+                raise RuntimeError(f"{name} has changed in a step in which it was frozen")

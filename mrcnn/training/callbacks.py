@@ -4,11 +4,11 @@ They read nothing but Keras's logs, a dictionary of floats, and run on every bac
 callbacks in the order of the list, and that order matters here:
 
 1. `LoaderEpoch`; `StopOnNonFiniteLoss`, before anything that writes: it raises, so that whatever
-   stands behind it never sees the bad weights;
-2. `AverageWeights`, `TimeBudget` and `Plateau`, then `CSVLog`, and `Checkpoint`, which saves what
-   they found: a run that is killed between the two has a row too many, which resuming replaces,
+   comes after it never sees the bad weights;
+2. `AverageWeights`, `TimeBudget` and `Plateau`, then `CSVLog`, and `Checkpoint`, which saves their
+   state: a run that is killed between the last two has one row too many, which resuming replaces,
    and never one too few;
-3. `LossCurve`, which draws the CSV file; TensorBoard, where it is installed; the user's own;
+3. `LossCurve`, which plots the CSV file; TensorBoard, where it is installed; the user's own;
 4. `ProgressLine`, last, so that its time for the end of an epoch includes all of the above.
 """
 
@@ -43,7 +43,7 @@ RATE_EVERY = UPDATE_EVERY
 
 
 class LoaderEpoch(keras.callbacks.Callback):
-    """Tell the loader which epoch begins: sets `loader.epoch`, counted from 0.
+    """Tell the loader which epoch is starting: sets `loader.epoch`, counted from 0.
 
     The loader cannot count by itself: depending on the backend and on whether the model is built,
     Keras takes a batch and ends an "epoch" before the first one, so that the batches of a run
@@ -59,11 +59,11 @@ class LoaderEpoch(keras.callbacks.Callback):
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Stop when a loss or a weight is not finite, before a checkpoint is made of it.
+    """Stop when a loss or a weight is not finite, before a checkpoint is written.
 
     Looks at the losses after every batch, and at the validation losses and at every weight and
     optimizer variable after every epoch: the last update of an epoch can spoil the weights although
-    its loss, computed before the update, was finite. Must stand before `Checkpoint` in the list.
+    its loss, computed before the update, was finite. Must come before `Checkpoint` in the list.
 
     Raises UserError out of `fit`, naming the images of the batch and the last good checkpoint.
     """
@@ -94,7 +94,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         if bad:
             self._stop(f"{bad} at epoch {self._epoch + 1}, step {batch + 1}{self._images(batches)}")
         if batch + 1 == self.params.get("steps"):
-            # Kept for on_epoch_end: by then the loader has gone on to the next epoch.
+            # Kept for on_epoch_end: by then the loader has moved on to the next epoch.
             self._last_images = self._images(batches)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -119,12 +119,12 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         kept = f"the last good checkpoint is {path}" if path else "there is no checkpoint yet"
         raise UserError(
             f"training stopped: {what}; {kept}. Look at these images, lower LEARNING_RATE or lower "
-            "GRADIENT_CLIP_NORM, and go on from the checkpoint"
+            "GRADIENT_CLIP_NORM, and resume from the checkpoint"
         )
 
 
 def _non_finite(logs: dict[str, float] | None) -> str:
-    """The losses that are not finite, as `loss = nan, rpn_bbox_loss = inf`."""
+    """The losses that are not finite, such as `loss = nan, rpn_bbox_loss = inf`."""
     return ", ".join(f"{k} = {v}" for k, v in (logs or {}).items() if not math.isfinite(v))
 
 
@@ -162,7 +162,7 @@ class Checkpoint(keras.callbacks.Callback):
 class AverageWeights(keras.callbacks.Callback):
     """Keep a `WeightAverage` up to date, and validate with it.
 
-    Between validations the model has the weights that train, also when an epoch ends.
+    Outside validation the model has the weights being trained, also when an epoch ends.
     """
 
     def __init__(self, average: WeightAverage):
@@ -170,7 +170,7 @@ class AverageWeights(keras.callbacks.Callback):
         self.average = average
 
     def on_train_begin(self, logs=None):
-        # The optimizer's counter goes on in a run that is resumed.
+        # The optimizer's counter continues in a resumed run.
         self._step = self._updated = int(ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def on_train_batch_end(self, batch, logs=None):
@@ -198,9 +198,9 @@ class AverageWeights(keras.callbacks.Callback):
 class TimeBudget(keras.callbacks.Callback):
     """Spread a learning-rate schedule over a stretch of time, and end training when it is over.
 
-    The schedule follows elapsed time, so it ends exactly when the budget does. Where the steps
-    that were planned are done before, it follows them. Validation and checkpoint of the last epoch
-    are within the time, as long as those of the epoch before took.
+    The schedule follows elapsed time, so it ends exactly when the budget does. Where the planned
+    steps are ahead of the time, it follows the steps. Time for the validation and checkpoint of the
+    last epoch is reserved: as much as those of the previous epoch took.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class TimeBudget(keras.callbacks.Callback):
             start, end: the stretch of time, on the same clock.
             schedule: a `training.LearningSchedule`; its `total` is the steps planned. The
                 optimizer must have been made with a number as its learning rate.
-            agreed: of the times that several processes give it, the one for all, so that they
+            agreed: turns the times of several processes into one that holds for all, so that they
                 have the same rate and stop at the same step. See `devices.agreed`.
         """
         super().__init__()
@@ -274,7 +274,7 @@ class Plateau(keras.callbacks.Callback):
         """
         Args:
             patience: epochs.
-            rate: to begin with. The optimizer must have been made with a number as its rate.
+            rate: the initial one. The optimizer must have been made with a number as its rate.
             seen: `self.seen` of the resumed run: how often the rate was divided, the
                 best loss, and the epochs since then.
         """
@@ -304,6 +304,6 @@ class Plateau(keras.callbacks.Callback):
 
 
 def sync_weights(model: keras.Model) -> None:
-    """On JAX, `fit` keeps weights and optimizer to itself: bring them into their variables."""
+    """On JAX, `fit` holds the values of weights and optimizer: copy them to the variables."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()

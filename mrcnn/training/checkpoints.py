@@ -3,7 +3,7 @@
     logs/nucleus20180214T1105/mask_rcnn_nucleus_0012.h5   weights after 12 epochs
     logs/nucleus20180214T1105/state_0012.npz              optimizer and progress, newest only
 
-Under WEIGHT_AVERAGING the weights are the average, and the state has those that train.
+With WEIGHT_AVERAGING the weights are the average, and the state has those being trained.
 
 Source: matterport `MaskRCNN.find_last`, `set_log_dir`.
 """
@@ -37,12 +37,12 @@ def run_of(path: str | None) -> tuple[datetime.datetime, int] | None:
     *when, epoch = (int(group) for group in match.groups())
     try:
         return datetime.datetime(*when), epoch
-    except ValueError:  # digits that are no date
+    except ValueError:  # the digits are not a date
         return None
 
 
 class Run(NamedTuple):
-    """Where a run writes, and how far it is."""
+    """Where a run writes, and how far it has got."""
 
     folder: Path
     epoch: int = 0
@@ -53,8 +53,8 @@ class Run(NamedTuple):
 def run_at(model_dir: str, name: str, path: str | None, resume: bool) -> Run:
     """The run that a checkpoint belongs to, or a new one.
 
-    As in matterport another experiment's checkpoint gives its date and epoch, too; only a
-    checkpoint of this one, by its name, has its own folder and, with `resume`, its state.
+    As in matterport, a checkpoint of another experiment sets the date and epoch, too; only for a
+    checkpoint of this one, by its name, are its folder and, with `resume`, its state used.
     Raises UserError where the state is damaged.
     """
     found = run_of(path)
@@ -74,7 +74,7 @@ def run_folder(model_dir: str, name: str, started: datetime.datetime) -> Path:
 
 
 def new_run_folder(model_dir: str, name: str) -> Path:
-    """A folder for a run that begins now; a later minute where this one's run has checkpoints."""
+    """A folder for a run that starts now; that of a later minute where this one has checkpoints."""
     started = datetime.datetime.now()
     while newest(run_folder(model_dir, name, started)):
         started += datetime.timedelta(minutes=1)
@@ -82,9 +82,9 @@ def new_run_folder(model_dir: str, name: str) -> Path:
 
 
 def claim_run_folder(model_dir: str, name: str, wanted: str | None = None) -> Path:
-    """Make the folder of a run that begins now; of two runs at the same time each gets its own.
+    """Make the folder of a run that starts now; two runs at the same time get one each.
 
-    wanted: the folder to take where no other run has it.
+    wanted: the folder to take unless another run has it.
     """
     started = datetime.datetime.now()
     with file_system_errors(model_dir):
@@ -110,7 +110,7 @@ def state_path(folder, epoch: int) -> Path:
 
 
 def progress_of(folder, epoch: int) -> dict | None:
-    """What `StageRun.save` noted beside a checkpoint; None where there is no state.
+    """What `StageRun.save` stored with a checkpoint; None where there is no state.
 
     Raises UserError where the state is damaged.
     """
@@ -127,7 +127,7 @@ def progress_of(folder, epoch: int) -> dict | None:
         right = all(math.isfinite(number) and number >= 0 for number in numbers)
         right = right and isinstance(stage["layers"], str) and (seen is None or seen["best"] >= 0)
         right = right and all(isinstance(number, int) for number in (numbers[0], numbers[2]))
-    except Exception:  # whatever is not there, or no number
+    except Exception:  # something is missing, or not a number
         right = False
     if not right:
         raise state.damaged(path)
@@ -176,7 +176,7 @@ def save(
 ):
     """Write weights and training state of a finished epoch; drop what is no longer wanted.
 
-    keep: how many checkpoints stay; None keeps all. average: to write in place of the weights.
+    keep: how many checkpoints to keep; None keeps all. average: to write instead of the weights.
     """
     folder = Path(folder)
     # The state first: a checkpoint that exists has its state.
@@ -194,8 +194,8 @@ def save(
 def continues(saved: dict, stage: dict) -> bool:
     """Whether a stage of training resumes with the optimizer of a checkpoint.
 
-    What trains must be the same, and either the learning rate too (perhaps for longer), or the
-    saved stage was not finished and only its rate is changed.
+    What is trained must be the same, and either the learning rate is too (perhaps for longer), or
+    the saved stage was not finished and only its rate is changed.
     """
     old = saved["stage"]
     time_is_up = old.get("seconds") is not None and saved["seconds"] >= old["seconds"]

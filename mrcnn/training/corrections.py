@@ -1,9 +1,9 @@
 """Corrected label maps as a training set: a folder that `mrcnn train` and `fine_tune` take.
 
     corrections/images/cells.tif    the image's own values
-    corrections/labels/cells.tif    every object its own number, 0 is background
+    corrections/labels/cells.tif    every object has its own number, 0 is background
 
-Nothing in the folder is ever overwritten: a second correction of an image gets a name of its own.
+Nothing in the folder is ever overwritten: a second correction of an image gets a new name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mrcnn.results.result_files import write_label_image
 IMAGES, LABELS = "images", "labels"
 # Characters that some file system refuses, or that would lead out of the folder.
 REFUSED = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]+')
-# Types of numbers that are rare in image files, and what holds their values.
+# Number types that are rare in image files, and the types that hold their values.
 STORED = {
     "bool": np.uint8,
     "float16": np.float32,
@@ -39,7 +39,7 @@ STORED = {
 class Added(NamedTuple):
     """A pair of files in a training set."""
 
-    name: str  # theirs, without the ending
+    name: str  # of both files, without the extension
     objects: int
     image: Path
     labels: Path
@@ -49,12 +49,12 @@ def add_to_training_set(folder: str | os.PathLike, name: str, image: Any, labels
     """Write an image and its labels into a training set.
 
     Args:
-        folder: of the training set; it is made where it is not there yet.
-        name: of the image; where the folder has one of that name, name_2, name_3, ...
-        image: [H, W] or [H, W, 3 or 4] of any numbers, or what gives that when it is sliced.
-        labels: whole numbers [H, W]; every object its own number, 0 is background.
+        folder: of the training set; it is created if it does not exist.
+        name: of the image; where the folder has that name already, name_2, name_3, ... is used.
+        image: [H, W] or [H, W, 3 or 4] of any numbers, or an object that gives this when sliced.
+        labels: whole numbers [H, W]; every object has its own number, 0 is background.
 
-    Warns of numbers that several separate pieces have: those count as one object.
+    Warns of numbers that several separate pieces share: those count as one object.
     Raises UserError for labels that do not fit, and where the folder cannot be written to.
     """
     pixels = _storable(np.asarray(image[...] if hasattr(image, "shape") else image))
@@ -80,10 +80,10 @@ def add_to_training_set(folder: str | os.PathLike, name: str, image: Any, labels
 
 
 def free_name(folder: Path, name: str) -> str:
-    """`name` as a file's name that no image and no labels of a training set have yet."""
+    """`name` as a file name that no image or labels of a training set have yet."""
     stem = file_name(REFUSED.sub("_", name).strip(". ") or "image")
     taken = {
-        image_name(PurePosixPath(path.name)).lower()  # some file systems do not tell a from A
+        image_name(PurePosixPath(path.name)).lower()  # some file systems ignore case
         for part in (IMAGES, LABELS)
         if (folder / part).is_dir()
         for path in (folder / part).iterdir()
@@ -115,14 +115,14 @@ def warn_of_pieces(labels: np.ndarray, name: str) -> None:
 
 
 def _storable(image: np.ndarray) -> np.ndarray:
-    """An image as files have it. Raises UserError for what is no image."""
+    """An image in a type for files. Raises UserError for what is not an image."""
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise UserError(
-            f"an array of shape {image.shape} is no image: [height, width] or [height, width, 1, 3 "
-            "or 4 channels] is needed"
+            f"an array of shape {image.shape} is not an image: [height, width] or [height, width, "
+            "1, 3 or 4 channels] is needed"
         )
     if image.dtype.kind not in "buif":
-        raise UserError(f"values of type {image.dtype} are no image: real numbers are needed")
+        raise UserError(f"values of type {image.dtype} are not an image: real numbers are needed")
     image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
     return image.astype(STORED.get(image.dtype.name, image.dtype))
 
@@ -137,7 +137,7 @@ def _label_map(labels: np.ndarray, image: np.ndarray) -> np.ndarray:
     if labels.dtype.kind not in "bui":
         raise UserError(f"labels of type {labels.dtype}: whole numbers are needed")
     if labels.size and (labels.min() < 0 or labels.max() >= 2**32):
-        raise UserError("labels are numbers from 0, the background, to 2**32 - 1")
+        raise UserError("labels must be numbers from 0, the background, to 2**32 - 1")
     return labels.astype(np.uint32)
 
 

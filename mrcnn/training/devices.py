@@ -1,10 +1,10 @@
-"""Training on several devices: every one of them computes a part of each batch.
+"""Training on several devices: each of them computes a part of every batch.
 
 TensorFlow: `tf.distribute`, MirroredStrategy in one process, MultiWorkerMirroredStrategy where the
 environment (TF_CONFIG) names several. JAX: `keras.distribution.DataParallel`, and `jax.distributed`
 for several processes (KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES, ..._PROCESS_ID, or
-JAX_COORDINATOR_ADDRESS). The result is that of one device on the whole batch, but for rounding:
-`network.replicas` says how.
+JAX_COORDINATOR_ADDRESS). The result is that of one device on the whole batch, except for rounding:
+`network.replicas` explains how.
 
 All processes run the same program; process 0 writes the run's files.
 """
@@ -40,7 +40,7 @@ JAX_VARIABLES = ("KERAS_DISTRIBUTION_JOB_ADDRESSES", "JAX_COORDINATOR_ADDRESS")
 
 @lru_cache
 def processes() -> tuple[int, int]:
-    """(number of this process, count of processes) that train together; connects them.
+    """(number of this process, count of processes), of those that train together; connects them.
 
     Must be called before the backend computes anything.
 
@@ -73,7 +73,7 @@ def _tensorflow_processes() -> tuple[int, int]:
         return tasks.index(own), len(tasks)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(
-            f"the environment variable TF_CONFIG is wrong ({reason_of(error)}): it must be like "
+            f"the environment variable TF_CONFIG is wrong ({reason_of(error)}): it must look like "
             '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", '
             '"index": 0}}'
         ) from error
@@ -91,8 +91,8 @@ def _jax_processes() -> tuple[int, int]:
     except Exception as error:  # ValueError, RuntimeError, and what gRPC raises
         raise UserError(
             f"the processes that {' or '.join(JAX_VARIABLES)} names did not find each other "
-            f"({reason_of(error)}): set the same addresses and count, and a number of its own, in "
-            "each, and start all of them"
+            f"({reason_of(error)}): set the same addresses and count in each, with a number of its "
+            "own, and start all of them"
         ) from error
     return jax.process_index(), jax.process_count()
 
@@ -100,7 +100,7 @@ def _jax_processes() -> tuple[int, int]:
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
     """Keep Python's handler of SIGTERM in the block: where processes are connected, TensorFlow and
-    JAX set one of their own, which takes the signal for a warning and goes on."""
+    JAX set one of their own, which treats the signal as a warning and carries on."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -116,9 +116,9 @@ def is_chief() -> bool:
 
 @lru_cache
 def scratch_folder() -> Path:
-    """Where a process that is not the chief writes what nobody needs; removed at its end.
+    """Where a process that is not the chief writes files that nobody needs; removed when it ends.
 
-    It writes as the chief does, so that all of them compute the same things in the same order.
+    It writes as the chief does, so that all processes compute the same things in the same order.
     """
     folder = Path(tempfile.mkdtemp(prefix="mrcnn-process-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -129,7 +129,7 @@ def scratch_folder() -> Path:
 
 
 def check(count: int, batch_size: int) -> None:
-    """Raise UserError where a batch cannot be computed by `count` devices in all processes."""
+    """Raise UserError where `count` devices, of all processes, cannot compute a batch."""
     if count == 1 and processes()[1] == 1:
         return
     if BACKEND == "torch":
@@ -150,7 +150,7 @@ def check(count: int, batch_size: int) -> None:
 
 @lru_cache
 def distribution(count: int) -> Any:
-    """TensorFlow's strategy or Keras's distribution for so many devices; None for one.
+    """TensorFlow's strategy or Keras's distribution for `count` devices; None for one.
 
     Raises UserError where there are fewer.
     """
@@ -201,15 +201,15 @@ def _data_parallel(count: int, total: int) -> Any:
 def _demand(enough: bool, count: int, found: int, total: int) -> None:
     if not enough:
         where = "this process has" if total == 1 else f"the {total} processes have, in all,"
-        raise UserError(f"GPU_COUNT = {count} (--devices): {where} {found} for {BACKEND} to use")
+        raise UserError(f"GPU_COUNT = {count} (--devices): {where} {found} that {BACKEND} can use")
 
 
 @contextlib.contextmanager
 def scope(count: int, remains: Callable[[], str] = str) -> Iterator[None]:
-    """Within the block Keras makes variables for, and trains on, so many devices.
+    """Within the block Keras makes variables for, and trains on, `count` devices.
 
-    Raises UserError where another process has gone; remains: gives the end of that message, what
-    the run leaves.
+    Raises UserError where another process has gone; remains: returns the end of that message, on
+    what the run leaves.
     """
     chosen = distribution(count)
     try:
@@ -231,9 +231,9 @@ def _without_stack(error: Exception) -> str:
 
 
 def synchronize_batch_norms(model: keras.Model, count: int) -> None:
-    """Let layers that learn statistics take those of the whole batch; nested models included.
+    """Make layers that learn statistics use those of the whole batch; nested models included.
 
-    On JAX they do so by themselves.
+    On JAX they do so anyway.
     """
     if count == 1 or BACKEND != "tensorflow":
         return
@@ -276,7 +276,7 @@ def _divided(loader: Any, strategy: Any) -> Any:
 
 
 def agreed(number: float) -> float:
-    """The number that process 0 has. All processes call this, as often and in the same order."""
+    """Process 0's number. All processes must call this equally often and in the same order."""
     own, total = processes()
     if total == 1:
         return number
@@ -303,7 +303,7 @@ def _sum_of_processes():
 
 
 def demand_same_weights(model: keras.Model) -> None:
-    """Raise UserError where this process has begun with other weights than process 0."""
+    """Raise UserError where this process has started with weights other than process 0's."""
     if processes()[1] == 1:
         return
     found = 0
@@ -312,8 +312,8 @@ def demand_same_weights(model: keras.Model) -> None:
     own = float(found % 2**20)  # float32 holds such numbers exactly
     if agreed(own) != own:
         raise UserError(
-            f"process {processes()[0]} begins with other weights than process 0: give all of them "
-            "the same --weights, configuration and seed"
+            f"process {processes()[0]} starts with weights that differ from those of process 0: "
+            "give all processes the same --weights, configuration and seed"
         )
 
 

@@ -39,7 +39,7 @@ else:
 
 
 # What matterport's names for the stages of fine-tuning stand for. Layers are named res4a_...,
-# bn4a_... in the backbone, and by what they serve above it.
+# bn4a_... in the backbone, and by their purpose above it.
 _TOP = r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)|(roi\_transformer\_.*)"
 
 
@@ -58,10 +58,10 @@ LAYER_REGEX = {
 
 
 def loss_weights(config, names: Iterable[str] | None = None) -> list[float]:
-    """Factors of the losses in the order of `LOSS_NAMES`; of those not in `names` 0.
+    """Factors of the losses in the order of `LOSS_NAMES`; 0 for those not in `names`.
 
     Raises:
-        UserError: a name is not one of them.
+        UserError: a name is not one of `LOSS_NAMES`.
     """
     counted = set(LOSS_NAMES if names is None else names)
     unknown = sorted(counted - set(LOSS_NAMES))
@@ -106,7 +106,7 @@ class TrainingModel(WeightsOnly):
         return {name: value[None] for name, value in logs.items()} if one_axis else logs
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        pass  # TensorFlow on several devices: Keras would take a batch to build what is built
+        pass  # TensorFlow on several devices: Keras would take a batch to build a built model
 
     def l2_penalty(self):
         """The weight decay of the kernels that train, a scalar."""
@@ -116,7 +116,7 @@ class TrainingModel(WeightsOnly):
 
 
 def give_biases_a_rate(optimizer, factor: float) -> None:
-    """Let biases learn at `factor` times the rate of all else (paper section 3.8.3: 2)."""
+    """Let biases learn at `factor` times the rate of everything else (paper section 3.8.3: 2)."""
     update = optimizer._backend_update_step  # of all variables together, on every backend
 
     def update_by_kind(grads, variables, learning_rate):
@@ -132,8 +132,8 @@ def give_biases_a_rate(optimizer, factor: float) -> None:
 class LearningSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """Linear rise over `warmup` steps, then what `kind` says up to step `total`.
 
-    kind: "constant"; "cosine", down to zero; "step", a tenth after each of the shares `drops` of
-    the steps. The warm-up is part of the total; a run that goes past its end stays where it is.
+    kind: "constant"; "cosine", down to zero; "step", divided by ten after each of the fractions
+    `drops` of the steps. The warm-up is part of the total; after its end the rate stays as it is.
     """
 
     def __init__(self, rate: float, kind: str = "constant", warmup=0, total=0, drops=()):
@@ -145,12 +145,12 @@ class LearningSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return self.at(step, self.progress(step))
 
     def progress(self, step):
-        """The share of the run, in [0, 1], that lies before a step; warm-up does not count."""
+        """The fraction of the run, in [0, 1], before a step; warm-up does not count."""
         span = max(1, self.total - self.warmup)
         return ops.clip((ops.cast(step, "float32") - self.warmup) / span, 0.0, 1.0)
 
     def at(self, step, progress):
-        """The learning rate at a step, for a share `progress` of the run."""
+        """The learning rate at a step, after a fraction `progress` of the run."""
         factor = 1.0
         if self.warmup:
             factor = ops.minimum((ops.cast(step, "float32") + 1.0) / self.warmup, 1.0)
@@ -184,7 +184,7 @@ def make_schedule(config, learning_rate: float, total_steps: int) -> LearningSch
 def make_optimizer(config, learning_rate, total_steps: int | None = None):
     """SGD with momentum or Adam (paper sections 3.1.1 and 3.1.2), with clipping.
 
-    total_steps: that the learning rate's schedule is for; None: no schedule.
+    total_steps: the steps that the learning rate's schedule is for; None: no schedule.
     """
     scheduled = config.LEARNING_SCHEDULE in ("cosine", "step") or config.LEARNING_WARMUP_STEPS
     if total_steps is not None and scheduled:
@@ -202,7 +202,7 @@ def make_optimizer(config, learning_rate, total_steps: int | None = None):
 def compile_model(model, optimizer):
     """Get a training model ready for `fit`."""
     model.compile(optimizer=optimizer, jit_compile=compiles_whole_graphs())
-    # Variables made in the first step would have TensorFlow trace that step a second time.
+    # Variables made in the first step would make TensorFlow trace that step a second time.
     model.optimizer.build(model.trainable_variables)
 
 
@@ -219,7 +219,7 @@ def set_trainable(model: keras.Model, layer_regex: str) -> list[str]:
         re.compile(layer_regex)
     except re.error as error:
         raise UserError(
-            f"layers = {quoted(layer_regex)} is no regular expression ({error}), nor one of "
+            f"layers = {quoted(layer_regex)} is neither a regular expression ({error}) nor one of "
             f"{', '.join(LAYER_REGEX)}"
         ) from error
     names = []
@@ -245,7 +245,7 @@ def set_batch_norms(model: keras.Model, mode: bool | None) -> None:
 
 
 def stopwatch(seconds: float) -> Callable[[], float]:
-    """A function that returns `seconds` plus those since now."""
+    """A function that returns `seconds` plus those since this call."""
     began = time.monotonic()
     return lambda: seconds + time.monotonic() - began
 
@@ -263,18 +263,18 @@ def fit(
     average=None,
     rate_callback=None,
 ):
-    """Run `keras.Model.fit` with everything a long run needs beside it.
+    """Run `keras.Model.fit` with everything else that a long run needs.
 
     Args:
         model: a compiled `TrainingModel`.
         loader, validation: `data.BatchLoader`; validation may be None.
         first_epoch: epochs done already.
-        epochs: epochs to have done in the end.
+        epochs: epochs in all, those done already included.
         log_dir: where logs and images go.
         save: called with (finished epochs, logs) after every epoch.
         last_good: returns the path of the newest checkpoint or None.
         callbacks: the user's own.
-        average: `averaging.WeightAverage` to keep up and to validate with, or None.
+        average: `averaging.WeightAverage` to keep up to date and to validate with, or None.
         rate_callback: `callbacks.TimeBudget` or `callbacks.Plateau`, or None.
 
     Returns:
@@ -307,7 +307,7 @@ def fit(
             verbose=0,
         )
     except Exception:
-        # TensorFlow wraps what a loader raises into an error of its own, with a page of text.
+        # TensorFlow wraps what a loader raises in an error of its own, with a page of text.
         for batches in (loader, validation):
             if batches is not None and batches.error is not None:
                 raise batches.error from None

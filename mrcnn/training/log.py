@@ -19,7 +19,7 @@ class CSVLog(keras.callbacks.Callback):
     """A table of the run, one row per epoch: epoch (from 1), learning_rate, seconds, all losses.
 
     The file is rewritten whole and atomically. Rows of the epoch being written and of later ones
-    are dropped, so a run that goes on from an earlier checkpoint leaves no epoch twice.
+    are dropped, so a run resumed from an earlier checkpoint has no epoch twice.
     """
 
     def __init__(self, path: str | os.PathLike, clock: Callable[[], float] = time.monotonic):
@@ -71,7 +71,7 @@ def read_log(path: str | os.PathLike) -> list[dict[str, float]]:
 
 
 class LossCurve(keras.callbacks.Callback):
-    """Draw the CSV file of `CSVLog` into a PNG image after every epoch."""
+    """Plot the CSV file of `CSVLog` as a PNG image after every epoch."""
 
     def __init__(self, csv_path: str | os.PathLike, image_path: str | os.PathLike):
         super().__init__()

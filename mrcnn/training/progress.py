@@ -20,7 +20,7 @@ from mrcnn.console import Bar, countdown, duration_text, on_terminal
 LOSSES = ("loss", *LOSS_NAMES)
 
 
-COMPILING = "the first step takes longer: the network is compiled"
+COMPILING = "the first step takes longer: the network is being compiled"
 
 
 class ProgressLine(keras.callbacks.Callback):
@@ -45,7 +45,7 @@ class ProgressLine(keras.callbacks.Callback):
             stream: standard output by default.
             interval: seconds.
             clock: seconds, for the tests.
-            seconds_left: of a run that has a time and not only a number of epochs.
+            seconds_left: of a run that is limited by time and not only by a number of epochs.
         """
         super().__init__()
         self.stream = stream
@@ -108,7 +108,7 @@ class ProgressLine(keras.callbacks.Callback):
         self._print(f"{text}  {duration_text(now - self._epoch_start)}{self._eta_text(None)}")
 
     def finish(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar:
             self._bar.close()
             self._bar = None
@@ -145,7 +145,7 @@ class ProgressLine(keras.callbacks.Callback):
         return f"{number_text(mean)} s/step"
 
     def _seconds_to_go(self, batch: int | None) -> float | None:
-        """Of the run; `batch` is None at the end of an epoch. None where it is not known."""
+        """Left of the run; `batch` is None at the end of an epoch. None where not known."""
         epochs, steps = self.params.get("epochs"), self.params.get("steps")
         if not (epochs and steps and self._step_seconds):
             return None

@@ -19,7 +19,7 @@ from mrcnn.training.callbacks import Plateau, TimeBudget
 
 @dataclass(frozen=True)
 class Asked:
-    """What a stage is to do; checkpoints remember it. See `MaskRCNN.train` for the arguments."""
+    """What a stage is to do; checkpoints store it. See `MaskRCNN.train` for the arguments."""
 
     layers: str
     learning_rate: float
@@ -30,7 +30,7 @@ class Asked:
 
 
 def is_done(owner: Any, epochs: int, seconds: float | None) -> bool:
-    """Whether a `MaskRCNN` has the epochs or the time of a stage already; says so."""
+    """Whether a `MaskRCNN` has already done the epochs or the time of a stage; if so, prints it."""
     if owner.epoch >= epochs:
         _say(f"Stage up to epoch {epochs} is done already")
         return True
@@ -46,7 +46,7 @@ class StageRun:
     Attributes:
         owner: the `MaskRCNN`; its epoch, seconds and weights move on.
         asked: what the stage is to do.
-        resumes: whether it goes on with the optimizer of a checkpoint.
+        resumes: whether it continues with the optimizer of a checkpoint.
         start: epoch and seconds at which the stage began, perhaps in an earlier process.
         budget: of time, or None; plateau: the schedule of that name, or None.
         average: of the weights, or None.
@@ -57,7 +57,7 @@ class StageRun:
         self.owner, self.asked, self.config = owner, asked, owner.config
         if self.config.LEARNING_SCHEDULE == "plateau" and asked.seconds is not None:
             raise UserError(
-                'LEARNING_SCHEDULE = "plateau" cannot know when a time budget ends: '
+                'LEARNING_SCHEDULE = "plateau" cannot follow a time budget: '
                 'use "cosine" or "step" with it, or limit the epochs'
             )
         self.saved = owner._resume
@@ -94,7 +94,7 @@ class StageRun:
     def _fit_shape(self) -> None:
         """Rebuild the model where "none" and "pad64" give images another shape.
 
-        All images of a run must have that shape: the loaders say so in one line if they do not.
+        All images of a run must have that shape: the loaders raise UserError if they do not.
         """
         owner, shape = self.owner, self.batches[0][0]["input_image"].shape[1:]
         for batches in (self.batches, self.validation):
@@ -126,14 +126,14 @@ class StageRun:
             state.load_state(path, owner.keras_model, optimizer=self.resumes)
             owner._resume = None
             _say(
-                "Going on with the saved optimizer"
+                "Resuming with the saved optimizer"
                 if self.resumes
-                else "A new stage, a new optimizer"
+                else "A new stage, with a new optimizer"
             )
         devices.demand_same_weights(owner.keras_model)
 
     def fit(self, callbacks: Sequence[keras.callbacks.Callback] = ()) -> None:
-        """Train to the end of the stage. Ctrl-C says where the last checkpoint is."""
+        """Train to the end of the stage. Ctrl-C prints where the last checkpoint is."""
         owner, asked = self.owner, self.asked
         until = f"{asked.epochs}"
         if self.budget is not None:
@@ -190,7 +190,7 @@ class StageRun:
         """End of a message about a run that stops: what it leaves."""
         last = self.last_checkpoint()
         if last:
-            return f". Go on from {last}"
+            return f". Resume from {last}"
         return " before the first checkpoint" if devices.is_chief() else ""
 
     def last_checkpoint(self) -> str | None:

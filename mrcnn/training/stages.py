@@ -18,8 +18,8 @@ class Stage(NamedTuple):
     freeze_bn: bool = False  # whether the statistics of the batch norms stay as they are
 
 
-# The heads start from random numbers: they learn alone first, so that their large gradients spare
-# the backbone.
+# The heads start from random numbers: they train alone first, so that their large gradients do not
+# disturb the backbone.
 STAGES = (Stage("heads", 0.05), Stage("all", 1.0))
 # "alternating", the four steps of `training.alternating`, is not a list of such stages.
 SCHEDULES = ("stagewise", "joint", "alternating")
@@ -39,18 +39,18 @@ def train_in_stages(
 ) -> None:
     """Train a `MaskRCNN` in "training" mode.
 
-    A model that has been loaded from a checkpoint resumes where that stopped.
+    A model loaded from a checkpoint resumes where its run stopped.
 
     Args:
         model: the `MaskRCNN`.
         dataset_train: prepared.
-        dataset_val: prepared, or None; nothing is chosen by validation.
+        dataset_val: prepared, or None; nothing is selected by validation.
         epochs: in all, finished ones included; by default DEFAULT_EPOCHS, or no limit under a
             budget.
-        time_budget: minutes in all, those of the finished epochs included. The stages have their
-            shares of it, and the learning rate's schedule ends with it.
+        time_budget: minutes in all, those of the finished epochs included. Every stage has its
+            share of it, and the learning rate's schedule ends with it.
         schedule: one of SCHEDULES: in `stages`; all layers at once; proposal network and detector
-            by turns, for a quarter of the epochs or time each.
+            in turn, in four steps with a quarter of the epochs or time each.
         augmentation: see `data.augment`.
         stages: of the schedule "stagewise".
 
@@ -66,7 +66,7 @@ def train_in_stages(
         stages = [Stage("all", 1.0)]
     stages = [Stage(*stage) for stage in stages]
     layers, start = [stage.layers for stage in stages], 0
-    # More epochs or time prolong the first stages too, but what has left them does not go back.
+    # More epochs or time prolong the first stages too, but no run goes back to one it has left.
     reached = layers.index(model.resumed_layers) if model.resumed_layers in layers else 0
     for number, stage in enumerate(stages):
         end = epochs if stage.end == 1.0 else min(epochs, max(1, round(stage.end * epochs)))

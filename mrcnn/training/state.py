@@ -1,7 +1,7 @@
-"""What a checkpoint needs beside its weights to go on exactly: optimizer, random streams, progress.
+"""What a checkpoint needs besides weights to resume exactly: optimizer, random streams, progress.
 
 One `.npz` file, without pickle: the optimizer's variables, the states of the model's seed
-generators, the weights that train where the checkpoint holds others (their average), and the
+generators, the weights being trained where the checkpoint holds others (their average), and the
 caller's progress as JSON.
 """
 
@@ -114,18 +114,18 @@ def _variables(model: keras.Model, weights: bool) -> dict[str, list[keras.Variab
 
 
 def _is_rate(path: str) -> bool:
-    # An optimizer has this variable or not, as its rate is a number or a schedule.
+    # An optimizer has this variable only if its rate is a number, not a schedule.
     return path.rpartition("/")[2] == "learning_rate"
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
-    # NumPy's files know no bfloat16; float32 holds all its values.
+    # NumPy's files do not support bfloat16; float32 holds all its values.
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if not path.exists():
-        raise UserError(f"{path}: there is no such state file; training cannot go on from it")
+        raise UserError(f"{path}: there is no such state file; training cannot resume from it")
     try:
         with zipfile.ZipFile(path) as members:
             # np.savez compresses nothing, so that no member is larger than the file.
@@ -137,10 +137,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         found, lists = header["format"], header["paths"].values()
         header["progress"]  # noqa: B018  (a KeyError means damage)
         if not all(isinstance(name, str) for names in lists for name in names):
-            raise TypeError("a path is no text")
+            raise TypeError("a path is not text")
         if any(array.dtype.kind not in "biuf" for array in arrays.values()):
-            raise TypeError("an array is not of numbers")
-    except Exception as error:  # zip files, NumPy and JSON raise a dozen kinds for broken files
+            raise TypeError("an array does not hold numbers")
+    except Exception as error:  # zip files, NumPy and JSON raise a dozen kinds of errors
         raise damaged(path) from error
     if found != FORMAT:
         raise UserError(
@@ -150,9 +150,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def damaged(path: Path) -> UserError:
-    """The error of a state file that says nothing that can be used."""
+    """The error for a state file that cannot be used."""
     return UserError(
-        f"{path} is damaged or no training state; delete it to go on from the weights alone"
+        f"{path} is damaged or not a training state; delete it to resume from the weights alone"
     )
 
 
@@ -162,7 +162,7 @@ def _without_counter(path: str) -> str:
 
 
 def _compare_paths(path: Path, kind: str, ours: list[str], theirs: list[str]) -> None:
-    """Positions decide which value goes where; the paths must tell the same story."""
+    """Values are assigned by position; the paths must agree with that."""
     ours, theirs = ([_without_counter(name) for name in names] for names in (ours, theirs))
     if ours == theirs:
         return

@@ -25,15 +25,17 @@ def installed() -> bool:
 class TensorBoardLog(keras.callbacks.Callback):
     """Write the logs of every epoch to `log_dir`/train and, without `val_`, /validation.
 
-    Tags are `epoch_loss`, `epoch_rpn_class_loss`, ... and `epoch_learning_rate`, as those of
-    Keras's own TensorBoard callback; steps are epochs, counted from 0 as Keras does.
+    Tags are `epoch_loss`, `epoch_rpn_class_loss`, ... and `epoch_learning_rate`, like those of
+    Keras's own TensorBoard callback; steps are epochs, counted from 0 as in Keras.
     """
 
     def __init__(self, log_dir: str | os.PathLike):
         """Raises UserError where TensorBoard is not installed."""
         super().__init__()
         if not installed():
-            raise UserError('logs for TensorBoard need it: pip install "mrcnn-keras[tensorboard]"')
+            raise UserError(
+                'TensorBoard logs need its package: pip install "mrcnn-keras[tensorboard]"'
+            )
         self.log_dir = Path(log_dir)
         self._files: dict[str, Path] = {}
 

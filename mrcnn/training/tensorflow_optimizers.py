@@ -5,7 +5,7 @@ which reads and writes every parameter. The arithmetic, the variables and their 
 
 Only for the TensorFlow backend: the others compile such operations into one by themselves.
 On several devices the gradients are summed over them before they are clipped; Keras clips each
-device's own, whose sum has another length than the whole batch's gradient.
+device's own, whose sum has a different norm from the whole batch's gradient.
 """
 
 import keras

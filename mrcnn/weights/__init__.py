@@ -1,1 +1,1 @@
-"""Weight files: reading, matching to layers, downloading, and the configuration that stands beside them."""
+"""Weight files: reading, matching to layers, downloading, and the configuration next to them."""

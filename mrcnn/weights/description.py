@@ -1,13 +1,13 @@
-"""What a weight file needs beside its numbers, in one text file: its network's configuration.
+"""What a weight file needs besides its numbers, in one text file: its network's configuration.
 
-`model.json` in the folder of a training run, or `<name>.json` beside `<name>.h5`:
+`model.json` in the folder of a training run, or `<name>.json` next to `<name>.h5`:
 
     {"classes": ["nucleus"], "plural": "nuclei", "config": {"BACKBONE": "resnet50", ...},
      "code": [], "postprocessing": {...}, "training": {...}}
 
 config has the keys that differ from `Config`'s defaults, code the names of keys whose values are
-functions and cannot be written down, training how the run was asked for. With it `mrcnn.load`
-builds the network without any code of the application that trained it.
+functions and cannot be written down, training the settings of the run. With it `mrcnn.load` builds
+the network without any code of the application that trained it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ KINDS = {
     "code": list,
     "training": dict,
 }
-# They belong to the machine, or are computed from other keys.
+# Keys that belong to the machine, or are computed from others.
 LEFT_OUT = ("CACHE_DIR", "DATA_WORKERS", "BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE")
 # What the weights depend on, whatever the recipe of a further training: the layers and their
-# sizes, and how images and boxes are put into numbers.
+# sizes, and how images and boxes are turned into numbers.
 NETWORK = (
     "NAME", "NUM_CLASSES", "ARCHITECTURE", "BACKBONE", "COMPUTE_BACKBONE_SHAPE",
     "BACKBONE_STRIDES", "DILATED_STAGE5", "TOP_DOWN_PYRAMID_SIZE", "RPN_CONV_CHANNELS",
@@ -56,7 +56,7 @@ NETWORK = (
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a network.
+    """What is known about a network.
 
     Attributes:
         classes: names of class ids 1, 2, ...
@@ -64,7 +64,7 @@ class Description:
         postprocessing: settings of `inference.postprocess.PostProcessing` by name.
         plural: what several objects are called; empty for "objects".
         code: keys whose values are functions.
-        training: how the training run was asked for, see `cli.settings`.
+        training: the settings of the training run, see `cli.settings`.
     """
 
     classes: tuple[str, ...]
@@ -76,11 +76,11 @@ class Description:
 
     @property
     def nouns(self) -> tuple[str, str]:
-        """What one and several of the objects are called."""
+        """What one object and several objects are called."""
         return nouns_of(self.classes, self.plural)
 
     def make_config(self, source: object = "this description") -> Config:
-        """The configuration of the inference network. source: what errors call the description.
+        """The configuration of the inference network. source: the description's name in errors.
 
         Raises UserError for keys and values that a configuration cannot have, and where some are
         functions of an application.
@@ -97,7 +97,7 @@ class Description:
     ) -> type[Config]:
         """A subclass of `base` with the described values; functions stay as `base` has them.
 
-        keys: those that are taken over, by default all of them.
+        keys: those to take over, by default all of them.
         """
         values = {**Config().to_dict(), **self.config}
         for key in [*LEFT_OUT, *self.code]:
@@ -129,7 +129,7 @@ def describe(
     changed = {
         key: value
         for key, value in ours.items()
-        # Keys of an application's own have no effect on the network.
+        # An application's own keys have no effect on the network.
         if key in RULES and key not in (*LEFT_OUT, *code) and value != defaults.get(key)
     }
     return Description(
@@ -139,19 +139,22 @@ def describe(
 
 def write(path: str | Path, description: Description) -> None:
     """Write a description, whole or not at all."""
-    values = {key: value for key, value in dataclasses.asdict(description).items()
-              if value or key in ("classes", "config", "postprocessing")}
+    values = {
+        key: value
+        for key, value in dataclasses.asdict(description).items()
+        if value or key in ("classes", "config", "postprocessing")
+    }
     with atomic_path(path) as temporary:
         Path(temporary).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def own_file(weights: str | Path) -> Path:
-    """Where the description of a weight file of its own is."""
+    """Where a weight file's own description is."""
     return Path(weights).with_suffix(".json")
 
 
 def beside(weights: str | Path) -> Description | None:
-    """The description of a weight file: its own, or that of the run it lies in; None without.
+    """The description of a weight file: its own, or that of the run it lies in; None without one.
 
     Raises UserError for a damaged file.
     """
@@ -162,20 +165,20 @@ def beside(weights: str | Path) -> Description | None:
 
 
 def read(path: str | Path) -> Description:
-    """Raises UserError for a file that is not a description, or has keys or values of none."""
+    """Raises UserError for a file that is not a description, or has invalid keys or values."""
     if os.path.exists(path):
         require_regular(path)
     try:
         found = _checked(_parse(Path(path)), KINDS)
         for key in found["config"]:
             if key not in RULES:
-                raise ValueError(f"config has no key {one_line(key)}")
+                raise ValueError(f"unknown key {one_line(key)} in config")
         for key in _texts(found, "code"):
             if key not in RULES:
-                raise ValueError(f"code has no key {one_line(key)}")
+                raise ValueError(f"unknown key {one_line(key)} in code")
         classes, number = len(found["classes"]), found["config"].get("NUM_CLASSES")
         if not classes or (number is not None and number != 1 + classes):
-            raise ValueError(f"{classes} classes, and NUM_CLASSES is {one_line(number)}")
+            raise ValueError(f"{classes} classes, but NUM_CLASSES is {one_line(number)}")
         description = Description(
             tuple(_texts(found, "classes")),
             found["config"],
@@ -184,10 +187,10 @@ def read(path: str | Path) -> Description:
             tuple(_texts(found, "code")),
             found.get("training", {}),
         )
-        description.config_class()()  # values that no configuration can have
+        description.config_class()()  # raises for values that a configuration cannot have
         return description
     except (OSError, ValueError, RecursionError) as error:
-        reason = "too many levels" if isinstance(error, RecursionError) else one_line(error, 300)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(error, 300)
         raise UserError(f"{path}: not the description of a network ({reason})") from error
 
 
@@ -203,20 +206,20 @@ def _parse(path: Path) -> Any:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{one_line(text)} is no finite number")
+        raise ValueError(f"{one_line(text)} is not a finite number")
     return number
 
 
 def _checked(found: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
     """`found`, where it is a dictionary with values of these types. Raises ValueError."""
     if not isinstance(found, dict):
-        raise ValueError("it is no dictionary")
+        raise ValueError("it is not a dictionary")
     for key in ("classes", "config", "postprocessing"):
         if key not in found:
-            raise ValueError(f"{key} is absent")
+            raise ValueError(f"{key} is missing")
     for key, value in found.items():
         if key not in kinds:
-            raise ValueError(f"there is no key {one_line(key)}")
+            raise ValueError(f"unknown key {one_line(key)}")
         if not isinstance(value, kinds[key]):
             raise ValueError(f"{key} is {one_line(repr(value))}, not a {kinds[key].__name__}")
     return found
@@ -225,5 +228,5 @@ def _checked(found: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
 def _texts(found: Mapping[str, Any], key: str) -> list[str]:
     texts = found.get(key, [])
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{key} has others than texts: {one_line(repr(texts))}")
+        raise ValueError(f"{key} has values that are not strings: {one_line(repr(texts))}")
     return texts

@@ -1,6 +1,6 @@
 """Weight files by name: those that come with the package, and public ones, which are downloaded.
 
-Downloads are found in the cache or made by pooch: whole and with the right checksum, or not there.
+Downloads are found in the cache or made by pooch: whole and with the right checksum, or not at all.
 
 The cache is the folder named by the environment variable MRCNN_CACHE, else `~/.cache/mrcnn`.
 """
@@ -30,7 +30,7 @@ RETRIES = 2  # attempts after the first, each from the beginning
 
 
 class PublicFile(NamedTuple):
-    """A weight file that can be asked for by a short name, and the MD5 that it must have."""
+    """A weight file that can be requested by a short name, and the MD5 that it must have."""
 
     url: str
     md5: str
@@ -46,7 +46,7 @@ PRETRAINED = {"nucleus": "mask_rcnn_nucleus.h5"}
 
 
 def pretrained_file(name: str) -> Path:
-    """Path of weights that come with the package: an installed one, or a clone."""
+    """Path of weights that come with the package, which is installed or a clone."""
     package = Path(__file__).resolve().parents[1]
     places = [package / "pretrained", package.parent / "weights"]
     files = [place / PRETRAINED[name] for place in places]
@@ -54,12 +54,12 @@ def pretrained_file(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where downloaded files are kept. Raises UserError for somebody who has no home folder."""
+    """Where downloaded files are kept. Raises UserError where the user has no home folder."""
     folder = os.path.expanduser(os.environ.get("MRCNN_CACHE") or "~/.cache/mrcnn")
     if folder.startswith("~"):
         raise UserError(
-            "there is no home folder to keep downloads in: set the environment variable MRCNN_CACHE "
-            "to a folder"
+            "there is no home folder to keep downloads in: set the environment variable "
+            "MRCNN_CACHE to a folder"
         )
     return Path(folder)
 
@@ -108,7 +108,7 @@ def fetch(url: str, md5: str, path: str | os.PathLike, quiet: bool = False) -> P
 
     Args:
         md5: hexadecimal digest that the file must have.
-        quiet: no progress.
+        quiet: show no progress.
 
     Returns:
         The path.
@@ -117,7 +117,7 @@ def fetch(url: str, md5: str, path: str | os.PathLike, quiet: bool = False) -> P
         UserError: offline, refused, interrupted, or not the right file; one line that says where
             to put the file by hand.
     """
-    # Imported here, as pooch does: what needs no network does not wait for it.
+    # Imported here, as pooch does, so that what needs no network does not wait for it.
     from requests.exceptions import HTTPError, RequestException
 
     path = Path(os.path.expanduser(path))
@@ -150,7 +150,7 @@ def fetch(url: str, md5: str, path: str | os.PathLike, quiet: bool = False) -> P
         except ValueError as error:
             if path.exists():
                 raise UserError(
-                    f"{path} is not the file of {url}: its MD5 is not {md5}; delete it to "
+                    f"{path} is not the file from {url}: its MD5 is not {md5}; delete it to "
                     "download it again"
                 ) from error
             raise UserError(
@@ -160,7 +160,7 @@ def fetch(url: str, md5: str, path: str | os.PathLike, quiet: bool = False) -> P
 
 
 def _reason(error: BaseException) -> str:
-    """What an error of requests began with: it and urllib3 wrap what the system said."""
+    """The first cause of an error of requests: it and urllib3 wrap what the system said."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return one_line(getattr(error, "strerror", None) or error or type(error).__name__)
@@ -175,7 +175,7 @@ class _Megabytes:
         self._line: Progress | None = None
 
     def update(self, count: int) -> None:
-        """So many bytes more have come."""
+        """Count the bytes that have been received."""
         if self._line is None:
             self._line = Progress(max(1, math.ceil(self.total / 1e6)), f"{self._name}, MB")
         self._received += count
@@ -183,10 +183,10 @@ class _Megabytes:
             self._line.step()
 
     def reset(self) -> None:
-        """What follows is counted from nothing; a line that is drawn stays as it is."""
+        """Count from zero again; a line that is drawn stays as it is."""
         self._received = 0
 
     def close(self) -> None:
-        """Also where the download broke off: the line stays as it is."""
+        """Called also where the download broke off: the line stays as it is."""
         if self._line:
             self._line.close()

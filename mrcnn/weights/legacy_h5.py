@@ -3,9 +3,9 @@
 The layout: the root (or its group `model_weights`, in files of whole models) has an attribute
 `layer_names`; every name is a group whose attribute `weight_names` lists data sets inside it, such
 as `conv1/kernel:0`. A nested model is one group: `rpn_model` holds `rpn_conv_shared/kernel:0` and
-others. Attributes of more than 64 KB are cut into `layer_names0`, `layer_names1` and so on.
+others. Attributes of more than 64 KB are split into `layer_names0`, `layer_names1` and so on.
 
-This module knows files and NumPy only; `weight_files.py` brings them together with models.
+This module deals with files and NumPy only; `weight_files.py` connects them to models.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from mrcnn.files import require_regular
 ATTRIBUTE_LIMIT = 64512  # bytes that fit into an object header of HDF5, as in Keras
 MOST_NAMES = 10_000  # of layers, or of a layer's tensors
 SMALL_CHUNK = 2**16  # numbers
-# Of our own runs; their last number is the epoch.
+# Of our own runs; the last number is the epoch.
 CHECKPOINT_NAME = re.compile(r"(mask_rcnn_.*_)\d{4}\.h5")
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -56,8 +56,8 @@ RPN_LAYERS = ("rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred")
 class LegacyFile(NamedTuple):
     """What an open weight file holds: {layer: {tensor: data set}} in the file's order.
 
-    Nothing of the data sets is read before `values` asks for it: a file from strangers may declare
-    terabytes in layers that no model has.
+    No data set is read before `values` asks for it: an untrusted file may declare terabytes in
+    layers that no model has.
 
     `groups[layer]` is the group the layer lies in, the layer's own name unless it is nested;
     `names` are all layers listed in the file, those without weights included. `channel_order` is
@@ -75,8 +75,8 @@ def layer_and_tensor(group: str, names: Iterable[str]) -> list[tuple[str, str]]:
     """Splits the weight names of one group into (layer, tensor) pairs.
 
     `("rpn_model", ["rpn_conv_shared/kernel:0", "rpn_class_raw/kernel:0"])` gives the two nested
-    layers. Where all weights belong to one layer that layer carries the group's name, whatever
-    its scope is called (wrappers such as TimeDistributed may put their own in).
+    layers. Where all weights belong to one layer, that layer carries the group's name, whatever
+    its scope is called (wrappers such as TimeDistributed may insert their own).
     """
     pairs = []
     for name in names:
@@ -135,7 +135,7 @@ def open_weights(path: str | os.PathLike) -> Iterator[LegacyFile]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file. Raises UserError where it is none."""
+    """An HDF5 file. Raises UserError where it is not one."""
     _check_start(path)
     with _damage_named(path):
         # Without locks, which network file systems refuse; weight files are replaced, not changed.
@@ -168,7 +168,7 @@ def ranks_in_file(path: str | os.PathLike) -> tuple[int, int]:
     with _opened(Path(path)) as file, _damage_named(Path(path)):
         names = read_attribute(_weights_root(file, Path(path)), "layer_names")
     if not any(name + THIN in names for name in COMPRESSIBLE):
-        return 0, 0  # without a look at hundreds of other layers
+        return 0, 0  # without reading hundreds of other layers
     shapes = read_shapes(path)
     thin = (shapes.get(name + THIN, {}).get("kernel") for name in COMPRESSIBLE)
     first, second = (0 if shape is None else int(shape[-1]) for shape in thin)
@@ -193,14 +193,16 @@ def _check_start(path: Path) -> None:
         raise UserError(f"{path} is not an HDF5 weight file: {what}")
     if CHECKPOINT_NAME.fullmatch(path.name):
         raise _damaged(path, "it is empty" if not start else "it is not an HDF5 weight file")
-    what = "save the weights with save_weights(\"....h5\")" if start else (
-        "it is empty; download or copy it again"
+    what = (
+        'save the weights with save_weights("....h5")'
+        if start
+        else ("it is empty; download or copy it again")
     )
     raise UserError(f"{path} is not an HDF5 weight file: {what}")
 
 
 def _what_is_it(start: bytes) -> str | None:
-    """What a file is that begins so; None where that cannot be said."""
+    """What kind of file begins with these bytes; None if unknown."""
     if start.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer; fetch the real file with `git lfs pull`"
     if start.startswith(b"PK"):
@@ -212,34 +214,34 @@ def _what_is_it(start: bytes) -> str | None:
 
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Damage that shows itself within the block becomes one line about the file."""
+    """Damage that is found within the block becomes one line about the file."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        # Whatever the type: HDF5 and h5py answer damage with OSError, KeyError, RuntimeError,
+        # Whatever the type: HDF5 and h5py report damage as OSError, KeyError, RuntimeError,
         # TypeError, UnicodeDecodeError, MemoryError and others.
         raise _damaged(path, reason_of(error)) from error
 
 
 def _damaged(path: Path, reason: str) -> UserError:
-    """What is wrong with a file, and which one to take in its place."""
+    """What is wrong with a file, and which one to use instead."""
     reason = one_line(reason)
     checkpoint = CHECKPOINT_NAME.fullmatch(path.name)
     if checkpoint is None:
         return UserError(f"{path} is damaged or incomplete, get it again ({reason})")
     whole = _newest_whole(path, checkpoint[1])
     remedy = (
-        f"resume from {whole}, the newest whole one beside it"
+        f"resume from {whole}, the newest intact one next to it"
         if whole
-        else "no whole one lies beside it, so train from other weights"
+        else "there is no intact one next to it, so train from other weights"
     )
     return UserError(f"{path} is a checkpoint that is damaged or incomplete ({reason}): {remedy}")
 
 
 def _newest_whole(path: Path, stem: str) -> Path | None:
-    """The newest other checkpoint of a run that opens."""
+    """The newest other checkpoint of a run that can be opened."""
     with contextlib.suppress(OSError):
         for other in sorted(path.parent.glob(f"{glob.escape(stem)}[0-9]*.h5"), reverse=True):
             with contextlib.suppress(Exception):
@@ -275,14 +277,14 @@ def _member(group: h5py.Group, name: str, kind: type, path: Path) -> Any:
     """The group or data set at a path below a group.
 
     Only hard links are followed: Keras writes no others, and external ones lead to other files of
-    whoever opens this one.
+    the user who opens this one.
     """
     for part in filter(None, name.split("/")):
         link = group.get(part, getlink=True)
         if link is None:
-            raise KeyError(f"{one_line(name)} is listed but not there")
+            raise KeyError(f"{one_line(name)} is listed but missing")
         if not isinstance(link, h5py.HardLink):
-            raise UserError(f"{path}: {one_line(name)} is a link to elsewhere: links are not followed")
+            raise UserError(f"{path}: {one_line(name)} is a link elsewhere: links are not followed")
         group = group[part]
     if not isinstance(group, kind):
         raise TypeError(f"{one_line(name)} is of another kind")
@@ -309,14 +311,14 @@ def _listed(file: h5py.File, path: Path) -> LegacyFile:
 
 
 def _check_data_set(data: h5py.Dataset, name: str, path: Path) -> None:
-    """Raise UserError for values that lie in other files, are no numbers, or are packed so that
-    reading them takes far more memory than they have."""
+    """Raise UserError for values that lie in other files, are not numbers, or are packed so that
+    reading them takes far more memory than they need."""
     if data.is_virtual or data.external:
         raise UserError(f"{path}: the values of {one_line(name)} lie in other files: not read")
     if data.shape is None or data.dtype.kind not in "fiu":
         raise UserError(f"{path}: {one_line(name)} holds no numbers")
     if data.chunks and math.prod(data.chunks) > max(math.prod(data.shape), SMALL_CHUNK):
-        raise UserError(f"{path}: {one_line(name)} is stored in parts larger than itself")
+        raise UserError(f"{path}: {one_line(name)} is stored in chunks larger than itself")
 
 
 def write(
@@ -347,7 +349,7 @@ def write(
 
 
 def _file_image(groups: Mapping[str, Mapping[str, np.ndarray]], keras_version: str, half: bool):
-    """The bytes of the file. HDF5 never sees the disk: where that is full, it ends the whole
+    """The bytes of the file. HDF5 never touches the disk: where that is full, it ends the whole
     process with a segmentation fault when its file is closed."""
     options = {"compression": "gzip", "shuffle": True} if half else {}
     image = io.BytesIO()

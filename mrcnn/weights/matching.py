@@ -1,6 +1,6 @@
 """Which tensor of a weight file goes to which variable of a model, and the report about it.
 
-`weights.py` is the way in; this module decides, checks, assigns and verifies.
+`weight_files.py` is the entry point; this module decides, checks, assigns and verifies.
 
 Shape shorthand: C input channels, K classes.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from mrcnn.weights import legacy_h5
 from mrcnn.errors import UserError, one_line
+from mrcnn.weights import legacy_h5
 
 FIRST_LAYER = "conv1"
 CLASS_LAYER = "mrcnn_class_logits"
@@ -22,7 +22,7 @@ CLASS_LAYER = "mrcnn_class_logits"
 DETECTOR_PREFIXES = ("mrcnn_", "rpn_", "fpn_")
 BACKBONE_PATTERN = r"conv1|bn_conv1|(res|bn)\d\w+_branch\w+"
 
-# {layer: [(tensor name, variable), ...]} of a model, see `weights.layer_tensors`.
+# {layer: [(tensor name, variable), ...]} of a model, see `weight_files.layer_tensors`.
 Targets = Mapping[str, list[tuple[str, keras.Variable]]]
 
 
@@ -53,9 +53,9 @@ class LoadReport:
         if not self.initial:
             return self
         raise UserError(
-            f"{self.path} fills {self.assigned} of the network's {self.total} tensors, which is not "
-            f"enough to detect with; it leaves {shorten(self.initial)} at random values: name the "
-            "weights of a whole network, or train from these first"
+            f"{self.path} fills {self.assigned} of the network's {self.total} tensors, which is "
+            f"not enough for detection; it leaves {shorten(self.initial)} at random values: name "
+            "the weights of a whole network, or train from these first"
         )
 
     def summary(self) -> str:
@@ -94,7 +94,7 @@ class Plan:
         self.notes: list[str] = []
 
     def adapt_first_layer(self, is_bgr: bool) -> None:
-        """Turns `conv1` to RGB and to the model's number of channels."""
+        """Converts `conv1` to RGB and to the model's number of channels."""
         kernel = self.layers.get(FIRST_LAYER, {}).get("kernel")
         variable = dict(self.targets.get(FIRST_LAYER, ())).get("kernel")
         if kernel is None or variable is None or len(kernel.shape) != 4:
@@ -115,8 +115,8 @@ class Plan:
         """Finds the layers that file and model share.
 
         Raises:
-            UserError: shapes differ (unless `skip_misfits`), values are none that a network can
-                use, or there is no common layer.
+            UserError: shapes differ (unless `skip_misfits`), values are not ones that a network
+                can use, or there is no common layer.
         """
         for layer, pairs in self.targets.items():
             if layer not in self.layers:
@@ -125,7 +125,7 @@ class Plan:
                 self.skipped.append((layer, "excluded"))
             elif difference := _difference(pairs, self.layers[layer]):
                 self.misfits[layer] = difference
-                self.skipped.append((layer, "other shape in the file"))
+                self.skipped.append((layer, "different shape in the file"))
             else:
                 self.matches[layer] = [(n, v, self._read(layer, n, v)) for n, v in pairs]
         self._drop_lone_batch_norms()
@@ -165,7 +165,7 @@ class Plan:
         return array
 
     def _drop_lone_batch_norms(self) -> None:
-        # Statistics of other activations than its kernel's do harm, the more so when frozen.
+        # Statistics of activations other than its kernel's do harm, all the more when frozen.
         for layer in list(self.matches):
             kernel = convolution_before(layer)
             absent = kernel in self.targets and kernel not in self.file.layers
@@ -184,7 +184,7 @@ class Plan:
         parts = [f"{self.file.path} ({theirs}) does not fit the model ({ours})"]
         parts.append(f"{fits} of {total} tensors fit")
         shapes = [f"{layer} has {text}" for layer, text in self.misfits.items()]
-        more = f" and {len(shapes) - 4} layers more" if len(shapes) > 4 else ""
+        more = f" and {len(shapes) - 4} more layers" if len(shapes) > 4 else ""
         parts.append("but " + ", ".join(shapes[:4]) + more)
         if left_over:
             parts.append(f"the model has no place for {shorten(left_over, 3)}")
@@ -213,7 +213,7 @@ class Plan:
         return [layer for layer in self.layers if layer not in self.targets]
 
     def _absent_note(self) -> list[str]:
-        """Backbone layers that the file should have and has not."""
+        """A note of backbone layers that the file should have but does not."""
         ours = [n for n in self.targets if re.fullmatch(BACKBONE_PATTERN, n)]
         absent = [n for n in ours if n not in self.layers]
         if not absent or len(absent) == len(ours):
@@ -253,7 +253,7 @@ def _verify(name: str, variable: keras.Variable, array: np.ndarray, path: Path) 
 
 
 def convolution_before(batch_norm: str) -> str | None:
-    """The layer that a batch norm of these names normalises; None for other layers.
+    """The layer that a batch norm with such a name normalises; None for other layers.
 
     `bn_conv1` -> `conv1`, `bn2a_branch1` -> `res2a_branch1`, `mrcnn_mask_bn3` ->
     `mrcnn_mask_conv3`.
@@ -268,7 +268,7 @@ def convolution_before(batch_norm: str) -> str | None:
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A first convolution for RGB [h, w, 3, n] made one for C channels [h, w, C, n].
+    """A first convolution for RGB [h, w, 3, n] turned into one for C channels [h, w, C, n].
 
     An image whose channels are all alike gives the same activations before and after: one or two
     channels share the sum of the three; of more than three, the first three keep the RGB kernels
@@ -283,7 +283,7 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def describe(layers: Mapping[str, Mapping]) -> str:
-    """A network in few words, e.g. `ResNet-101, 81 classes`, from {layer: {tensor: array}}."""
+    """A network in a few words, e.g. `ResNet-101, 81 classes`, from {layer: {tensor: array}}."""
     blocks = len([layer for layer in layers if re.fullmatch(r"res4\w_branch2a", layer)])
     words = [{6: "ResNet-50", 23: "ResNet-101"}.get(blocks, "other backbone")]
     kernel = layers.get(CLASS_LAYER, {}).get("kernel")

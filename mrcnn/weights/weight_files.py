@@ -10,14 +10,12 @@ import difflib
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 
-from mrcnn.weights import legacy_h5
 from mrcnn.errors import MRCNNWarning, UserError
+from mrcnn.weights import legacy_h5
 from mrcnn.weights.matching import LoadReport, Plan, in_model_order, is_backbone, shorten
 
 __all__ = [

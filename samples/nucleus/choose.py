@@ -1,11 +1,11 @@
 """Choose the settings of the post-processing by scoring a grid of them on labelled images.
 
 The network runs once; every setting is then scored on the same detections. First each setting of
-GRID alone, then combined: setting after setting takes its best value, given all others, until
-nothing gains any more. Then the same without one kind of microscopy after the other: what it
-chooses is scored on that kind, for settings that were chosen and scored on the same images flatter
-themselves. Differences come with a paired bootstrap interval over the images; one whose interval
-includes zero is called none.
+GRID alone, then combined: one setting after another takes its best value, given all others, until
+nothing improves any more. Then the same, leaving out one kind of microscopy at a time: what is
+chosen is scored on that kind, since settings that were chosen and scored on the same images look
+better than they are. Differences come with a paired bootstrap interval over the images; one whose
+interval includes zero is reported as none.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ GRID: dict[str, tuple] = {
     "min_area": (None, 5, 10, 15, 20, 30),
     "fill_holes": (False, True),
 }
-# A combination is changed only for a gain above this: smaller ones come and go with the images.
+# A combination is changed only for a gain above this: smaller ones vary with the images.
 MIN_GAIN = 0.001
 MAX_ROUNDS = 3
 
@@ -61,7 +61,7 @@ class Sample:
 
 
 class Trial(NamedTuple):
-    """A setting's score beside that of the settings that were started from."""
+    """A setting's score, compared with that of the starting settings."""
 
     setting: str
     settings: PostProcessing
@@ -75,7 +75,7 @@ class Scorer:
 
     Attributes:
         kinds: of the samples.
-        used: bool [images], the samples that it has the scores of.
+        used: bool [images], the samples that it returns scores of.
     """
 
     def __init__(self, samples: Sequence[Sample]):
@@ -85,7 +85,7 @@ class Scorer:
         self._known: dict[PostProcessing, np.ndarray] = {}
 
     def of(self, used: np.ndarray) -> Scorer:
-        """The same for a part of the samples, bool [images]; what is computed serves both."""
+        """The same for a part of the samples, bool [images]; both share what is computed."""
         part = copy.copy(self)
         part.used = used
         return part
@@ -131,7 +131,7 @@ def combine(
     grid: dict[str, tuple] = GRID,
     step: Callable[[], None] = lambda: None,
 ) -> list[Trial]:
-    """Coordinate ascent from `start`: name after name takes its best value, given the others.
+    """Coordinate ascent from `start`: each name in turn takes its best value, given the others.
 
     The names that gained most alone come first. Ends when a round changes nothing, after
     MAX_ROUNDS at the latest. Returns the changes in their order, each compared with `start`.
@@ -159,11 +159,11 @@ def combine(
 
 
 class LeftOut(NamedTuple):
-    """What was chosen without a kind of images, and the mean scores of that kind."""
+    """What was chosen without a kind of images, and the mean scores on that kind."""
 
     kind: str
     settings: PostProcessing
-    before: float  # with the settings that were started from
+    before: float  # with the starting settings
     score: float
 
 
@@ -173,10 +173,10 @@ def leave_one_kind_out(
     grid: dict[str, tuple] = GRID,
     step: Callable[[], None] = lambda: None,
 ) -> tuple[list[LeftOut], Trial | None]:
-    """`combine` without one kind after the other, scored on it.
+    """`combine` without one kind at a time, scored on that kind.
 
     `step` is called after each kind. Returns the kinds, and the trial of all images, each with
-    the settings chosen without its kind; None where there are no two kinds.
+    the settings chosen without its kind; None if there are fewer than two kinds.
     """
     kinds = [kind for kind in KINDS if (scorer.kinds == kind).any()]
     if len(kinds) < 2:
@@ -205,7 +205,7 @@ def run_choose(
     """Detect on a labelled data set, score the grid, print tables, write output/choose.csv.
 
     start: the settings that all others are compared with. variants: see `tta`.
-    Returns what was chosen; images that failed have no part in that.
+    Returns what was chosen; images that failed are not used.
     """
     samples, failed = _detect_all(model, dataset, limit, variants)
     if not samples:
@@ -223,8 +223,8 @@ def run_choose(
         combined = combine(scorer, start, step=line.step)
         line.finish()
     chosen = combined[-1].settings if combined else start
-    print("Combined, one change after the other:")
-    print(table(combined, start) if combined else "  nothing gains more than the start")
+    print("Combined, one change after another:")
+    print(table(combined, start) if combined else "  nothing improves on the start")
     print("\n" + _by_kind(scorer, start, chosen) + "\n")
     with Progress(len(set(scorer.kinds)), "leave one kind out") as line:
         rows, honest = leave_one_kind_out(scorer, start, step=line.step)
@@ -273,7 +273,7 @@ def _detect_all(
 
 
 def table(trials: Sequence[Trial], start: PostProcessing) -> str:
-    """The trials for people; `*` marks a difference whose interval leaves out zero."""
+    """The trials for people; `*` marks a difference whose interval excludes zero."""
     lines = [f"{'setting':<26}{'score':>8}{'difference':>12}   95 % interval"]
     for trial in trials:
         if trial.settings == start:
@@ -290,7 +290,7 @@ def table(trials: Sequence[Trial], start: PostProcessing) -> str:
 def left_out_table(rows: Sequence[LeftOut], honest: Trial | None, start: PostProcessing) -> str:
     """What `leave_one_kind_out` gives, for people."""
     if honest is None:
-        return "Leave one kind out: all images are of one kind, so there is none to leave out"
+        return "Leave one kind out: all images are of one kind, so none can be left out"
     lines = [f"{'Kind left out':<30}{'start':>8}{'chosen':>8}   without it"]
     for row in rows:
         changed = [
@@ -323,7 +323,7 @@ def _by_kind(scorer: Scorer, start: PostProcessing, chosen: PostProcessing) -> s
 
 
 def _write(path: Path, alone: Sequence[Trial], combined: Sequence[Trial]) -> None:
-    """A row a trial: its stage, all settings, score, difference and its interval."""
+    """One row per trial: its stage, all settings, score, difference and its interval."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["stage", "setting", *asdict(DEFAULTS), "score", "difference", "low", "high"])

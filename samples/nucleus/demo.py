@@ -5,7 +5,7 @@
 
 Draws a test set, detects its nuclei with the shipped weights (without them it first trains
 briefly on a synthetic training set), scores the result against the exact masks and prints where
-everything is. Every command of nucleus.py that it uses is printed, to be repeated with other data.
+everything is. Every command of nucleus.py that it uses is printed, for use with other data.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Size:
 
     train_images: int
     test_images: int
-    pixels: int  # a side
+    pixels: int  # per side
     epochs: int
     steps: int  # batches per epoch
 
@@ -108,7 +108,7 @@ def demo(output: Path, weights: Path | None, size: Size, seed: int) -> None:
         f"\nDone in {time.monotonic() - started:.0f} s.\n"
         f"Submission file:            {submission}\n"
         f"Pictures of detections:     {results}\n"
-        f"Pictures beside the truth:  {scores}\n"
+        f"Pictures with the truth:    {scores}\n"
         f"Score on synthetic images:  {score:.3f}   (1 is perfect; real images are harder)"
     )
 
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=folder, help="a new folder for all results")
     parser.add_argument("--weights", type=Path, help="weight file (default: the shipped one)")
     parser.add_argument("--quick", action="store_true", help="a few small images, few steps")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other pictures")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other images")
     chosen = parser.parse_args(arguments)
     output = chosen.output.resolve()
     weights = chosen.weights or Path(nucleus.SHIPPED_WEIGHTS)

@@ -78,10 +78,10 @@ class NucleusDataset(ImageDataset):
         dataset_dir: folder that holds `stage1_train/` (or `stage1_train.zip`), `stage1_test/`...
         subset: of stage1_train "train" (all but VAL_IMAGE_IDS), "val" (VAL_IMAGE_IDS), "tune"
             and "fit" (the two parts of "train", see subsets.py), or the name of any folder or
-            zip file with the same layout. Images without a masks folder can be detected on.
-            Images of val and tune that the copy lacks are skipped with a line.
-        kinds: only images of these (see kinds.py), as written down in subsets.csv; None for all.
-        Raises UserError where there is nothing to read.
+            zip file with the same layout. Images without a masks folder are for detection only.
+            Images of val and tune that the copy lacks are skipped with a message.
+        kinds: only images of these (see kinds.py), as recorded in subsets.csv; None for all.
+        Raises UserError if there is nothing to read.
         """
         self.add_class("nucleus", 1, "nucleus")
         part = subset if subset in PARTS else None
@@ -104,7 +104,7 @@ class NucleusDataset(ImageDataset):
         return info["entry"], info["store"]
 
     def is_labelled(self, image_id: int) -> bool:
-        """True where the image has a masks folder (which may be empty: no nuclei)."""
+        """True if the image has a masks folder (which may be empty: no nuclei)."""
         return self._files(image_id)[0].masks is not None
 
     def fingerprint(self, image_id: int) -> str:
@@ -124,18 +124,18 @@ class NucleusDataset(ImageDataset):
 
         Returns layers int32 [H, W, L] and class ids int32 [N], all 1. Nucleus number i has the
         value i + 1 in exactly one layer; only nuclei that share pixels need a second layer.
-        Masks without a pixel are left out. Raises UserError for an image without masks folder, and
-        where a mask has another size than the image.
+        Masks without a pixel are left out. Raises UserError for an image without a masks folder,
+        and for a mask whose size is not that of the image.
         """
         entry, store = self._files(image_id)
         if entry.masks is None:
             raise UserError(
                 f"{store.name(entry.image)}: has no masks folder beside its images "
-                "folder; such an image works for detect only"
+                "folder; such an image can be used for detect only"
             )
         layers: list[np.ndarray] = []
-        # The first size that a header states, of the image or a mask, is that of all: none is
-        # decoded that claims another.
+        # The first size that a header states, of the image or a mask, is required of all: a file
+        # that states another is not decoded.
         size = size_of_header(store.read(entry.image))
         count = 0
         for member in entry.masks:
@@ -189,24 +189,24 @@ def read_mask(data: bytes, name: str) -> tuple[np.ndarray, tuple[int, int], tupl
 
 
 def size_of_header(data: bytes) -> tuple[int, int] | None:
-    """(H, W) as an image file states it, turned as its orientation tag asks for, without decoding
-    pixels; None where it does not."""
+    """(H, W) as an image file states it, with its orientation tag applied, without decoding pixels;
+    None if it states none."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "TIFF", "JPEG", "BMP")) as image:
-            # Where a PNG does not say it at its start, Pillow would decode it to look at the end.
+            # If a PNG has no tag at its start, Pillow would decode it to look for one at the end.
             looked_up = image.format != "PNG" or "exif" in image.info
             turned = looked_up and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
-    except Exception:  # whatever a broken file brings about: decoding it says what is wrong
+    except Exception:  # whatever a broken file causes: decoding it says what is wrong
         return None
 
 
 def mask_of_size(
     data: bytes, name: str, wanted: tuple[int, int] | None
 ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-    """What `read_mask` returns, of a mask of the wanted size (H, W), or of any where it is None.
+    """What `read_mask` returns, for a mask of the wanted size (H, W), or of any size if None.
 
-    Raises UserError for every other, before it is decoded where its header says so.
+    Raises UserError for any other size, before decoding if the header states the size.
     """
     _require_size(size_of_header(data), wanted, name)
     require_declared_size(data, name)
@@ -249,9 +249,9 @@ def load_dataset(
     Args:
         dataset_dir: folder or zip file of the data set; subset, kinds: see
             `NucleusDataset.load_nucleus`.
-        labelled: demand a masks folder of every image.
+        labelled: require a masks folder for every image.
 
-    Raises UserError where images are missing, or masks that are demanded.
+    Raises UserError if images are missing, or masks that are required.
     """
     dataset = NucleusDataset()
     dataset.load_nucleus(dataset_dir, subset, kinds)
@@ -261,6 +261,6 @@ def load_dataset(
         raise UserError(
             f"{len(bare)} of {len(dataset.image_ids)} images in {subset} have no "
             f"masks folder (first: {dataset.image_reference(bare[0])}); such images "
-            "work for detect only"
+            "can be used for detect only"
         )
     return dataset

@@ -1,12 +1,12 @@
-"""How well a recipe answers kinds of images that it was never shown: leave one kind out.
+"""How well a recipe works on kinds of images that it was never shown: leave one kind out.
 
-For every fold a network is trained on the images of `fit` without a kind, from the given weights,
+For every fold a network is trained on the images of `fit` without one kind, from the given weights,
 and scored on exactly that kind's images of `tune` and `val`. The mean over the folds is the figure
-to choose augmentation by: `tune` alone holds the same slides as `fit`, and praises what has learnt
-them by heart. The fold "nothing" leaves nothing out and is scored on `tune`.
+to choose augmentation by: `tune` alone holds the same slides as `fit`, and rewards memorising them.
+The fold "nothing" leaves nothing out and is scored on `tune`.
 
 Every fold has a folder of its own below the output folder, with its checkpoints and scores. A fold
-that has scores is not run again, one that was interrupted resumes with its last checkpoint.
+that has scores is not run again; one that was interrupted resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from samples.nucleus.dsb2018 import load_dataset
 from samples.nucleus.kinds import LEFT_OUT
 
 NOTHING = "nothing"
-# Enough to choose by: they differ most from what is left.
+# Enough to choose by: they differ most from the rest.
 DEFAULT_FOLDS = ("tissue", "large")
 STEPS = 500
 STEPS_PER_CHECKPOINT = 100
@@ -46,9 +46,9 @@ SCORES = "scores.csv"
 def run_folds(
     options: argparse.Namespace, app: Application, folds: Sequence[str]
 ) -> dict[str, str]:
-    """Train and score the folds, as far as that is not done already, below options.output.
+    """Train and score the folds that are not done already, below options.output.
 
-    options: of the command line. Returns what `run_fold` does, of all folds.
+    options: of the command line. Returns what `run_fold` does, for all folds.
     """
     failed: dict[str, str] = {}
     output = Path(options.output)
@@ -76,7 +76,7 @@ def run_fold(
     """Train and score one fold in its folder.
 
     Returns the names of the images that could not be scored, with the reasons. A fold with any has
-    no scores, for its mean would be that of other images: it is scored again the next time.
+    no scores, since its mean would be over fewer images: it is scored again next time.
     """
     from mrcnn.cli import train
 
@@ -108,7 +108,7 @@ def run_fold(
     train.train(argparse.Namespace(**{**vars(options), **chosen}), app)
     failed, rows = score_fold(options, app, left_out, folder)
     if failed:
-        print(f"{fold}: no scores, since {len(failed)} of its images have none: mend them, and run "
+        print(f"{fold}: no scores, since {len(failed)} of its images have none: fix them, and run "
               "the same command again", file=sys.stderr)  # fmt: skip
     else:
         write_rows(folder / SCORES, rows)
@@ -118,9 +118,9 @@ def run_fold(
 def score_fold(
     options: argparse.Namespace, app: Application, left_out: str | None, folder: Path
 ) -> tuple[dict[str, str], list[dict]]:
-    """Score the last network in a fold's folder. left_out: the kind that it has not seen.
+    """Score the last network in a fold's folder. left_out: the kind that it was not trained on.
 
-    Returns the images that could not be scored, with the reasons, and rows of the others.
+    Returns the images that could not be scored, with the reasons, and the rows of the others.
     """
     from mrcnn.cli import detectors
 
@@ -155,7 +155,7 @@ def score_fold(
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a CSV file of `evaluate`, one per image. Raises UserError where it is damaged."""
+    """The rows of a CSV file of `evaluate`, one per image. Raises UserError if it is damaged."""
     try:
         rows = list(csv.DictReader(io.StringIO(read_bytes(path).decode(), newline="")))
         for row in rows:
@@ -225,14 +225,14 @@ def table(output: Path, against: Path | None = None) -> str:
 
 
 def _interval_of_mean(differences: Sequence[np.ndarray], resamples: int = 10_000) -> tuple:
-    """95 % interval of the mean over folds of their means, the images of each drawn anew."""
+    """95 % interval of the mean over folds of their means, the images of each resampled."""
     rng = np.random.default_rng(0)
     means = [d[rng.integers(len(d), size=(resamples, len(d)))].mean(axis=1) for d in differences]
     return tuple(np.quantile(np.mean(means, axis=0), [0.025, 0.975]))
 
 
 def check_same_run(output: Path, facts: Mapping) -> None:
-    """Raise UserError where the output folder holds folds of other settings; note ours."""
+    """Raise UserError if the output folder holds folds of other settings; record ours."""
     path = output / "settings.json"
     if path.exists():
         try:
@@ -241,7 +241,7 @@ def check_same_run(output: Path, facts: Mapping) -> None:
             if isinstance(error, UserError):
                 raise
             raise UserError(
-                f"{path} is damaged: delete it if the folds there are of these settings, or choose "
+                f"{path} is damaged: delete it if the folds there have these settings, or choose "
                 "another --output"
             ) from None
         if written != json.loads(json.dumps(facts)):
@@ -271,7 +271,7 @@ def add_also_flag(parser: argparse.ArgumentParser) -> None:
         metavar="DIR=SHARE",
         action="append",
         default=[],
-        help="other labelled images that have this share of training, may be repeated: a folder "
+        help="other labelled images and their share of training, may be repeated: a folder "
         "with images/ and labels/ (label images, ROIs), or one in Kaggle's layout: --also "
         "synthetic/stage1_train=.2",
     )
@@ -283,7 +283,7 @@ def add_mixture_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leave-out",
         choices=tuple(LEFT_OUT),
-        help="do not show images of this kind (see generalise)",
+        help="do not train on images of this kind (see generalise)",
     )
 
 
@@ -304,7 +304,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=flag_values.positive,
         default=STEPS,
         metavar="N",
-        help="of training per kind (default: %(default)s)",
+        help="training steps per kind (default: %(default)s)",
     )
     add(
         "--workers",

@@ -1,4 +1,4 @@
-"""What the two notebooks of this folder need beside the package: data to look at, and drawing.
+"""What the two notebooks in this folder need besides the package: data to look at, and drawing.
 
     inspect_nucleus_data.ipynb     what goes into training
     inspect_nucleus_model.ipynb    what the network does with an image
@@ -55,7 +55,7 @@ def open_data(
 
     Args:
         dataset_dir: folder of the user's data; None draws synthetic images into a temporary
-            folder, which goes away with the data set.
+            folder, which is deleted with the data set.
         subset: see `NucleusDataset.load_nucleus`.
         count, size, seed: of synthetic images, see `synthesize`.
 
@@ -67,7 +67,7 @@ def open_data(
     folder = tempfile.mkdtemp(prefix="nuclei_")
     synthesize(folder, count, size, seed, subset)
     dataset = load_dataset(folder, subset, labelled=True)
-    # Images are read when they are asked for: the folder stays as long as the data set.
+    # Images are read on request: the folder stays as long as the data set.
     weakref.finalize(dataset, shutil.rmtree, folder, ignore_errors=True)
     return dataset
 
@@ -136,16 +136,16 @@ def anchors_by_level(config: Config, image_shape: Sequence[int]) -> list[np.ndar
 
 
 def middle_anchors(anchors: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
-    """Those of a level's anchors [A, 4] that belong to one place: the one nearest to the middle."""
+    """A level's anchors [A, 4] at the position that is nearest to the middle."""
     middles = (anchors[:, :2] + anchors[:, 2:]) / 2
     distance = np.abs(middles - np.array(image_shape[:2]) / 2).sum(axis=1)
-    # Up to four places are as near as each other: the first one. Anchors of several shapes have
-    # the same place but for rounding.
+    # Up to four positions are equally near: the first one is taken. Anchors of several shapes
+    # have the same position except for rounding.
     return anchors[np.isclose(middles, middles[distance.argmin()], atol=0.01).all(axis=1)]
 
 
 def score_maps(scores: np.ndarray, config: Config, image_shape: Sequence[int]) -> list[np.ndarray]:
-    """Scores of all anchors as images: for each of L levels the best of every place.
+    """Scores of all anchors as images: for each of L levels the best at every position.
 
     scores: [A]; image_shape: (H, W) or longer, of the network's input. Returns float [h, w] each.
     """
@@ -163,7 +163,7 @@ def score_maps(scores: np.ndarray, config: Config, image_shape: Sequence[int]) -
 def boxes_in_input(layers: np.ndarray, meta: np.ndarray) -> np.ndarray:
     """The boxes of an image's instances in pixels of the network's input, float [N, 4].
 
-    layers: int [H, W, number of layers] of the image; meta: [M], what `mold_inputs` says of it.
+    layers: int [H, W, number of layers] of the image; meta: [M], what `mold_inputs` says about it.
     """
     about = parse_image_meta(meta)
     y1, x1, y2, x2 = about["window"]
@@ -181,10 +181,10 @@ def panels(
     width: float = 14.0,
     **options: Any,
 ) -> list[Any]:
-    """Images side by side, as `visualize.display_images`, on axes that more can be drawn on.
+    """Images side by side, like `visualize.display_images`, on axes that more can be drawn on.
 
     Args:
-        images: [H, W] or [H, W, 3]; numbers of any range where they are grey.
+        images: [H, W] or [H, W, 3]; values of any range if they are grey.
         titles: one per image.
         columns: images in a row.
         width: of the figure, in inches.
@@ -215,7 +215,7 @@ def draw_boxes(
 ) -> None:
     """Draw boxes [N, 4] over an image; what lies beyond the image is cut off.
 
-    color: one for all, or one for each box, as matplotlib has them; width in points; style of the
+    color: one for all, or one for each box, as in matplotlib; width in points; style of the
     lines: "solid", "dashed", "dotted".
     """
     from matplotlib.collections import PatchCollection
@@ -243,7 +243,7 @@ def masks_in_place(
     Args:
         image: uint8 [H, W, 3].
         patches: (y, x, probabilities [h, w]) as `paste_masks` gives them.
-        side: S, of the square part in pixels; smaller where the image is.
+        side: S, of the square part in pixels; smaller if the image is.
         threshold: probability from which a pixel belongs to the mask.
 
     Returns:
@@ -279,16 +279,16 @@ def varied_channels(activations: np.ndarray, count: int) -> dict[int, np.ndarray
 def precision_recall(
     truths: Sequence[np.ndarray], results: Sequence[Result], threshold: float = 0.5
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Average precision of several images together, as `metrics.compute_ap` has it of one.
+    """Average precision of several images together, as `metrics.compute_ap` gives it for one.
 
     Args:
         truths: masks bool [H, W, G] of every image.
         results: what was found in the same images.
-        threshold: IoU from which a detection counts as right.
+        threshold: IoU from which a detection counts as correct.
 
     Returns:
-        The average precision, and precisions and recalls [D + 2] of all D detections by falling
-        score.
+        The average precision, and precisions and recalls [D + 2] of all D detections by
+        descending score.
     """
     hits, scores = [np.zeros(0, bool)], [np.zeros(0)]
     for masks, result in zip(truths, results, strict=True):
@@ -310,7 +310,7 @@ def precision_recall(
     total = sum(masks.shape[-1] for masks in truths)
     precisions = np.concatenate([[0.0], right / np.arange(1, len(right) + 1), [0.0]])
     recalls = np.concatenate([[0.0], right / max(total, 1), [1.0]])
-    # The best precision that there is at a recall or beyond it.
+    # The best precision at each recall or beyond it.
     precisions = np.maximum.accumulate(precisions[::-1])[::-1]
     return float(np.sum(np.diff(recalls) * precisions[1:])), precisions, recalls
 
@@ -320,10 +320,10 @@ def score_settings(
     detections: Sequence[Detections],
     truths: Sequence[np.ndarray],
 ) -> pd.DataFrame:
-    """Mean scores of several images under settings of the post-processing, a row each.
+    """Mean scores of several images under settings of the post-processing, one row each.
 
     Args:
-        settings: by the name of the row.
+        settings: by row name.
         detections: of every image.
         truths: label layers int [H, W, L] of the same images.
 

@@ -1,10 +1,10 @@
 """What kind of microscopy an image shows, by a simple rule, to break scores down.
 
-The rule looks at three numbers of the uint8 RGB image:
+The rule uses three numbers of the uint8 RGB image:
 
     colour       mean over pixels of (largest - smallest of R, G, B)
     brightness   median over pixels of the mean of R, G, B
-    ground       median of (largest - smallest of R, G, B) over the brightest fifth of the pixels
+    background   median of (largest - smallest of R, G, B) over the brightest fifth of the pixels
 
 - colour above 5: stained tissue; "purple on white" where the background is below 25
   (colourless glass shows through), otherwise "purple on purple";
@@ -13,8 +13,8 @@ The rule looks at three numbers of the uint8 RGB image:
   nuclei (500 pixels, a disc of 25 pixels across; without truth: just "fluorescence").
 
 On the Data Science Bowl's training images these tests are clear-cut: grey images have a colour
-of exactly 0 and stained ones of 11 or more; the grounds of the latter are 15 at most or 38 at
-least; no grey image has a brightness between 44 and 226.
+of exactly 0 and stained ones of 11 or more; the background of the latter is at most 15 or at
+least 38; no grey image has a brightness between 44 and 226.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ON_WHITE, ON_PURPLE = "tissue, purple on white", "tissue, purple on purple"
 BRIGHT_FIELD = "bright field"
 KINDS = (SMALL, LARGE, FLUORESCENCE, ON_WHITE, ON_PURPLE, BRIGHT_FIELD)
 
-# Kinds that are often spoken of together.
+# Kinds that are often considered together.
 GROUPS = {
     "all fluorescence": (SMALL, LARGE, FLUORESCENCE),
     "all stained tissue": (ON_WHITE, ON_PURPLE),
@@ -47,7 +47,7 @@ COLOUR, BRIGHT, GROUND, LARGE_AREA = 5.0, 60.0, 25.0, 500.0
 
 
 def kind_of(image: np.ndarray, areas: np.ndarray | None = None) -> str:
-    """The kind of an image uint8 [H, W, 3]; areas: pixels of its true nuclei, where known."""
+    """The kind of an image uint8 [H, W, 3]; areas: pixels of its true nuclei, if known."""
     red, green, blue = np.moveaxis(np.asarray(image), -1, 0)
     brightness = red.astype(np.uint16) + green + blue  # three times the mean, in whole numbers
     colour = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)

@@ -6,8 +6,8 @@
     python samples/nucleus/nucleus.py choose   --dataset DIR --subset tune --weights last
     python samples/nucleus/nucleus.py synthesize --output DIR
 
-The command line is that of the package (`mrcnn`), with the competition's data and its file for
-submission. As a module it has the names of matterport's sample: NucleusConfig,
+The command line is that of the package (`mrcnn`), with the competition's data and its
+submission file. As a module it has the names of matterport's sample: NucleusConfig,
 NucleusInferenceConfig, NucleusDataset, VAL_IMAGE_IDS, train, detect, rle_encode, rle_decode,
 mask_to_rle. The network (Keras) is imported only by the functions that need it.
 """
@@ -82,12 +82,12 @@ DEFAULT_COMPETITION_FORMATS = ("report", "submission", "pictures")
 
 
 class NucleusConfig(MicrographConfig):
-    """Training. The recipe is that for micrographs; here is what depends on the data set."""
+    """Training. The recipe is that for micrographs; only what depends on the data set is here."""
 
     NAME = "nucleus"
     NUM_CLASSES = 1 + 1  # background + nucleus
 
-    # Once through some 590 training and 24 validation images. The command line sets both itself.
+    # One pass over some 590 training and 24 validation images. The command line sets both itself.
     STEPS_PER_EPOCH = 591 // MicrographConfig.IMAGES_PER_GPU
     VALIDATION_STEPS = 24 // MicrographConfig.IMAGES_PER_GPU
 
@@ -116,7 +116,7 @@ def train(
 ) -> None:
     """Train a `MaskRCNN` in "training" mode on a subset of a data set.
 
-    Validates on the subset "val" ("tune" where "fit" is trained on) if the data set has it.
+    Validates on the subset "val" ("tune" if "fit" is trained on) if the data set has it.
 
     Args:
         model: the `MaskRCNN`.
@@ -171,7 +171,7 @@ def detect(
         dataset_dir: folder of the data set; subset: see `NucleusDataset.load_nucleus`.
         output: folder, by default results/nucleus/detect_<time>.
         limit: only the first images.
-        pictures: whether to write images and the report.
+        pictures: whether to write pictures and the report.
 
     Returns:
         The ids of images that could not be read (empty rows stand for them in the file).
@@ -206,7 +206,7 @@ class NucleusApplication(Application):
 
     def description(self, path: str | None) -> Description:
         found = super().description(path)
-        # Files of earlier versions do not say what several nuclei are called.
+        # Files of earlier versions lack the plural.
         return replace(found, plural=PLURAL) if found.classes == CLASSES else found
 
     def new_description(self) -> Description:
@@ -221,15 +221,15 @@ class NucleusApplication(Application):
             )
         need(options, *(("images", "labels") if own else ("dataset", "subset")))
         if getattr(options, "channel", None) and not own:
-            raise UserError("--channel goes with --images, not with --dataset")
+            raise UserError("--channel is for --images, not for --dataset")
         if own and getattr(options, "also", None) or own and getattr(options, "leave_out", None):
-            raise UserError("--also and --leave-out go with --dataset and --subset")
+            raise UserError("--also and --leave-out need --dataset and --subset")
         if options.command == "evaluate" and options.submission:
             chosen = options.min_confidence is not None
             if chosen or options.set or options.plain or options.tta:
                 raise UserError(
                     "--min-confidence, --set, --plain and --tta are for detecting: they have no "
-                    "effect on --submission"
+                    "effect with --submission"
                 )
 
     def find_inputs(self, options: argparse.Namespace) -> Found:
@@ -280,7 +280,7 @@ class NucleusApplication(Application):
 
 
 class CompetitionData:
-    """A subset of the competition's images, others beside it."""
+    """A subset of the competition's images, and other data sets beside it."""
 
     def __init__(self, options: argparse.Namespace):
         self.options, self.kinds = options, kept_kinds(options.leave_out)
@@ -341,7 +341,7 @@ EXAMPLES = {
   # which post-processing suits a model best
   nucleus.py choose --dataset data --subset tune --weights last""",
     "generalise": """\
-  # how the recipe answers kinds of images that it was never shown: 500 steps per kind left out
+  # how well the recipe works on kinds of images that it was never shown: 500 steps for each
   nucleus.py generalise --dataset data --weights imagenet --output base
   nucleus.py generalise --dataset data --weights imagenet --output stain --augment stain=.5 \\
       --against base""",
@@ -361,7 +361,7 @@ EXAMPLES = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser. The flags of matterport's sample may also stand before the command."""
+    """The parser. The flags of matterport's sample may also come before the command."""
     parser = new_parser("nucleus.py", "Mask R-CNN for nuclei in micrographs.", EXAMPLES)
     add_data_flags(parser)
     flags.add_weight_flags(parser, "logs/ of the project")
@@ -384,7 +384,7 @@ def build_parser() -> argparse.ArgumentParser:
         made["detect"],
         (*FORMATS, "submission"),
         f"{','.join(DEFAULT_FORMATS)}; for a data set {','.join(DEFAULT_COMPETITION_FORMATS)}",
-        ", in place of --dataset and --subset",
+        ", instead of --dataset and --subset",
     )
     flags.add_figure_flag(made["evaluate"])
     made["evaluate"].add_argument(

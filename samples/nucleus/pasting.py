@@ -1,8 +1,8 @@
-"""Crowded images out of real ones: nuclei of an image are pasted into it again, with soft edges.
+"""Crowded images made from real ones: copies of an image's nuclei are pasted into it, edges soft.
 
 After Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation for Instance Segmentation
-(CVPR 2021). What crowds and touches in tissue is rare in the competition's images; here every
-copy keeps the texture, the exposure and the background of the image that it comes from.
+(CVPR 2021). Nuclei that crowd and touch as in tissue are rare in the competition's images;
+here every copy keeps the texture, the exposure and the background of the image that it comes from.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ DEFOCUSED = 0.25  # share of the copies that lie a little out of focus
 def crowd(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Paste copies of an image's nuclei into it: half as many to twice as many again.
+    """Paste copies of an image's nuclei into it: from half to twice as many as there are.
 
     Args:
         image: uint8 [H, W, C].
         labels: int32 [H, W], nuclei 1..N, 0 is background.
 
     Returns:
-        Both with the copies, labelled N+1.. (the same arrays where no nucleus is whole).
+        Both with the copies, labelled N+1.. (the same arrays if no nucleus is whole).
     """
     boxes = ndimage.find_objects(labels)
     areas = np.bincount(labels.ravel())
@@ -52,7 +52,7 @@ def crowd(
 
 
 def whole_nuclei(boxes, areas: np.ndarray, frame: tuple[int, int]) -> list[int]:
-    """The labels of nuclei that the frame does not cut and that are no slivers among the others."""
+    """The labels of nuclei that are neither cut by the frame nor slivers next to the others."""
     typical = np.median(areas[1:][areas[1:] > 0]) if areas[1:].any() else 0
     return [
         number for number, box in enumerate(boxes, 1)
@@ -112,12 +112,12 @@ def overlap(shape, centre, frame) -> tuple[tuple[slice, slice], tuple[slice, sli
 
 
 def fits(labels: np.ndarray, mask: np.ndarray, centre, areas: np.ndarray) -> bool:
-    """Whether a copy there neither hides much of a nucleus nor lies mostly on others."""
+    """Whether a copy there neither hides much of a nucleus nor overlaps the others much."""
     inside, part = overlap(mask.shape, centre, labels.shape)
     there = labels[inside][mask[part]]
     hidden = np.bincount(there, minlength=len(areas))
     hidden[0] = 0
-    # Half of the copy has to be in the image: what the frame leaves of it is a sliver otherwise.
+    # At least half of the copy must be in the image: otherwise the frame leaves only a sliver.
     return (
         2 * there.size >= mask.sum()
         and hidden.sum() <= MOST_OVERLAP * there.size

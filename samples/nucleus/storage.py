@@ -1,4 +1,4 @@
-"""Where the image files lie: a folder, or a zip file read without unpacking it.
+"""Where the image files are: a folder, or a zip file read without unpacking it.
 
 Both have Kaggle's layout, one folder per image:
 
@@ -24,14 +24,14 @@ from mrcnn.errors import MissingFileError, MRCNNWarning, UserError, quoted
 from mrcnn.files import read_bytes, refuse_large, require_regular
 
 MAX_ZIP_MEMBERS = 2_000_000
-# Kaggle's own files are PNG; data sets that people make in its layout have others.
+# Kaggle's own files are PNG; data sets that others make in its layout have more formats.
 ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 
 
 @dataclass
 class Entry:
-    """The files of one image. `masks` is None where there is no masks folder at all."""
+    """The files of one image. `masks` is None if there is no masks folder at all."""
 
     image_id: str
     image: str = ""
@@ -39,7 +39,7 @@ class Entry:
 
 
 def is_image_file(name: str) -> bool:
-    """True for the file names that hold images (hidden files do not)."""
+    """True for names of image files (hidden files do not count)."""
     return not name.startswith(".") and name.lower().endswith(ENDINGS)
 
 
@@ -50,18 +50,18 @@ def is_other_file(name: str) -> bool:
 
 @dataclass
 class LeftOut:
-    """What a store finds and does not use; names of the first of each kind are enough to look."""
+    """What a store finds and does not use; its warnings name the first of each kind."""
 
     files: list[str] = field(default_factory=list)
     masks: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
 
     def warn(self) -> None:
-        """Say it, a line for each kind."""
+        """Warn of it, one line for each kind."""
         for names, what in (
-            (self.files, "files that are no images of a kind that can be read, left out"),
+            (self.files, "files that are not images of a kind that can be read, left out"),
             (self.masks, "folders of masks without an image, left out"),
-            (self.images, "folders with several images, of which one is taken"),
+            (self.images, "folders with several images, of which one is used"),
         ):
             if names:
                 text = f"{len(names)} {what} (first: {quoted(names[0], 300)})"
@@ -69,7 +69,7 @@ class LeftOut:
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Sorted. Raises UserError where the folder cannot be listed, MissingFileError without one."""
+    """Sorted. Raises UserError if the folder cannot be listed, MissingFileError without one."""
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -105,7 +105,7 @@ class FolderStore:
         left_out.warn()
 
     def _images(self, directory: Path, left_out: LeftOut) -> list[str] | None:
-        """Sorted paths, relative to the store's folder; None where there is no such folder."""
+        """Sorted paths, relative to the store's folder; None if there is no such folder."""
         prefix = f"{directory.parent.name}/{directory.name}/"
         try:
             names = _names_in(directory)
@@ -146,7 +146,7 @@ class ZipStore:
             self._zip = zipfile.ZipFile(require_regular(path))
         except UserError:
             raise
-        except Exception as error:  # BadZipFile, OSError, and what broken directories bring about
+        except Exception as error:  # BadZipFile, OSError, and what broken directories cause
             raise UserError(f"{path}: not a readable zip file ({quoted(error)})") from None
         names = self._zip.namelist()
         if len(names) > MAX_ZIP_MEMBERS:
@@ -215,10 +215,10 @@ class ZipStore:
 
 
 def open_subset(dataset_dir: str | os.PathLike, subset: str) -> FolderStore | ZipStore:
-    """Open `dataset_dir`/`subset`, or `dataset_dir`/`subset`.zip where there is no such folder.
+    """Open `dataset_dir`/`subset`, or `dataset_dir`/`subset`.zip if there is no such folder.
 
-    `dataset_dir` may also be the zip file itself. Raises UserError where neither exists or
-    where no image lies inside.
+    `dataset_dir` may also be the zip file itself. Raises UserError if neither exists or if
+    there is no image inside.
     """
     root = Path(dataset_dir)
     if not root.exists():

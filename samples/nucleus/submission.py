@@ -27,7 +27,7 @@ from mrcnn.files import read_bytes
 from mrcnn.pixels.masks import label_map
 
 HEADER = ["ImageId", "EncodedPixels"]
-# Names of files may be bytes that are no UTF-8: they are written and read as they are.
+# Names of files may be bytes that are not UTF-8: they are written and read as they are.
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
@@ -73,7 +73,7 @@ def rle_encode(mask: np.ndarray) -> str:
 def rle_pixels(rle: str, shape: Sequence[int]) -> np.ndarray:
     """Zero-based, column-major pixel numbers of a run-length code, ascending by run.
 
-    Raises UserError where the code is not pairs of whole numbers inside the image, or holds a pixel
+    Raises UserError if the code is not pairs of whole numbers inside the image, or holds a pixel
     twice.
     """
     try:
@@ -106,13 +106,13 @@ def rle_decode(rle: str, shape: Sequence[int]) -> np.ndarray:
 
 
 def remove_overlaps(masks: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """`label_map` of whole masks [H, W, N], for those who have no patches."""
+    """`label_map` of whole masks [H, W, N], for callers that have no patches."""
     planes = np.ascontiguousarray(np.moveaxis(masks, -1, 0)).astype(bool, copy=False)
     return label_map([(0, 0, plane) for plane in planes], scores, masks.shape)
 
 
 def ranked_scores(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Scores of the instances left in a `label_map` of theirs, by ascending label."""
+    """Scores of the instances that are left in their `label_map`, by ascending label."""
     present = np.unique(labels[labels > 0])
     return np.sort(np.asarray(scores, np.float64))[::-1][present - 1]
 
@@ -131,13 +131,13 @@ class SubmissionWriter:
 
     Rows go to `<name>.partial` and to disk at once, so that an interrupted run leaves what it
     has; `close` gives the finished file its name in one step. `scores.csv`, written beside it,
-    holds one confidence per row, for scores that need them (Kaggle's format has no place).
+    holds one confidence per row, for scores that need them (Kaggle's format has no place for them).
     """
 
     def __init__(self, path: str | os.PathLike, kept: Mapping[str, int] | None = None):
-        """kept: of a run that goes on, the bytes of its partial files (`lengths`).
+        """kept: of a resumed run, the bytes of its partial files (`lengths`).
 
-        Raises UserError where the files cannot be written."""
+        Raises UserError if the files cannot be written."""
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.scores_path = self.path.with_name("scores.csv")
@@ -158,7 +158,7 @@ class SubmissionWriter:
 
     def add(self, image_id: str, labels: np.ndarray, scores: np.ndarray | None = None) -> None:
         """Write an image's rows. labels: map [H, W]; scores [N]: of its instances, ascending
-        label. Raises UserError where the file system refuses."""
+        label. Raises UserError if the file system refuses."""
         codes = list(label_runs(labels).values())
         try:
             self._rows.writerows([image_id, code] for code in codes or [""])
@@ -183,9 +183,9 @@ class SubmissionWriter:
         return [self.path.name, self.scores_path.name]
 
     def close(self, complete: bool = True) -> None:
-        """Close the files; give them their final names where the run is complete.
+        """Close the files; give them their final names if the run is complete.
 
-        Raises UserError where the file system refuses; an incomplete run, which has an error of
+        Raises UserError if the file system refuses; an incomplete run, which has an error of
         its own, keeps as much as fits.
         """
         try:
@@ -205,7 +205,7 @@ class Submission:
     """A submission file in memory: image id -> run-length codes with their line numbers."""
 
     def __init__(self, path: str | os.PathLike):
-        """Read the file. Raises UserError naming file and line where it is not a submission."""
+        """Read the file. Raises UserError naming file and line if it is not a submission."""
         self.path = Path(path)
         self._rows: dict[str, list[tuple[int, str]]] = {}
         # One image's masks fit one field; csv's own limit of 128 KiB is too small for large ones.
@@ -215,13 +215,13 @@ class Submission:
         except csv.Error as error:
             raise UserError(f"{self.path}: cannot be read ({error})") from None
         finally:
-            csv.field_size_limit(before)  # it is one for all readers of the process
+            csv.field_size_limit(before)  # all readers of the process share it
         self._scores = self._read_scores(self.path.with_name("scores.csv"))
         unlike = [i for i in self._rows if self._scores and self.scores(i) is None]
         if unlike:
             warnings.warn(
-                f"{self.path}: scores.csv beside it has other numbers of scores for {len(unlike)} "
-                f"images (first: {quoted(unlike[0])}): their confidences are taken as unknown",
+                f"{self.path}: scores.csv beside it has a wrong number of scores for {len(unlike)} "
+                f"images (first: {quoted(unlike[0])}): their confidences count as unknown",
                 MRCNNWarning,
                 stacklevel=2,
             )
@@ -280,18 +280,18 @@ class Submission:
         return np.ascontiguousarray(labels.reshape(int(shape[1]), int(shape[0])).T)
 
     def scores(self, image_id: str) -> np.ndarray | None:
-        """Confidences [N] of the image's instances, or None where they are not known."""
+        """Confidences [N] of the image's instances, or None if they are not known."""
         count, scores = len(self._rows.get(image_id, [])), self._scores.get(image_id, [])
         return np.array(scores) if len(scores) == count else None
 
 
 def _text_of(path: Path) -> str:
-    """The text of a CSV file of strangers. Raises UserError where there is none."""
+    """The text of an untrusted CSV file. Raises UserError if there is none."""
     return read_bytes(path).removeprefix(codecs.BOM_UTF8).decode(**TEXT)
 
 
 def unknown_images(submission: Submission, dataset: Dataset) -> str:
-    """What a submission has besides a data set's images, in a line; empty for nothing."""
+    """A line about the images of a submission that a data set lacks; empty if there are none."""
     known = {dataset.image_reference(i) for i in dataset.image_ids}
     unknown = [image_id for image_id in submission.image_ids if image_id not in known]
     if not unknown:
@@ -303,9 +303,9 @@ def unknown_images(submission: Submission, dataset: Dataset) -> str:
 
 
 def absent_images(submission: Submission, dataset: Dataset, limit: int | None = None) -> str:
-    """What a submission lacks of a data set's first images, in a line; empty for nothing.
+    """A line about a data set's first images that a submission lacks; empty if there are none.
 
-    Raises UserError where it has none of them.
+    Raises UserError if it has none of them.
     """
     wanted = {dataset.image_reference(i) for i in list(dataset.image_ids)[:limit]}
     path, absent = submission.path, wanted - set(submission.image_ids)

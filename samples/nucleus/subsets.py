@@ -1,13 +1,13 @@
-"""Which image of stage1_train belongs to which subset, written down in subsets.csv.
+"""Which image of stage1_train belongs to which subset, as recorded in subsets.csv.
 
     val    the 25 validation images of matterport's sample, reported once
-    tune   80 images by which settings are chosen
-    fit    all others: what is trained on while choosing
-    train  fit and tune: what the shipped weights are trained on
+    tune   80 images that settings are chosen on
+    fit    all others: the training images while choosing
+    train  fit and tune: the training images of the shipped weights
 
 `tune` holds a fixed number of images of every kind (see kinds.py). The rare kinds have more than
-their share: a set of images that nobody has seen may well hold more of them, and few images say
-little about a kind.
+their share: an unseen set of images may well hold more of them, and few images say little about a
+kind.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TUNE_SEED = 2018
 
 
 def assign(kinds: Mapping[str, str]) -> dict[str, str]:
-    """Say "tune" or "fit" of every image.
+    """Assign "tune" or "fit" to every image.
 
-    kinds: image id -> kind, of all labelled images but the validation images.
+    kinds: image id -> kind, of all labelled images except the validation images.
     """
     subsets = dict.fromkeys(sorted(kinds), "fit")
     rng = np.random.default_rng(TUNE_SEED)

@@ -40,7 +40,7 @@ KINDS = {
     "tissue-fluorescence": synthetic_kinds.tissue_fluorescence,
     "haematoxylin-eosin": synthetic_kinds.haematoxylin_eosin,
 }
-# The kinds of the competition's training images; the others widen what a training sees.
+# The kinds of the competition's training images; the others widen what is trained on.
 DEFAULT_KINDS = ("fluorescence-small", "fluorescence-large", "tissue", "bright-field")
 MIN_SIZE, MAX_SIZE = 64, 4096
 
@@ -56,10 +56,10 @@ def synthesize(
 ) -> list[str]:
     """Write `count` images of size x size pixels into `<output>/<subset>`.
 
-    kinds: names out of KINDS, taken in turn; a name may be given several times to have more of it.
+    kinds: names from KINDS, taken in turn; a name may be given several times to get more of it.
     progress: called with (images done, count) after each image.
-    Returns the image ids, hexadecimal names that depend on seed, subset and number alone.
-    Raises UserError for values that are not allowed and for a subset folder that holds something.
+    Returns the image ids, hexadecimal names that depend on seed, subset and number only.
+    Raises UserError for values that are not allowed and for a subset folder that is not empty.
     """
     _check(count, size, seed, subset, kinds)
     folder = _empty_folder(output, subset)
@@ -102,7 +102,7 @@ def crowd_images(
         attempt += 1
         if not labels.any():
             if attempt > 100 * count:
-                raise UserError("the images to paste nuclei from have none")
+                raise UserError("the images to paste nuclei from have no nuclei")
             continue
         image_id = _name(seed, subset, "crowd", len(image_ids))
         with atomic_folder(folder / image_id) as new:
@@ -188,7 +188,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--kinds",
         type=names_of(KINDS),
         metavar="NAME,...",
-        help=f"of {', '.join(KINDS)}, taken in turn; one that is named twice comes twice as "
+        help=f"some of {', '.join(KINDS)}, taken in turn; one that is named twice comes twice as "
         "often (default: the first four)",
     )
     add(
@@ -202,8 +202,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--crowd",
         metavar="DIR/SUBSET",
-        help="in place of drawn nuclei: real images of this data set, with copies of their nuclei "
-        "pasted in beside each other, cut to --size",
+        help="instead of drawn nuclei: real images of this data set, with copies of their nuclei "
+        "pasted in next to each other, cut to --size",
     )
     add("--leave-out", choices=tuple(LEFT_OUT), help="with --crowd: no images of this kind")
 
@@ -211,9 +211,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, app: Application) -> Summary:
     """The command `synthesize`."""
     if options.crowd and options.kinds:
-        raise UserError("--kinds is for drawn nuclei: it has no effect on --crowd")
+        raise UserError("--kinds is for drawn nuclei: it has no effect with --crowd")
     if options.leave_out and not options.crowd:
-        raise UserError("--leave-out goes with --crowd")
+        raise UserError("--leave-out needs --crowd")
     how = (options.count, options.size, options.seed, options.subset)
     with locked(options.output), Progress(options.count, "synthesize") as line:
         if options.crowd:

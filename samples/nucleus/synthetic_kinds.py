@@ -1,4 +1,4 @@
-"""The kinds of image in the 2018 Data Science Bowl, drawn from nothing.
+"""The kinds of image in the 2018 Data Science Bowl, drawn from scratch.
 
 Each function takes an empty Scene and a random generator, places nuclei in the scene and returns
 the image: uint8 [H, W] for grey kinds, [H, W, 3] for coloured ones. Grey values and sizes
@@ -70,7 +70,7 @@ def fluorescence_small(scene: Scene, rng) -> np.ndarray:
 
 
 def fluorescence_large(scene: Scene, rng) -> np.ndarray:
-    """Large nuclei that show their inside: chromatin grain, dark nucleoli, bright centres."""
+    """Large nuclei with visible interiors: chromatin grain, dark nucleoli, bright centres."""
     radius = min(rng.choice([rng.uniform(12, 16), rng.uniform(19, 26)]), scene.shape[0] / 5)
     bright = rng.random() < 0.35
 
@@ -102,7 +102,7 @@ def fluorescence_large(scene: Scene, rng) -> np.ndarray:
 
 
 def tissue_fluorescence(scene: Scene, rng) -> np.ndarray:
-    """A thick section in fluorescence: crowded nuclei of all brightnesses in the haze of others."""
+    """A thick section in fluorescence: crowded nuclei of any brightness in the haze of others."""
     radius = min(rng.uniform(4.5, 14), scene.shape[0] / 8)
     lean = rng.uniform(0, np.pi) if rng.random() < 0.4 else None
     stretch = (1.2, 2.4) if lean is not None else (1.0, 1.6)
@@ -131,7 +131,7 @@ def tissue_fluorescence(scene: Scene, rng) -> np.ndarray:
 
 
 def _fluorescence_camera(light: np.ndarray, rng, blur: float, haze: float, dark: float):
-    """Debris, cytoplasm glow, blur of the lens, uneven lamp and camera noise: uint8 [H, W]."""
+    """Debris, cytoplasm glow, lens blur, uneven illumination and camera noise: uint8 [H, W]."""
     debris = np.zeros(light.shape)
     for _ in range(rng.poisson(3 * light.size / 256**2)):
         y, x = rng.integers(0, light.shape)
@@ -147,7 +147,7 @@ def _fluorescence_camera(light: np.ndarray, rng, blur: float, haze: float, dark:
 # Absorbances of red, green and blue light for one unit of stain, read off the competition's images
 VIOLET = (0.52, 0.90, 0.13)
 MAGENTA = (0.50, 1.15, 0.38)
-# The dyes by themselves (Ruifrok and Johnston, 2001), times 1.4: a usual strength.
+# The single dyes (Ruifrok and Johnston, 2001), times 1.4: a typical strength.
 HAEMATOXYLIN, EOSIN = (0.91, 0.98, 0.41), (0.10, 1.00, 0.30)
 LILAC_GROUND = (0.13, 0.20, 0.04)
 PINK_GROUND = (0.02, 0.16, 0.06)

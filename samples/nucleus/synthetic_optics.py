@@ -38,7 +38,7 @@ def coverage(depth: np.ndarray, softness: float = 1.0) -> np.ndarray:
 
 
 def blend(part: np.ndarray, cover: np.ndarray, value: np.ndarray | float, mode: str) -> None:
-    """Draw `value` on a part of a canvas, in place, where and as far as `cover` [h, w] says.
+    """Draw `value` on a part of a canvas, in place, weighted by `cover` [h, w].
 
     mode "max": the stronger of what is there and the value; "add": their sum (light from
     overlapping nuclei adds up); "over": the value covers what is there.
@@ -52,7 +52,7 @@ def blend(part: np.ndarray, cover: np.ndarray, value: np.ndarray | float, mode: 
 
 
 def draw_shape(canvas: np.ndarray, shape: Nucleus, value: float, softness: float = 1.0) -> None:
-    """Draw an even outline that belongs to no nucleus, such as a cell body, in place."""
+    """Draw a uniform shape that is not a nucleus, such as a cell body, in place."""
     window = shape.cut(canvas.shape, margin=3 + softness)
     blend(canvas[window], coverage(shape.depth(window), softness), value, "max")
 

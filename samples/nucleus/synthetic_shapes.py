@@ -35,7 +35,7 @@ class Nucleus:
 
     @property
     def reach(self) -> float:
-        """A radius that surely holds the whole outline."""
+        """A radius that is certain to contain the whole outline."""
         return max(self.major, self.minor) * (1 + sum(abs(a) for _, a, _ in self.waves))
 
     def polar(self, ys: np.ndarray, xs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +111,7 @@ class Scene:
         self._deepest = np.zeros(shape)  # [H, W], depth of the pixel in its nucleus
 
     def place(self, nucleus: Nucleus, crowd: float = 0.0) -> bool:
-        """Add the nucleus unless it is out of sight or covers too much of the others.
+        """Add the nucleus unless it is outside the image or covers too much of the others.
 
         `crowd` is the share of the new nucleus that may lie over others (0: it must stay clear
         of them by a pixel). Returns whether it was placed; a refused nucleus leaves no trace.
@@ -160,7 +160,7 @@ class Scene:
     def neighbour(
         self, rng: np.random.Generator, radius: float, closeness: tuple[float, float]
     ) -> tuple[float, float] | None:
-        """A position (y, x) beside a nucleus already placed, or None while there is none.
+        """A position (y, x) beside a nucleus already placed, or None if there is none yet.
 
         `closeness` is the range of the distance between the centres in units of the sum of the
         radii: just under 1 touches.
@@ -192,7 +192,7 @@ def scatter(
     """Place about `count` nuclei made by `make(position)`.
 
     A share `touching` of them is put against a nucleus already there. The others fall anywhere
-    in the image or, where `clusters` (y, x, spread in pixels) are given, around one of these.
+    in the image or, if `clusters` (y, x, spread in pixels) are given, around one of these.
     Crowded images end up with fewer than `count`; at least one nucleus is always placed.
     """
     height, width = scene.shape

@@ -1,9 +1,9 @@
 """Mask R-CNN on random shapes: squares, circles and triangles, drawn as they are needed.
 
-No download, small images: a place to see the package at work, and a template for a data set of
-one's own. From any directory:
+No download, small images: a way to see the package at work, and a template for a data set of your
+own. From any directory:
 
-    # Train from random weights, from ImageNet or COCO weights, or go on where the last run stopped
+    # Train from random, ImageNet or COCO weights, or resume the last run
     python samples/shapes/shapes.py train --weights none
     python samples/shapes/shapes.py train --weights imagenet --epochs 4
     python samples/shapes/shapes.py train --weights last --epochs 8
@@ -32,12 +32,12 @@ from mrcnn.weights.download import resolve_weights  # noqa: E402
 
 DEFAULT_LOGS_DIR = os.path.join(ROOT_DIR, "logs")
 
-# No shape is nearer to the border, measured at its centre, or smaller in its half width; pixels.
+# In pixels: the least distance of a shape's centre from the border, and its least half width.
 MARGIN = 20
 
 
 class ShapesConfig(Config):
-    """Small images, few shapes each: small anchors and few regions of interest do."""
+    """Small images, few shapes each: small anchors and few regions of interest suffice."""
 
     NAME = "shapes"
     IMAGES_PER_GPU = 8
@@ -58,12 +58,12 @@ class InferenceConfig(ShapesConfig):
 
 
 class ShapesDataset(utils.Dataset):
-    """Images of one to four shapes on a plain background. Nothing is stored but what to draw."""
+    """Images of one to four shapes on a plain background. Only what to draw is stored."""
 
     def load_shapes(self, count: int, height: int, width: int, seed: int = 0) -> None:
-        """Think up `count` images of height x width pixels; the same ones for the same seed.
+        """Make up `count` images of height x width pixels; the same ones for the same seed.
 
-        Raises UserError where the images are too small for shapes.
+        Raises UserError if the images are too small for shapes.
         """
         if min(height, width) < 4 * MARGIN:
             raise UserError(f"{height} x {width} images: shapes need {4 * MARGIN} pixels or more")
@@ -169,7 +169,7 @@ def train(model, epochs: int = 2, layers: str = "all", images: int = 500, seed: 
 
 
 def detect(model, output: str, count: int = 4, seed: int = 2) -> list[dict]:
-    """Detect shapes in new random images; writes an image of each into the folder `output`.
+    """Detect shapes in new random images; writes a picture of each into the folder `output`.
 
     Returns the results of `model.detect`, one per image.
     """
@@ -201,7 +201,7 @@ def load_weights(model, weights: str) -> None:
     elif weights == "imagenet":
         model.load_weights(model.get_imagenet_weights(), by_name=True)
     elif weights == "coco":
-        # The COCO model knows other classes: the layers that depend on them start anew.
+        # The COCO model has other classes: the layers that depend on them start from scratch.
         heads = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
         model.load_weights(resolve_weights("coco"), by_name=True, exclude=heads)
     else:
@@ -225,10 +225,10 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
         metavar="DIR",
         help="logs and checkpoints (default: logs/ of the repository)",
     )
-    parser.add_argument("--epochs", type=int, default=2, help="train until so many epochs are done")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs in total, with finished ones")
     parser.add_argument("--steps", type=int, help="batches per epoch")
     parser.add_argument("--layers", default="all", help='"heads", "3+", "4+", "5+" or "all"')
-    parser.add_argument("--count", type=int, default=4, help="images to detect in")
+    parser.add_argument("--count", type=int, default=4, help="number of images to detect in")
     parser.add_argument(
         "--output", default="shapes_found", metavar="DIR", help="where detect puts its pictures"
     )

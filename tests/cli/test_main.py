@@ -101,7 +101,7 @@ def test_detect_for_scripts(labelled, tmp_path, monkeypatch, capsys):
     ]
     assert found["files"].keys() == again["files"].keys() and found["seconds_per_image"] > 0
     assert Path(found["files"]["measurements"]).is_file()
-    assert "broken.png: skipped: is no image" in output.err and "detect 6/6" not in output.err
+    assert "broken.png: skipped: is not an image" in output.err and "detect 6/6" not in output.err
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ signals.PATIENCE = 0.5
 def work():
     print("there", flush=True)
     {work}
-    return summary.Summary("done", {{}}, failed={{"a.png": "is no image"}})
+    return summary.Summary("done", {{}}, failed={{"a.png": "is not an image"}})
 sys.exit(main.run(work, "mrcnn"))
 """
 
@@ -71,7 +71,7 @@ def test_nobody_listens_any_more():
     process = started("time.sleep(.5); print('a' * 100_000); print('b', flush=True)")
     process.stdout.close()
     errors = process.stderr.read()
-    assert process.wait() == 2 and errors == "1 image failed:\n  a.png: is no image\n"
+    assert process.wait() == 2 and errors == "1 image failed:\n  a.png: is not an image\n"
     process.stderr.close()
 
 

@@ -34,10 +34,10 @@ def test_a_table_for_people_a_line_where_it_is_quiet_and_a_document(capsys):
 
 
 def test_failures_are_an_error(capsys):
-    assert Summary("", {}, failed={"a.png": "is no image"}).present("detect", as_json=True) == 2
+    assert Summary("", {}, failed={"a.png": "is not an image"}).present("detect", as_json=True) == 2
     output = capsys.readouterr()
     assert json.loads(output.out) == {"command": "detect", "error": "1 image failed"}
-    assert output.err == "1 image failed:\n  a.png: is no image\n"
+    assert output.err == "1 image failed:\n  a.png: is not an image\n"
 
 
 def test_failures_are_named_with_their_reasons(capsys):

@@ -39,7 +39,7 @@ def test_file_names_that_fit_no_or_several_images(images, tmp_path):
     write_image(images / "c" / "x.png")
     write_image(images / "d" / "x.png")
     file = tmp_path / "coco.json"
-    with pytest.warns(MRCNNWarning, match="Labels without image, left out: 1 .first: other/a"):
+    with pytest.warns(MRCNNWarning, match="Labels without an image, left out: 1 .first: other/a"):
         assert read(
             images,
             coco_file(
@@ -51,7 +51,7 @@ def test_file_names_that_fit_no_or_several_images(images, tmp_path):
                 },
             ),
         ) == expected("a", "b")
-    with pytest.warns(MRCNNWarning, match="Labels without image, left out: 2 .first: val/a"):
+    with pytest.warns(MRCNNWarning, match="Labels without an image, left out: 2 .first: val/a"):
         assert read(
             images,
             coco_file(
@@ -115,7 +115,7 @@ def test_what_coco_files_have_besides(tmp_path):
     for text, words in zip(
         texts,
         (
-            "1 annotations of 5 are crowds .iscrowd 1.: their pixels are neither",
+            "1 of 5 annotations are crowds .iscrowd 1.: their pixels are neither",
             "1 annotations belong to no image of the file and are left out .first: of image .q",
             "2 categories, all taken as nuclei",
             "a.png: 1 of 4 outlines hold no pixel",
@@ -135,7 +135,7 @@ def test_what_coco_files_have_besides(tmp_path):
         (None, "no outline"),
         ([[1, 2, 3]], "reshape"),
         ([[1, 2, 3, 4, 5, "x"]], "could not convert"),
-        ([[1, 2, float("nan"), 4, 5, 6]], "no numbers"),
+        ([[1, 2, float("nan"), 4, 5, 6]], "not numbers"),
         ({"size": [6, 8], "counts": [5]}, "do not add up"),
         ({"size": [6, 8], "counts": "P"}, "cut short"),
         ({"size": [8, 6], "counts": [48]}, r"for \[8, 6\] pixels, its image has \[6, 8\]"),

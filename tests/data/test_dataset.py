@@ -116,7 +116,7 @@ def test_images_that_are_no_regular_files_or_no_images(tmp_path):
 def test_masks_of_nan_are_refused():
     dataset = Dataset()
     dataset.load_mask = lambda image_id: (np.full((4, 5, 1), np.nan), [1])
-    with pytest.raises(UserError, match="values that are no numbers"):
+    with pytest.raises(UserError, match="values that are not finite"):
         dataset.load_layers(0)
 
 

@@ -63,7 +63,7 @@ def test_values_that_are_no_labels(value, word, tmp_path):
 def test_images_that_are_no_label_images(kind):
     noise = np.random.default_rng(0).integers(0, 60000, (40, 56))
     array, words = {
-        "photograph": (noise, "values in .* pixels are no instances"),
+        "photograph": (noise, "values in .* pixels cannot be instances"),
         "complex": (NUMBERS.astype(np.complex64), "type complex64"),
         "empty": (np.zeros((0, 5), np.uint8), "no pixels"),
     }[kind]
@@ -77,7 +77,7 @@ def test_binary_images_are_taken_apart_with_one_warning(tmp_path):
         binary = np.uint8(255) * (TRUTH["a"] > 0) if name != "c" else (TRUTH["a"] == 21)
         Image.fromarray(binary).save(tmp_path / f"{name}_mask.png")
     dataset = load(find_pairs(tmp_path, tmp_path))
-    with pytest.warns(MRCNNWarning, match="a_mask.png: holds one value") as seen:
+    with pytest.warns(MRCNNWarning, match="a_mask.png: holds only one value") as seen:
         counts = [len(dataset.load_layers(i)[1]) for i in (0, 1, 2, 0)]
     assert len(seen) == 1
     from skimage.measure import label

@@ -231,13 +231,13 @@ def test_broken_files(images, tmp_path):
     pairs = find_pairs(images, tmp_path / "labels")
     assert [line.partition(": ")[2][:22] for line in check_pairs(pairs)] == [
         "has no image in it",
-        "is no image (PNG, JPEG",
+        "is not an image (PNG, ",
     ]
     (images / "plate" / "a.jpg").unlink()
     dataset = load(pairs)
     for step, number, name in (
         (dataset.load_layers, 0, "labels/a.tif: has no image"),
-        (dataset.load_image, 1, "b.png: is no image"),
+        (dataset.load_image, 1, "b.png: is not an image"),
         (dataset.load_image, 2, "plate/a.jpg: "),
         (dataset.fingerprint, 2, "plate/a.jpg: "),
     ):

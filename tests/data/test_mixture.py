@@ -72,5 +72,5 @@ def test_wrong_shares(shares):
 
 
 def test_other_classes():
-    with pytest.raises(UserError, match="do not go with"):
+    with pytest.raises(UserError, match="do not match"):
         Mixture(Grey("a", 10, 2), [(Grey("b", 20, 2, classes=("dog",)), 0.5)])

@@ -134,7 +134,7 @@ def test_what_has_no_partner_is_left_out(images, tmp_path):
         assert read(images, tmp_path / "labels") == expected("b")
     first, second = (str(warning.message) for warning in seen)
     assert first.startswith("Images without labels, left out: 2 (first: ") and "a.tif" in first
-    assert second.startswith("Labels without image, left out: 2 (first: ") and "y.tif" in second
+    assert second.startswith("Labels without an image, left out: 2 (first: ") and "y.tif" in second
 
 
 def test_folders_that_may_not_be_listed(images, tmp_path, monkeypatch):
@@ -159,7 +159,7 @@ def test_nothing_fits(images, tmp_path):
         find_pairs(images, labels)
     line = str(caught.value)
     assert "3 images" in line and "\n" not in line
-    for tried in ("for a.tif were tried a.png", "a.zip", "a/*.roi", "_cp_masks"):
+    for tried in ("tried for a.tif: a.png", "a.zip", "a/*.roi", "_cp_masks"):
         assert tried in line
     coco_file(labels / "notes.json", {})
     with pytest.raises(UserError, match="It holds notes.json: if that is a COCO file"):
@@ -178,7 +178,7 @@ def test_wrong_places(images, tmp_path):
         find_pairs(tmp_path / "absent", images)
     with pytest.raises(UserError, match="absent: no such folder or file of labels"):
         find_pairs(images, tmp_path / "absent")
-    with pytest.raises(UserError, match="a.tif: labels are a folder, or a COCO file"):
+    with pytest.raises(UserError, match="a.tif: labels must be a folder or a COCO file"):
         find_pairs(images, images / "a.tif")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no images"):

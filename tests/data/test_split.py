@@ -88,7 +88,7 @@ def test_split_file_of_other_images(tmp_path):
     )
     with pytest.warns(MRCNNWarning) as seen:
         found = read_split(tmp_path / "split.csv", pairs_of(names), 0.5, 7)
-    assert "rows of images that are not there, left out: 1 (first: gone)" in str(seen[0].message)
+    assert "rows of images that do not exist, left out: 1 (first: gone)" in str(seen[0].message)
     assert f"not list, divided at random: 20 (first: {names[20]})" in str(seen[1].message)
     assert set(list(found.values())[:20]) == {"train"}
     fresh = split(pairs_of(names), 0.5, 7)

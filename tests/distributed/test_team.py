@@ -62,7 +62,7 @@ def test_the_same_files_to_the_last_bit(detect, client, tmp_path, monkeypatch, c
 
 def test_nothing_to_resume_is_one_line(detect, tmp_path, capsys):
     assert detect("none", "--resume", "--workers", "2") == 2
-    assert "no run to resume there" in capsys.readouterr().err
+    assert "no run to resume here" in capsys.readouterr().err
 
 
 def test_no_scheduler_is_one_line(detect, monkeypatch, capsys):

@@ -21,4 +21,4 @@ def test_files_say_their_planes_channels_sizes_and_levels(tmp_path):
         "0.5 microns per pixel (OME), smaller levels of 32 x 48"
     ]
     assert colours.lines == ["20 x 30 pixels of uint8, RGB, size of pixels not known, alpha"]
-    assert broken.path.name == "c.tif" and broken.reason.startswith("is no image")
+    assert broken.path.name == "c.tif" and broken.reason.startswith("is not an image")

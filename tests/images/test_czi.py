@@ -89,7 +89,7 @@ def test_colours_and_uncovered_places(tmp_path):
         image = image_of(tmp_path / f"{name}.czi")
         assert_reads(image, truth)
         assert image.about.channels == "RGB"
-        assert image.about.notes == ("places that were not scanned are taken as white",)
+        assert image.about.notes == ("areas that were not scanned are filled with white",)
 
 
 @pytest.mark.parametrize("samples, dtype", [(3, np.uint8), (1, np.uint8), (1, np.uint16)])
@@ -148,7 +148,7 @@ def test_broken_files_are_one_line_each(tmp_path):
     write(
         path := tmp_path / "far.czi", [(random_pixels(9, 9, 1), (c, c), {}, 0) for c in (0, 9000)]
     )
-    assert reason(path) == "claims (9009, 9009) pixels, of which next to none are there"
+    assert reason(path) == "claims (9009, 9009) pixels, almost none of which are there"
     path = tmp_path / "a.czi"
     path.write_bytes(good)
 

@@ -46,7 +46,7 @@ def test_whole_bitmaps_pass_and_others_do_not(mode):
     Image.fromarray(PIXELS.astype(np.uint8)).convert(mode).save(buffer, "BMP")
     data = bytearray(buffer.getvalue())
     require_declared_size(bytes(data), "x")
-    with pytest.raises(UserError, match="x.bmp: damaged: its header tells of .* bytes of pixels"):
+    with pytest.raises(UserError, match="x.bmp: damaged: its header claims .* bytes of pixels"):
         require_declared_size(bytes(data[:-9]), "x.bmp")
     data[22] -= 9  # the height
     with pytest.raises(UserError, match="x.bmp: damaged"):
@@ -60,7 +60,7 @@ def test_lies_of_tiff_files(tag, options):
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         offset = file.pages[0].tags[tag].valueoffset
     data[offset] = TAGS[tag]
-    with pytest.raises(UserError, match="x.tif: damaged: its header tells of"):
+    with pytest.raises(UserError, match="x.tif: damaged: its header claims"):
         require_declared_size(bytes(data), "x.tif")
 
 

@@ -110,7 +110,7 @@ def test_files_in_memory_are_read_as_those_on_disk(tmp_path):
     for data, said in (
         ((tmp_path / "stack.tif").read_bytes(), "holds 3 images"),
         ((tmp_path / "a.png").read_bytes()[:60], ""),
-        (b"text", "is no image"),
+        (b"text", "is not an image"),
     ):
         with pytest.raises(UserError, match=f"^name: .*{said}"):
             decode(data, "name")
@@ -356,7 +356,7 @@ def test_ome_sets_of_files_are_found_once(tmp_path):
         assert_reads(image, page)
     os.remove(tmp_path / names[1])
     images, [absent] = find_images([tmp_path / names[2]])
-    assert "1 of 3 planes are absent" in absent.reason
+    assert "1 of 3 planes are missing" in absent.reason
     assert [image.name for image in images] == ["set_2_t0001", "set_2_t0003"]
     assert_reads(images[1], pixels[2])
 
@@ -656,7 +656,7 @@ def test_files_that_change_or_vanish(tmp_path):
     Image.fromarray(random_pixels(50, 70)).save(path)
     image = image_of(path)
     Image.fromarray(random_pixels(40, 70)).save(path)
-    with pytest.raises(UserError, match="a.png: was changed"):
+    with pytest.raises(UserError, match="a.png: has changed"):
         image.read()
     path.unlink()
     with pytest.raises(UserError, match="a.png: no such file"):
@@ -681,11 +681,11 @@ def test_unreadable_files_do_not_stop_the_rest(tmp_path):
         "away.jpg",
     }
     reasons = {one.path.name: one.reason for one in unreadable}
-    assert reasons["text.tif"] == "is no image (PNG, JPEG, BMP, TIFF, Zarr, CZI, ND2 or LIF)"
+    assert reasons["text.tif"] == "is not an image (PNG, JPEG, BMP, TIFF, Zarr, CZI, ND2 or LIF)"
     assert reasons["empty.png"] == "is empty"
     assert reasons["away.jpg"] == "no such file"
     assert all(reasons.values()) and "\n" not in "".join(reasons.values())
-    assert "is no image" in reason(tmp_path / "notes.txt")
+    assert "is not an image" in reason(tmp_path / "notes.txt")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
@@ -1023,5 +1023,5 @@ def test_images_are_sent_to_other_processes_by_a_few_words(tmp_path):
         )
     packed = pickle.dumps(image)
     tifffile.imwrite(tmp_path / "a.tif", pixels[0, 0])
-    with pytest.raises(UserError, match="a.tif: was changed after it was looked at"):
+    with pytest.raises(UserError, match="a.tif: has changed since its header was read"):
         pickle.loads(packed)

@@ -110,7 +110,7 @@ def test_positions_depths_and_channels(tmp_path):
     # The same file, stopped after four of its frames.
     write(tmp_path / "b.nd2", frames[:4], experiment=loop(2, POSITIONS, loop(4, DEPTHS)))
     images, [left] = find_images([tmp_path / "b.nd2"], 1)
-    assert len(images) == 4 and left.reason == "of 6 planned planes 2 are absent"
+    assert len(images) == 4 and left.reason == "2 of 6 planned planes are missing"
 
 
 def test_colours_and_one_channel(tmp_path):
@@ -132,7 +132,7 @@ def test_files_that_end_too_early(tmp_path):
     place = data.rindex(b"ImageDataSeq|0!") + len(b"ImageDataSeq|0!")
     far = struct.pack("<Q", 10**6)
     (tmp_path / "a.nd2").write_bytes(data[:place] + far + data[place + len(far) :])
-    with pytest.raises(UserError, match="a.nd2: lacks pixels of this plane"):
+    with pytest.raises(UserError, match="a.nd2: has no pixels for this plane"):
         image_of(tmp_path / "a.nd2").read()
 
 

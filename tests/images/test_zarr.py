@@ -178,7 +178,7 @@ def test_plates_give_the_wells_and_fields_that_they_name(tmp_path, zarr, version
     images, unreadable = find_images([root], 2)
     assert [image.name for image in images] == ["plate_B_2_1", "plate_B_10_0", "plate_B_10_1"]
     assert_reads(images[0], pixels[1])
-    assert "2 wells or fields of the plate are not there: B_2_0, C_1" in unreadable[0].reason
+    assert "2 wells or fields of the plate are missing: B_2_0, C_1" in unreadable[0].reason
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -237,7 +237,7 @@ def test_zarr_threads(tmp_path, zarr):
 
 def test_zarrs_that_are_refused(tmp_path, zarr, monkeypatch):
     (tmp_path / "none.zarr").mkdir()
-    assert "no Zarr array" in reason(tmp_path / "none.zarr")
+    assert "not a Zarr array" in reason(tmp_path / "none.zarr")
     group = zarr.open_group(tmp_path / "group.zarr", mode="w")
     group.create_array("pixels", shape=(50, 70), dtype="u1")
     assert "without multiscales" in reason(tmp_path / "group.zarr")

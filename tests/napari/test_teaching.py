@@ -55,7 +55,7 @@ def test_what_is_wrong_comes_back_in_one_line(corrections, tmp_path):
 
 
 def test_a_process_that_dies_is_one_line(corrections, processes):
-    with pytest.raises(UserError, match="without a result: nothing was said"):
+    with pytest.raises(UserError, match="without a result: nothing was printed"):
         teach(corrections, "nucleus", 1, lambda done, total: processes[0].kill())
 
 

@@ -54,7 +54,7 @@ def test_outlines_without_pixels():
     for ring in (square * 0.4, square + [20, 0], square - [9, 9], square[:2], square[:0]):
         assert fill([ring], (8, 8)) is None
     for bad in (np.nan, np.inf, 1e300):
-        with pytest.raises(ValueError, match="no numbers"):
+        with pytest.raises(ValueError, match="not numbers"):
             fill([square, [[0, 0], [1, bad], [1, 1]]], (8, 8))
 
 

@@ -25,7 +25,9 @@ def blocks(shape, most=9):
 
 
 @pytest.mark.parametrize("most, kind", [(9, np.uint16), (65535, np.uint16), (65536, np.uint32)])
-@pytest.mark.parametrize("shape, levels", [((70, 130), 4), ((32, 32), 1), ((1, 33), 2), ((5, 1), 1)])
+@pytest.mark.parametrize(
+    "shape, levels", [((70, 130), 4), ((32, 32), 1), ((1, 33), 2), ((5, 1), 1)]
+)
 def test_levels_are_every_second_pixel(tmp_path, shape, levels, most, kind):
     labels = blocks(shape, most)
     write_label_zarr(tmp_path / "a.ome.zarr", labels)

@@ -22,10 +22,10 @@ from skimage.draw import polygon2mask
 from skimage.measure import approximate_polygon, find_contours
 
 from mrcnn.errors import UserError
+from mrcnn.evaluation.evaluation import Evaluation
 from mrcnn.results import report
 from mrcnn.results.report import ReportWriter
 from mrcnn.results.result_files import measurements
-from mrcnn.evaluation.evaluation import Evaluation
 from samples.nucleus.kinds import KINDS_OF_IMAGES
 
 HOSTILE = "</script><img src=x onerror=\"document.title='harmed'\"><!--<script>&amp;"
@@ -136,10 +136,16 @@ def test_names_that_are_not_unicode(rng, tmp_path):
     assert page.report["images"][0]["link"] == "./caf%E9.png"
 
 
-@pytest.mark.parametrize("link, url", [
-    ("a.png", "./a.png"), ("plate 1/b#2.png", "./plate%201/b%232.png"),
-    ("javascript:alert(1)", "./javascript%3Aalert%281%29"), ("http://x.org", "./http%3A//x.org"),
-    ("//x.org/a.png", ".///x.org/a.png")])
+@pytest.mark.parametrize(
+    "link, url",
+    [
+        ("a.png", "./a.png"),
+        ("plate 1/b#2.png", "./plate%201/b%232.png"),
+        ("javascript:alert(1)", "./javascript%3Aalert%281%29"),
+        ("http://x.org", "./http%3A//x.org"),
+        ("//x.org/a.png", ".///x.org/a.png"),
+    ],
+)
 def test_links_stay_relative(link, url):
     assert report.relative_url(link) == url
 
@@ -163,8 +169,11 @@ def test_numbers_are_those_of_the_tables(rng, tmp_path, microns):
         np.testing.assert_allclose(rows, table[page.report["columns"]], rtol=1e-3)
     histograms = page.report["histograms"]
     assert histograms["area"]["median"] == np.median(areas) * (1 if microns is None else 0.25)
-    assert [sum(histograms[name]["counts"]) for name in ("count", "area", "confidence")] \
-        == [3, 14, 14]
+    assert [sum(histograms[name]["counts"]) for name in ("count", "area", "confidence")] == [
+        3,
+        14,
+        14,
+    ]
     assert histograms["score"] is None
 
 
@@ -186,8 +195,12 @@ def test_images_without_instances_and_without_scores(rng, tmp_path):
     writer.close(True)
     page = Page(writer.path)
     empty, other = page.report["images"]
-    assert (empty["count"], empty["confidence"], empty["area"], empty["covered"]) \
-        == (0, None, None, 0)
+    assert (empty["count"], empty["confidence"], empty["area"], empty["covered"]) == (
+        0,
+        None,
+        None,
+        0,
+    )
     assert page.data["image-0"]["outlines"] == page.data["image-0"]["rows"] == []
     assert other["count"] == 3 and other["confidence"] is None
     assert [row[1] for row in page.data["image-1"]["rows"]] == [None] * 3
@@ -291,8 +304,9 @@ def test_dark_images_are_brightened():
 def points(path):
     """The rings [V, 2] (x, y) of an SVG path of M, l and z."""
     for ring in re.findall(r"M([^z]*)z", path):
-        start, steps = (np.array(re.findall(r"-?\d+", part), int).reshape(-1, 2)
-                        for part in ring.split("l"))
+        start, steps = (
+            np.array(re.findall(r"-?\d+", part), int).reshape(-1, 2) for part in ring.split("l")
+        )
         yield np.cumsum(np.concatenate([start, steps]), axis=0)
 
 
@@ -360,11 +374,20 @@ def test_detailed_images_stay_small(rng, tmp_path):
 # --- histograms ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("values, whole, most", [
-    ([0], True, None), ([3, 3, 3], True, None), (range(30), True, None),
-    ([1] * 200 + [5000], True, None), ([0.3, 0.1, 0.2], False, None), ([1.0], False, 1.0),
-    ([0.5, 0.65, 0.7, 1.0, 1.0], False, 1.0), ([0.0, 0.0], False, None),
-    (np.linspace(20, 900, 777), False, None)])
+@pytest.mark.parametrize(
+    "values, whole, most",
+    [
+        ([0], True, None),
+        ([3, 3, 3], True, None),
+        (range(30), True, None),
+        ([1] * 200 + [5000], True, None),
+        ([0.3, 0.1, 0.2], False, None),
+        ([1.0], False, 1.0),
+        ([0.5, 0.65, 0.7, 1.0, 1.0], False, 1.0),
+        ([0.0, 0.0], False, None),
+        (np.linspace(20, 900, 777), False, None),
+    ],
+)
 def test_histogram(values, whole, most):
     values = np.array(values, float)
     found = report.histogram(values, whole, most)
@@ -381,8 +404,10 @@ def test_histogram(values, whole, most):
 
 # --- in a browser ---------------------------------------------------------------------------
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome",
-                                               "chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
 
 # What the tests look at the page with.
 LOOK = """
@@ -393,8 +418,15 @@ const cells = (selector) => all(selector).map((row) => [...row.cells].map((c) =>
 const seen = (selector) => all(selector).filter((e) => e.getClientRects().length).length;
 const names = () => texts("#gallery .name");
 """
-KEY_CODES = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowLeft": 37, "ArrowUp": 38,
-             "ArrowRight": 39, "ArrowDown": 40}
+KEY_CODES = {
+    "Enter": 13,
+    "Escape": 27,
+    "Tab": 9,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+}
 
 
 class Chromium:
@@ -404,11 +436,21 @@ class Chromium:
         theirs, ours = zip(*(self._pipe(down) for down in (True, False)), strict=True)
         self._read, self._write = ours[1], ours[0]
         self._process = subprocess.Popen(
-            [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
-             "--disable-dev-shm-usage",
-             f"--user-data-dir={profile}", "--no-first-run"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(3, 4),
-            preexec_fn=lambda: (os.dup2(theirs[0], 3), os.dup2(theirs[1], 4)))
+            [
+                BROWSER,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--remote-debugging-pipe",
+                "--disable-dev-shm-usage",
+                f"--user-data-dir={profile}",
+                "--no-first-run",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(3, 4),
+            preexec_fn=lambda: (os.dup2(theirs[0], 3), os.dup2(theirs[1], 4)),
+        )
         for end in theirs:
             os.close(end)
         self._numbers, self._rest, self._session = itertools.count(1), b"", {}
@@ -464,25 +506,36 @@ class Chromium:
         self.settle()
 
     def size(self, width, height):
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
-                  deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
 
     def __call__(self, expression):
         """The value of an expression in the page."""
-        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True,
-                          returnByValue=True)
+        found = self.call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def settle(self):
         """Wait until what happened is on the screen."""
-        self("new Promise((done) => setTimeout(() => requestAnimationFrame("
-             "() => requestAnimationFrame(() => done())), 30))")
+        self(
+            "new Promise((done) => setTimeout(() => requestAnimationFrame("
+            "() => requestAnimationFrame(() => done())), 30))"
+        )
 
     def press(self, key, shift=False):
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
-        keys = {"key": key, "modifiers": 8 * shift,
-                "windowsVirtualKeyCode": KEY_CODES.get(key, ord(key[0]))}
+        keys = {
+            "key": key,
+            "modifiers": 8 * shift,
+            "windowsVirtualKeyCode": KEY_CODES.get(key, ord(key[0])),
+        }
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **keys)
         self.call("Input.dispatchKeyEvent", type="keyUp", **keys)
         self.settle()
@@ -493,8 +546,10 @@ class Chromium:
     def middle(self, selector):
         """Where the middle of an element is, in pixels of the window."""
         self(f"one({selector!r}).scrollIntoView({{block: 'nearest'}})")
-        return self("(({x, y, width, height}) => [x + width / 2, y + height / 2])"
-                    f"(one({selector!r}).getBoundingClientRect())")
+        return self(
+            "(({x, y, width, height}) => [x + width / 2, y + height / 2])"
+            f"(one({selector!r}).getBoundingClientRect())"
+        )
 
     def drag(self, start, end):
         button = {"button": "left", "buttons": 1, "clickCount": 1}
@@ -510,8 +565,10 @@ class Chromium:
 
     def choose(self, selector, value):
         """A value of a list."""
-        self(f"one({selector!r}).value = {value!r};"
-             f"one({selector!r}).dispatchEvent(new Event('change'))")
+        self(
+            f"one({selector!r}).value = {value!r};"
+            f"one({selector!r}).dispatchEvent(new Event('change'))"
+        )
         self.settle()
 
     def type(self, selector, text):
@@ -552,8 +609,10 @@ def detected(tmp_path_factory):
     path = tmp_path_factory.mktemp("detect") / "index.html"
     writer = ReportWriter(path, HOSTILE, {"Command": HOSTILE}, 0.4, nouns=NUCLEI)
     counts = {"cell 10": 12, "cell 2": 1, HOSTILE: 5, "empty": 0, "Cell 1": 16, "b": 3, "a": 9}
-    tables = {name: add_discs(writer, rng, name, count, link=f"{name}.png")
-              for name, count in counts.items()}
+    tables = {
+        name: add_discs(writer, rng, name, count, link=f"{name}.png")
+        for name, count in counts.items()
+    }
     writer.add_failed(HOSTILE, "not an image")
     writer.close(False)
     return path, tables
@@ -567,17 +626,22 @@ def test_overview_in_the_browser(browser, detected):
     pixels = np.median(np.concatenate([table["area"] for table in tables.values()]))
     names = browser("texts('#tiles dt')")
     assert dict(zip(names, browser("texts('#tiles dd')"), strict=True)) == {
-        "Images": "7 + 1 not done", "Nuclei": "46", "Nuclei per image, mean": "6.6",
-        "Median area": f"{pixels * 0.16:.3g} µm² ({pixels:.3g} px)"}
+        "Images": "7 + 1 not processed",
+        "Nuclei": "46",
+        "Nuclei per image, mean": "6.6",
+        "Median area": f"{pixels * 0.16:.3g} µm² ({pixels:.3g} px)",
+    }
     notice = browser("one('#incomplete').textContent")
     assert "stopped" in notice and "7 images" in notice
     assert browser("one('#failed-list').textContent") == HOSTILE + "not an image"
     assert browser("one('#facts').textContent").startswith("Command" + HOSTILE)
-    assert browser("all('#charts figcaption').map((c) => c.firstChild.textContent)") \
-        == ["Nuclei per image", "Area", "Confidence"]
+    assert browser("all('#charts figcaption').map((c) => c.firstChild.textContent)") == [
+        "Nuclei per image",
+        "Area",
+        "Confidence",
+    ]
     bars = browser("texts('#charts figure:first-child title')")
-    assert bars == [f"{n}: {sum(len(t) == n for t in tables.values())} images"
-                    for n in range(17)]
+    assert bars == [f"{n}: {sum(len(t) == n for t in tables.values())} images" for n in range(17)]
 
 
 def test_sorting_and_finding_in_the_browser(browser, detected):
@@ -585,15 +649,26 @@ def test_sorting_and_finding_in_the_browser(browser, detected):
     browser.open(path)
     names = browser("names()")
     assert sorted(names) == sorted(tables)
-    assert [name for name in names if name != HOSTILE] \
-        == ["a", "b", "Cell 1", "cell 2", "cell 10", "empty"]
+    assert [name for name in names if name != HOSTILE] == [
+        "a",
+        "b",
+        "Cell 1",
+        "cell 2",
+        "cell 10",
+        "empty",
+    ]
     numbers = browser("texts('#gallery .numbers')")
     place = 2 * names.index("a")
-    assert numbers[place : place + 2] \
-        == ["9 nuclei", f"confidence {tables['a']['score'].mean():.2f}"]
+    assert numbers[place : place + 2] == [
+        "9 nuclei",
+        f"confidence {tables['a']['score'].mean():.2f}",
+    ]
     assert "1 nucleus" in numbers and "no nuclei" in numbers
-    keys = {"count": len, "confidence": lambda table: table["score"].mean(),
-            "area": lambda table: table["area"].median()}
+    keys = {
+        "count": len,
+        "confidence": lambda table: table["score"].mean(),
+        "area": lambda table: table["area"].median(),
+    }
     for sort, key in keys.items():
         values = {name: key(table) for name, table in tables.items() if len(table)}
         rising = [*sorted(values, key=values.get), "empty"]  # what is not known stays last
@@ -654,8 +729,9 @@ def test_instances_in_the_browser(browser, detected):
     chosen = "texts('#side tr.chosen th')"
     browser.click("#side tbody tr:nth-child(3) td")
     assert browser(chosen) == ["3"]
-    assert browser("one('#chosen').getAttribute('d')") \
-        == browser("one('#canvas path[data-row=\"2\"]').getAttribute('d')")
+    assert browser("one('#chosen').getAttribute('d')") == browser(
+        "one('#canvas path[data-row=\"2\"]').getAttribute('d')"
+    )
     centre = browser.middle("#stage")
     np.testing.assert_allclose(browser.middle("#chosen"), centre, atol=2)
     # One of the discs 16 pixels to the left.
@@ -696,9 +772,11 @@ def test_two_fingers_zoom_in_the_browser(browser, detected):
     assert browser("document.documentElement.scrollWidth") <= 390
     x, y = browser.middle("#stage")
     for kind, apart in (("Start", 40), ("Move", 60), ("Move", 80)):
-        browser.call("Input.dispatchTouchEvent", type=f"touch{kind}",
-                     touchPoints=[{"x": x - apart, "y": y, "id": 1},
-                                  {"x": x + apart, "y": y, "id": 2}])
+        browser.call(
+            "Input.dispatchTouchEvent",
+            type=f"touch{kind}",
+            touchPoints=[{"x": x - apart, "y": y, "id": 1}, {"x": x + apart, "y": y, "id": 2}],
+        )
     browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
     browser.settle()
     assert browser("one('#canvas').clientWidth") == pytest.approx(2 * width, rel=0.05)
@@ -758,11 +836,14 @@ def test_an_evaluation_in_the_browser(browser, rng, tmp_path):
     assert ["Competition score", f"{summary['score']:.3f}"] in browser("cells('#scores tr')")
     [(kind, values)] = summary["by_kind"].items()
     low, high = values["score_interval"]
-    assert browser("cells('#kinds-table tbody tr')") == [[
-        kind, "8", f"{values['ap_50']:.3f}", f"{values['score']:.3f}", f"{low:.3f}–{high:.3f}", ""]]
+    assert browser("cells('#kinds-table tbody tr')") == [
+        [kind, "8", f"{values['ap_50']:.3f}", f"{values['score']:.3f}", f"{low:.3f}–{high:.3f}", ""]
+    ]
     low, high = summary["score_interval"]
-    assert browser("[texts('#tiles dd')[0], texts('#tiles dt')[0]]") \
-        == [f"{summary['score']:.3f}", f"Score (95 %: {low:.3f}–{high:.3f})"]
+    assert browser("[texts('#tiles dd')[0], texts('#tiles dt')[0]]") == [
+        f"{summary['score']:.3f}",
+        f"Score (95 %: {low:.3f}–{high:.3f})",
+    ]
     layers = "['truth', 'found'].map((name) => seen(`#gallery path.${name}`))"
     both = browser(layers)
     assert both[0] == both[1] > 0
@@ -795,9 +876,11 @@ def test_thousands_of_images_in_the_browser(browser, rng, tmp_path):
     assert browser(elements) < 1500 and 10 <= browser("names().length") < 120
     # All that is in the window is there.
     size = "(({columns, rowHeight}) => Math.floor(innerHeight / rowHeight) * columns)(grid())"
-    assert browser("all('#gallery li').filter((item) => {"
-                   "const box = item.getBoundingClientRect();"
-                   "return box.bottom > 0 && box.top < innerHeight; }).length") >= browser(size)
+    assert browser(
+        "all('#gallery li').filter((item) => {"
+        "const box = item.getBoundingClientRect();"
+        "return box.bottom > 0 && box.top < innerHeight; }).length"
+    ) >= browser(size)
     assert 700 < int(browser("one('#gallery li').getAttribute('aria-posinset')")) < 1100
     browser(f"scrollTo(0, {height})")
     browser.settle()

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import tifffile
 
-from mrcnn.errors import UserError
 from mrcnn.config import Config
+from mrcnn.errors import UserError
 from mrcnn.pixels.exposure import measure
 from mrcnn.results import result_files
 from mrcnn.results.result import Result
@@ -33,8 +33,9 @@ def labels():
 
 
 def same_instances(one, other):
-    return np.array_equal(np.unique(one, return_inverse=True)[1],
-                          np.unique(other, return_inverse=True)[1])
+    return np.array_equal(
+        np.unique(one, return_inverse=True)[1], np.unique(other, return_inverse=True)[1]
+    )
 
 
 @pytest.mark.parametrize("most, kind", [(5, np.uint16), (65535, np.uint16), (65536, np.uint32)])
@@ -67,9 +68,10 @@ def test_geojson_by_shapely(labels, tmp_path):
     shapes = [shapely.from_geojson(json.dumps(f["geometry"])) for f in content["features"]]
     assert all(shape.is_valid for shape in shapes)
     assert [shape.area for shape in shapes] == [31, 52, 25]
-    np.testing.assert_array_equal(rasterised(shapes, labels.shape),
-                                  np.searchsorted([1, 2, 5], labels) * (labels > 0)
-                                  + (labels > 0))
+    np.testing.assert_array_equal(
+        rasterised(shapes, labels.shape),
+        np.searchsorted([1, 2, 5], labels) * (labels > 0) + (labels > 0),
+    )
     properties = [f["properties"] for f in content["features"]]
     assert [p["measurements"]["score"] for p in properties] == SCORES.tolist()
     assert {p["classification"]["name"] for p in properties} == {"nucleus"}
@@ -93,7 +95,8 @@ def test_coco(labels):
         mask = labels == label
         assert sum(annotation["segmentation"]["counts"]) == mask.size
         np.testing.assert_array_equal(
-            decoded(annotation["segmentation"]["counts"], labels.shape), mask)
+            decoded(annotation["segmentation"]["counts"], labels.shape), mask
+        )
         y, x = np.nonzero(mask)
         assert annotation["bbox"] == [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
         assert annotation["area"] == mask.sum() and annotation["score"] == score
@@ -108,8 +111,9 @@ def test_coco_of_several_classes(labels):
 
 def test_coco_by_pycocotools(labels):
     tools = pytest.importorskip("pycocotools.mask")
-    for annotation, label in zip(result_files.coco_annotations(labels, SCORES, 1, 1), (1, 2, 5),
-                                 strict=True):
+    for annotation, label in zip(
+        result_files.coco_annotations(labels, SCORES, 1, 1), (1, 2, 5), strict=True
+    ):
         packed = tools.frPyObjects(annotation["segmentation"], 20, 30)
         np.testing.assert_array_equal(tools.decode(packed).astype(bool), labels == label)
 
@@ -120,7 +124,8 @@ def test_coco_of_single_pixels_at_the_corners(corner):
     labels[corner] = 1
     [annotation] = result_files.coco_annotations(labels, None, 1, 1)
     np.testing.assert_array_equal(
-        decoded(annotation["segmentation"]["counts"], labels.shape), labels == 1)
+        decoded(annotation["segmentation"]["counts"], labels.shape), labels == 1
+    )
     assert "score" not in annotation
 
 
@@ -158,7 +163,8 @@ def test_measurements(labels, rng):
         np.testing.assert_allclose([row["centroid_y"], row["centroid_x"]], [y.mean(), x.mean()])
         np.testing.assert_allclose(
             [row["mean_intensity"], row["min_intensity"], row["max_intensity"]],
-            [values.mean(), values.min(), values.max()])
+            [values.mean(), values.min(), values.max()],
+        )
         assert row["touches_edge"] == (row["label"] == 5)
     np.testing.assert_allclose(table["perimeter_um"], table["perimeter"] / 2)
 

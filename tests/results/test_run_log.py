@@ -88,7 +88,7 @@ def test_what_was_begun_goes_on(detect, tmp_path, monkeypatch, capsys, by):
             file.write(b'{"name": "d", "fai')
     else:
         assert detect(found, stop=3, by=by)[0] == 130
-        assert "the same command goes on from there" in capsys.readouterr().err
+        assert "the same command resumes from there" in capsys.readouterr().err
     assert detect(found) == (2, 1)
     assert "4 of 5 images are in" in capsys.readouterr().out
     right = files(tmp_path / "whole")
@@ -125,7 +125,7 @@ def test_results_of_another_run_stay(detect, images, tmp_path, capsys):
     assert f"{RUN_LOG}: is damaged" in refused()
     (found / RUN_LOG).unlink()
     before = files(found)
-    assert "it does not say of which" in refused()
+    assert "which one is not recorded" in refused()
     assert detect(found, "--overwrite")[1] == 3
 
 
@@ -144,7 +144,7 @@ def test_the_lines_whose_files_are_there(tmp_path):
     assert [line["name"] for line in again.done] == ["a"] and again.lengths == LENGTHS
     (tmp_path / "table.csv.partial").unlink()
     assert RunLog(tmp_path, ABOUT).done == []
-    with pytest.raises(UserError, match="other weights"):
+    with pytest.raises(UserError, match="different weights"):
         RunLog(tmp_path, ABOUT | {"weights": "others"})
 
 

@@ -19,8 +19,9 @@ def test_the_line_and_the_columns_say_what_was_taken():
     found = result(np.zeros((40, 50), np.float32), Exposure(0, 1, True, 7), 0.325, 1.41)
     taken = Taken.of(found, "channel 2 of 3 (DAPI)", "z002", "OME", ["turned"])
     assert str(taken) == (
-        "40 x 50 pixels of float32, channel 2 of 3 (DAPI), plane z002, 0.325 microns per pixel (OME), "
-        "inverted, scale 1.41, turned, 7 values are NaN or infinite: taken as background"
+        "40 x 50 pixels of float32, channel 2 of 3 (DAPI), plane z002, "
+        "0.325 microns per pixel (OME), inverted, scale 1.41, turned, "
+        "7 values are NaN or infinite: taken as background"
     )
     assert taken.row() == {
         "channels": "channel 2 of 3 (DAPI)",

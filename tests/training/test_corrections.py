@@ -50,8 +50,8 @@ def test_nothing_is_overwritten(tmp_path):
     "image, labels, message",
     [
         (np.zeros((40, 51)), LABELS, "labels of shape .40, 50. for an image of 40 x 51 pixels"),
-        (np.zeros((40, 50, 2)), LABELS, "no image"),
-        (np.zeros((40, 50), complex), LABELS, "complex128 are no image"),
+        (np.zeros((40, 50, 2)), LABELS, "not an image"),
+        (np.zeros((40, 50), complex), LABELS, "complex128 are not an image"),
         (np.zeros((40, 50)), LABELS / 2, "whole numbers"),
         (np.zeros((40, 50)), LABELS - 1, "from 0"),
     ],

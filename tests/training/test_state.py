@@ -144,7 +144,7 @@ def test_absent_and_damaged_files_are_one_line(tmp_path):
 def test_a_damaged_header_is_one_line(tmp_path, header):
     with open(tmp_path / "state.npz", "wb") as file:
         np.savez(file, header=np.array(header))
-    with pytest.raises(UserError, match="state.npz is damaged.*delete it to go on from the weig"):
+    with pytest.raises(UserError, match="state.npz is damaged.*delete it to resume from the weig"):
         state.read_progress(tmp_path / "state.npz")
 
 

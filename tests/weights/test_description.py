@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.support.tiny import TinyConfig, small_backbone
 
 from mrcnn.config import Config
 from mrcnn.errors import UserError
 from mrcnn.inference.postprocess import DEFAULTS, PostProcessing
 from mrcnn.weights import description
 from mrcnn.weights.description import Description, describe
+from tests.support.tiny import TinyConfig, small_backbone
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 
@@ -21,7 +21,9 @@ def test_a_description_makes_the_configuration_again(tmp_path):
     written = describe(config, ("cell", "dirt"), settings.to_dict())
     description.write(tmp_path / "a.json", written)
     read = description.read(tmp_path / "a.json")
-    assert read.classes == ("cell", "dirt") and PostProcessing.of(read.postprocessing, "a") == settings
+    assert (
+        read.classes == ("cell", "dirt") and PostProcessing.of(read.postprocessing, "a") == settings
+    )
     assert read.make_config().to_dict() == config.to_dict()
     assert describe(read.make_config(), read.classes, read.postprocessing) == written
 
@@ -45,8 +47,16 @@ def test_where_it_lies(tmp_path):
     assert description.beside(weights).classes == ("its own",)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"classes": 1, "config": {}}', json.dumps(
-    {"classes": [], "config": {}, "postprocessing": [1]})])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"classes": 1, "config": {}}',
+        json.dumps({"classes": [], "config": {}, "postprocessing": [1]}),
+    ],
+)
 def test_damaged_files_are_named(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=r"a\.json: not the description of a network"):
@@ -83,7 +93,7 @@ def test_only_known_keys_with_their_kinds_of_values(tmp_path, kind):
     "value", ["1e999", "-Infinity", "NaN", "9" * 5000, "[" * 100_000 + "]" * 100_000]
 )
 def test_numbers_that_are_none_and_deep_nesting(tmp_path, value):
-    text = json.dumps(GOOD).replace('"config": {}', '"config": {"LEARNING_RATE": %s}' % value)
+    text = json.dumps(GOOD).replace('"config": {}', f'"config": {{"LEARNING_RATE": {value}}}')
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=r"a\.json: not the description of a network") as error:
         description.read(tmp_path / "a.json")

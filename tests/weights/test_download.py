@@ -97,7 +97,9 @@ def test_offline_says_where_to_put_the_file(server, tmp_path):
     server.shutdown()
     server.server_close()
     path = tmp_path / "weights.h5"
-    with pytest.raises(UserError, match=r"cannot download .* \(Connection refused\).* put it at") as error:
+    with pytest.raises(
+        UserError, match=r"cannot download .* \(Connection refused\).* put it at"
+    ) as error:
         fetch(url(server, "good"), MD5, path, quiet=True)
     assert str(path) in one_line(error)
 
@@ -112,7 +114,9 @@ def test_folder_that_cannot_be_written(server, tmp_path):
 def test_file_put_by_hand_is_verified_and_kept(server, tmp_path):
     path = tmp_path / "weights.h5"
     path.write_bytes(b"not this")
-    with pytest.raises(UserError, match="its MD5 is not .*; delete it to download it again") as error:
+    with pytest.raises(
+        UserError, match="its MD5 is not .*; delete it to download it again"
+    ) as error:
         fetch(url(server, "good"), MD5, path, quiet=True)
     one_line(error)
     assert path.read_bytes() == b"not this" and server.requests == []
@@ -167,7 +171,9 @@ def test_download_trained_weights_writes_to_the_given_path(coco_like, tmp_path, 
 def test_resolve_of_a_path(tmp_path):
     (tmp_path / "mine.h5").write_bytes(b"")
     assert resolve_weights(tmp_path / "mine.h5") == str(tmp_path / "mine.h5")
-    with pytest.raises(UserError, match="no such weight file; give a path or one of nucleus, coco, "):
+    with pytest.raises(
+        UserError, match="no such weight file; give a path or one of nucleus, coco, "
+    ):
         resolve_weights(tmp_path / "other.h5")
 
 

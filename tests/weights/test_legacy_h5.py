@@ -10,10 +10,10 @@ import textwrap
 import h5py
 import numpy as np
 import pytest
-from tests.support.weight_arrays import read_weights
 
 from mrcnn.errors import UserError
 from mrcnn.weights import legacy_h5
+from tests.support.weight_arrays import read_weights
 
 
 def write(path, **layers):
@@ -121,7 +121,7 @@ def test_a_layer_that_is_a_link_is_refused(tmp_path):
     with h5py.File(path, "r+") as file:
         named(file, np.array([b"way"]))
         file["way"] = h5py.ExternalLink(str(write(tmp_path / "secret.h5")), "conv1")
-    with pytest.raises(UserError, match="way is a link to elsewhere: links are not followed"):
+    with pytest.raises(UserError, match="way is a link elsewhere: links are not followed"):
         legacy_h5.read_shapes(path)
 
 
@@ -168,7 +168,8 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         kernel = np.random.default_rng(0).standard_normal((300, 400))
         try:
-            legacy_h5.write(sys.argv[1], {"conv1": {"kernel": kernel}}, keras_version="3", half=True)
+            arrays = {"conv1": {"kernel": kernel}}
+            legacy_h5.write(sys.argv[1], arrays, keras_version="3", half=True)
         except UserError as error:
             print(error)
     """

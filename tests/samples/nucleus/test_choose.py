@@ -131,7 +131,7 @@ def test_a_kind_left_out_has_no_part_in_what_is_chosen_for_it():
 def test_one_kind_cannot_be_left_out(scorer):
     rows, honest = leave_one_kind_out(scorer, PLAIN)
     assert rows == [] and honest is None
-    assert "none to leave out" in left_out_table(rows, honest, PLAIN)
+    assert "none can be left out" in left_out_table(rows, honest, PLAIN)
 
 
 class BrightPixels:

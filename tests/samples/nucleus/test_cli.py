@@ -172,7 +172,7 @@ def test_scoring_a_file_does_not_import_keras(data, perfect, tmp_path):
                 "absent.csv",
                 "--plain",
             ],
-            "no effect on --submission",
+            "no effect with --submission",
         ),
         (["synthesize", "--output", "DATA"], "not an empty folder"),
         (
@@ -569,14 +569,14 @@ def test_a_longer_run_goes_on_in_the_stage_it_is_in(data, tmp_path, small, monke
         "heads",
         [
             "Training heads: to epoch 2 of 3",
-            "Going on with the saved optimizer",
+            "Resuming with the saved optimizer",
             "Training all: to epoch 3 of 3",
         ],
     )
     # The heads' share of seven epochs is four.
     assert train(7) == (
         "all",
-        ["Training all: to epoch 7 of 7", "Going on with the saved optimizer"],
+        ["Training all: to epoch 7 of 7", "Resuming with the saved optimizer"],
     )
     assert (seen[4] == seen[5]).all()
 

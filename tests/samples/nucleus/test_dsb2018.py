@@ -281,9 +281,9 @@ def test_what_is_not_used_is_said(data, tmp_path, kind):
         load(*((data, "stage1_train") if kind == "folder" else (tmp_path, "t")))
     texts = "\n".join(str(warning.message) for warning in seen)
     for words in (
-        "1 files that are no images of a kind .*more.gif",
+        "1 files that are not images of a kind .*more.gif",
         "1 folders of masks without an image, left out .*lost",
-        "1 folders with several images, of which one is taken .*zz",
+        "1 folders with several images, of which one is used .*zz",
     ):
         assert re.search(words, texts)
 
@@ -360,7 +360,7 @@ def test_broken_members_are_named(data, tmp_path):
         dataset.load_image(ids(dataset).index("zz"))
     (data / "stage1_train" / "zz" / "images" / "zz.png").write_bytes(b"not an image")
     dataset = load(data, "train")
-    with pytest.raises(UserError, match="zz.png: is no image"):
+    with pytest.raises(UserError, match="zz.png: is not an image"):
         dataset.load_image(1)
 
 

@@ -258,7 +258,7 @@ def test_wrong_scores_are_refused(scores, tmp_path):
 def test_other_numbers_of_scores_are_said(tmp_path):
     (tmp_path / "x.csv").write_text("ImageId,EncodedPixels\na,1 2\nb,1 1\n")
     (tmp_path / "scores.csv").write_text("ImageId,Score\na,.5\nb,.5\nb,.4\n")
-    with pytest.warns(MRCNNWarning, match="numbers of scores for 1 images .first: .?b.?.: their"):
+    with pytest.warns(MRCNNWarning, match="number of scores for 1 images .first: .?b.?.: their"):
         submission = Submission(tmp_path / "x.csv")
     assert submission.scores("a").tolist() == [0.5] and submission.scores("b") is None
 
