@@ -209,9 +209,9 @@ def table(rows: list[tuple[str, Path, float | None]], options: argparse.Namespac
 
 
 def difference_text(scores: list[float], base: list[float]) -> str:
-    """Mean of the paired differences; "none" if its interval includes zero."""
+    """Mean of the paired differences, with its interval; bold if that excludes zero."""
     mean, interval = paired_difference(scores, base)
-    text = f"{mean:+.3f}" if interval.excludes_zero else "none"
+    text = f"**{mean:+.3f}**" if interval.excludes_zero else f"{mean:+.3f}"
     return f"{text} ({interval.low:+.3f} to {interval.high:+.3f})"
 
 

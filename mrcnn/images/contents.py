@@ -50,7 +50,7 @@ def _lines(planes: Sequence[Plane]) -> list[str]:
 def _words(plane: Plane) -> str:
     """Size, channels, pixel size, levels and notes of a plane."""
     height, width, _ = plane.shape
-    size = "size of pixels not known"
+    size = "pixel size unknown"
     if plane.mpp is not None:
         size = f"{plane.mpp:.4g} microns per pixel ({plane.mpp_from})"
     levels = " and ".join(f"{h} x {w}" for h, w in (level.shape for level in plane.levels))

@@ -51,7 +51,7 @@ class Taken:
 
     def __str__(self) -> str:
         """One line."""
-        size = "size of pixels not known"
+        size = "pixel size unknown"
         if self.microns is not None:
             source = f" ({self.microns_from})" if self.microns_from else ""
             size = f"{self.microns:.4g} microns per pixel{source}"

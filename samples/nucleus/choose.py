@@ -5,7 +5,7 @@ GRID alone, then combined: one setting after another takes its best value, given
 nothing improves any more. Then the same, leaving out one kind of microscopy at a time: what is
 chosen is scored on that kind, since settings that were chosen and scored on the same images look
 better than they are. Differences come with a paired bootstrap interval over the images; one whose
-interval includes zero is reported as none.
+interval includes zero is not significant.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ def left_out_table(rows: Sequence[LeftOut], honest: Trial | None, start: PostPro
         text = ", ".join(changed) or "nothing"
         lines.append(f"{row.kind:<30}{row.before:8.4f}{row.score:8.4f}   {text}")
     low, high = honest.interval
-    verdict = "" if honest.interval.excludes_zero else ": none"
+    verdict = "" if honest.interval.excludes_zero else ", not significant"
     lines.append(
         f"All images, each with what was chosen without its kind: {honest.score:.4f}, "
         f"{honest.difference:+.4f} ({low:+.4f} to {high:+.4f}){verdict}"

@@ -71,8 +71,8 @@ def test_every_variant_is_trained_and_scored(tmp_path):
     assert "ROI_POOLING=pool" in joined[2] and "--schedule alternating" in joined[4]
     lines = table.splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 2 + 3 + 2
-    assert "| 0.500 (0.400 to 0.700) |  |" in table and "+0.100 (+0.100 to +0.100)" in table
-    assert "none (+0.000 to +0.000)" in table and "| 1.00 | 0.25 |" in table
+    assert "| 0.500 (0.400 to 0.700) |  |" in table and "**+0.100** (+0.100 to +0.100)" in table
+    assert "+0.000 (+0.000 to +0.000)" in table and "| 1.00 | 0.25 |" in table
 
 
 def test_what_is_done_is_not_done_again(tmp_path):

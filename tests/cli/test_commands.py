@@ -43,5 +43,5 @@ def test_list_says_what_is_in_files_without_keras(tmp_path):
 
     done = listed(tmp_path / "a.png", tmp_path / "b.tif")
     assert done.returncode == 2 and "b.tif: is not an image" in done.stderr
-    assert "  20 x 30 pixels of uint8, grey, size of pixels not known" in done.stdout
+    assert "  20 x 30 pixels of uint8, grey, pixel size unknown" in done.stdout
     assert listed(tmp_path / "a.png").returncode == 0

@@ -20,5 +20,5 @@ def test_files_say_their_planes_channels_sizes_and_levels(tmp_path):
         "2 planes t0001 to t0002: 64 x 96 pixels of uint16, 3 channels (1 DAPI, 2 GFP, 3 actin), "
         "0.5 microns per pixel (OME), smaller levels of 32 x 48"
     ]
-    assert colours.lines == ["20 x 30 pixels of uint8, RGB, size of pixels not known, alpha"]
+    assert colours.lines == ["20 x 30 pixels of uint8, RGB, pixel size unknown, alpha"]
     assert broken.path.name == "c.tif" and broken.reason.startswith("is not an image")

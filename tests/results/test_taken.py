@@ -34,5 +34,5 @@ def test_the_line_and_the_columns_say_what_was_taken():
 
 def test_of_an_array_alone():
     assert str(Taken.of(result(np.zeros((4, 5, 3), np.uint8)))) == (
-        "4 x 5 pixels of uint8, RGB, size of pixels not known, not inverted"
+        "4 x 5 pixels of uint8, RGB, pixel size unknown, not inverted"
     )

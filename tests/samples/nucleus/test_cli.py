@@ -561,7 +561,9 @@ def test_a_longer_run_goes_on_in_the_stage_it_is_in(data, tmp_path, small, monke
         seen.append(np.array(moving))
         assert model.resumed_layers is None and model.epoch == epochs
         lines = capsys.readouterr().out.splitlines()
-        return layers, [line for line in lines if line.startswith(("Training", "Going", "A new"))]
+        return layers, [
+            line for line in lines if line.startswith(("Training", "Resuming", "A new"))
+        ]
 
     assert train(1, (("heads", 1.0),)) == (None, ["Training heads: to epoch 1 of 1"])
     assert (seen[0] != seen[1]).any()
@@ -715,7 +717,7 @@ def test_a_broken_image_gets_an_empty_row(data, tmp_path, capsys):
     class Blind(StoppingModel):
         calls = 2
 
-    failed = nucleus.detect(Blind(), str(data), "broken", tmp_path, images=False)
+    failed = nucleus.detect(Blind(), str(data), "broken", tmp_path, pictures=False)
     assert len(failed) == 1
     assert sorted(Submission(tmp_path / "submit.csv").image_ids) == sorted(
         p.name for p in (data / "broken").iterdir()
@@ -1063,7 +1065,7 @@ def test_every_format_has_the_same_nuclei(data, tmp_path, monkeypatch, capsys):
     names = ("submission", "pictures", "labels", "geojson", "coco", "measurements")
     assert run([*arguments, ",".join(names)]) == 0
     assert (
-        "images, labels/, geojson/, coco.json, measurements.csv, submit.csv"
+        "pictures, labels/, geojson/, coco.json, measurements.csv, submit.csv"
         in capsys.readouterr().out
     )
     submission = Submission(found / "submit.csv")
