@@ -96,8 +96,8 @@ class MicrographConfig(Config):
     # there is less to learn, and enlarging small ones shrinks whatever is left of misalignment.
     # At 32 pixels results are no better, from nearly twice as many pixels.
     OBJECT_SIZE = 24
-    # The first forward pass of an image, from which its scale follows: objects of 7 to 60 pixels
-    # are then within the range that the jitter covers.
+    # The first forward pass of an image, from which its scale follows: typical objects of 11 to 43
+    # pixels are then within the range that the jitter covers.
     IMAGE_MIN_SCALE = 1.125
     IMAGE_SCALE_JITTER = (0.5, 2.0)
 

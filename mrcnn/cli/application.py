@@ -187,7 +187,7 @@ def refuse_wrong_files(pairs: Sequence[Pair]) -> None:
     wrong = check_pairs(pairs)
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise UserError(f"{wrong[0]}{more}; repair or remove the file")
+        raise UserError(f"{wrong[0]}{more}; fix or remove the file")
 
 
 def need(options: argparse.Namespace, *flags: str) -> None:

@@ -115,7 +115,7 @@ def _load_as_matterport(dataset, config, image_id, rng, augmentation):
         layers = masks.masks_to_layers(mask)
         image, layers = apply_augmentation(augmentation, image, layers, rng)
         if image.shape != shape:
-            raise UserError(f"augmentation: it must keep the shape {shape}, but gave {image.shape}")
+            raise UserError(f"augmentation: it changed the image from {shape} to {image.shape}")
         mask = masks.layers_to_masks(layers, count)
     kept = mask.any(axis=(0, 1))
     class_ids = whole_numbers(class_ids, image_id)
