@@ -184,10 +184,11 @@ class FineTuneConfig(MicrographConfig):
 def inference_config(training: type[Config]) -> type[Config]:
     """The configuration of detection: whole images, one at a time, in multiples of 64 pixels.
 
-    Where training crops, IMAGE_MIN_DIM is the side of the crops and says nothing about images.
+    Images have the scale that they have in training. Where training crops and OBJECT_SIZE decides
+    on the scale, IMAGE_MIN_DIM is only the side of the crops.
     """
     values = {"GPU_COUNT": 1, "IMAGES_PER_GPU": 1, "IMAGE_RESIZE_MODE": "pad64"}
-    if training.IMAGE_RESIZE_MODE == "crop":
+    if training.IMAGE_RESIZE_MODE == "crop" and training.OBJECT_SIZE:
         values["IMAGE_MIN_DIM"] = 0
     return type(training.__name__.replace("Config", "InferenceConfig"), (training,), values)
 

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from keras import ops
 
+from mrcnn.cli.application import Application
 from mrcnn.cli.settings import OLD_FILE, Settings, beside
 from mrcnn.config import Config
 from mrcnn.config_rules import RULES
+from mrcnn.data.examples import crop_scale
 from mrcnn.errors import UserError
 from mrcnn.model import MaskRCNN
 from mrcnn.network.layers import first_values
+from mrcnn.pixels import molding
 from mrcnn.presets import PaperConfig
 from mrcnn.weights import description
 from mrcnn.weights.description import Description
@@ -151,6 +154,30 @@ def test_the_side_of_training_crops_has_no_effect_on_detection():
         IMAGE_MIN_DIM = IMAGE_MAX_DIM = 512
 
     assert inference_config(LargeCrops)().IMAGE_MIN_DIM == 0
+
+
+@pytest.mark.parametrize(
+    "preset, config",
+    [
+        ("paper", ()),
+        (None, ("OBJECT_SIZE=None",)),
+        (None, ("OBJECT_SIZE=None", "IMAGE_MIN_DIM=128", "IMAGE_MAX_DIM=128")),
+    ],
+)
+def test_without_object_size_images_are_detected_at_the_scale_of_training(preset, config, tmp_path):
+    app, chosen = Application(), Settings(preset, config)
+    training, new = app.training_class(None, chosen)(), app.inference_class(None, chosen)()
+    about = description.describe(new, ("cell",), training=chosen.to_dict())
+    description.write(tmp_path / description.RUN_FILE, about)
+    path = str(tmp_path / "cells_0001.h5")
+    loaded = app.inference_class(path, beside(path))()
+    for shape in ((64, 300, 3), (256, 256, 3), (520, 696, 3)):
+        layers, ids = np.zeros((*shape[:2], 1), np.int32), np.zeros(0, np.int32)
+        scale = crop_scale(np.zeros(shape, np.uint8), layers, ids, training)
+        for found in (new, loaded):
+            assert found.IMAGE_RESIZE_MODE == "pad64" and found.OBJECT_SIZE is None
+            ours = found.IMAGE_MIN_DIM, None, found.IMAGE_MIN_SCALE, "pad64"
+            assert molding.scale_factor(shape, *ours) == scale
 
 
 @pytest.mark.parametrize("setting", ["LEARNING_RATE='.true'", "NO_KEY=1", "SEED=1"])

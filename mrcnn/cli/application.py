@@ -66,7 +66,7 @@ class Application:
 
     def inference_class(self, path: str | None, chosen: Settings) -> type[Config]:
         """The configuration class of the network that a weight file belongs to."""
-        whole = inference_config(self.recipe)
+        whole = inference_config(chosen.applied_to(self.recipe))
         found = None if path is None else description.beside(path)
         base = whole if found is None else found.config_class(whole)
         return chosen.applied_to(base, keep=vars(whole))  # training's cropping does not apply here
