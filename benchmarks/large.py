@@ -56,6 +56,7 @@ def seams(options: argparse.Namespace) -> None:
     from mrcnn.console import Progress
     from mrcnn.evaluation import metrics
     from mrcnn.evaluation.bootstrap import paired_difference
+    from mrcnn.pixels.overlaps import iou_matrix
 
     dataset = load_dataset(options.dataset, options.subset, labelled=True)
     numbers = list(dataset.image_ids)[: options.limit]
@@ -75,8 +76,8 @@ def seams(options: argparse.Namespace) -> None:
         )
         tiles += seen[-1]
         for name, result in (("whole", whole), ("tiled", tiled)):
-            shared = metrics.intersections(truth, result.labels)
-            scores[name].append(metrics.threshold_scores(metrics.iou_of_counts(*shared)).mean())
+            iou = iou_matrix(truth, result.labels)
+            scores[name].append(metrics.threshold_scores(iou).mean())
             counts[name] += len(result)
         progress.step()
     mean, interval = paired_difference(scores["tiled"], scores["whole"])
